@@ -1,0 +1,91 @@
+# Every target sets up what it needs, so `make demo` and `make test` work on a fresh machine. A second call is instant.
+#
+#   PYTHON=python3.12 make setup          another interpreter (3.10 or newer)
+#   CONSTRAINTS=my-pins.txt make setup    other versions
+#   make test PYTEST_ARGS='-k assignment' some of the tests
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints/linux-cu13.txt
+PYTEST_ARGS ?=
+VENV := $(CURDIR)/.venv
+STAMPS := $(VENV)/stamps
+CXX_FILES := $(sort $(shell find csrc -type f))
+SHELL_FILES := .ci/run $(wildcard cluster/*.sh cluster/*.sbatch)
+
+export PATH := $(VENV)/bin:$(PATH)
+# Operators that DeepSpeed compiles at first use stay with the environment they were compiled for.
+export TORCH_EXTENSIONS_DIR := $(VENV)/torch_extensions
+
+.PHONY: help setup demo test test-slow lint format clean
+
+help:
+	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
+	@echo "make demo       make a small data set, pre-train on it, evaluate"
+	@echo "make test       all tests but the slow ones"
+	@echo "make test-slow  the slow ones: real installations, long runs"
+	@echo "make lint       style, types, shell scripts"
+	@echo "make format     format Python and C++"
+	@echo "make clean      remove what was built; the environment stays"
+
+setup: $(STAMPS)/deepspeed
+
+demo: setup
+	stoa synth data/moving_shapes_demo
+	deepspeed train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
+	stoa evaluate
+
+# pytest exits with 5 when it collects nothing, which fails the target.
+test: setup
+	python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: setup
+	python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(STAMPS)/installed
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run -Werror $(CXX_FILES)
+	shellcheck $(SHELL_FILES)
+
+format: $(STAMPS)/installed
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build dist stoa.egg-info stoa/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# Names every missing system package in one line.
+$(STAMPS)/system:
+	@missing=""; \
+	command -v $(PYTHON) > /dev/null || missing+=" python3"; \
+	$(PYTHON) -c 'import ensurepip' 2> /dev/null || missing+=" python3-venv"; \
+	headers="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2> /dev/null || true)"; \
+	[[ -f "$$headers/Python.h" ]] || missing+=" python3-dev"; \
+	command -v "$${CXX:-c++}" > /dev/null || missing+=" g++"; \
+	if [[ -n "$$missing" ]]; then \
+		echo "Missing system packages, install them with: apt-get install -y$$missing" >&2; exit 1; \
+	fi
+	@mkdir -p $(STAMPS) && touch $@
+
+# torch comes first, so that the isolated build of stoa finds it and does not fetch one of its own.
+$(STAMPS)/installed: pyproject.toml setup.py build_backend/stoa_build.py $(CONSTRAINTS) $(CXX_FILES) | $(STAMPS)/system
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -c $(CONSTRAINTS) torch
+	STOA_FORCE_EXT=1 $(VENV)/bin/pip install -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+# Without a GPU the first deepspeed.initialize compiles this operator, a minute in which a run looks like a hang.
+# A lock that a killed build left behind would make the next one wait for ever.
+$(STAMPS)/deepspeed: $(STAMPS)/installed
+	rm -f $(TORCH_EXTENSIONS_DIR)/*/lock
+	python -c "from deepspeed.accelerator import get_accelerator as get; \
+	  get().device_name() == 'cpu' and get().create_op_builder('ShareMemCommBuilder').load(verbose=False)"
+	@touch $@

@@ -1,0 +1,25 @@
+// Schemas of every operator in the stoa namespace. Kernels register themselves, one file for each
+// device; fake implementations and autograd formulas are registered from Python (stoa/ops).
+
+#include "registration.h"
+#include "batched_assignment.h"
+
+#include <torch/library.h>
+
+namespace stoa {
+
+TORCH_LIBRARY(stoa, m) {
+  m.def(kBatchedAssignmentSchema, {at::Tag::pt2_compliant_tag});
+}
+
+std::vector<std::string> operator_names() {
+  std::vector<std::string> names;
+  for (const c10::OperatorName& op : c10::Dispatcher::singleton().getAllOpNames()) {
+    if (op.getNamespace() == "stoa") {
+      names.push_back(op.name);
+    }
+  }
+  return names;
+}
+
+}  // namespace stoa

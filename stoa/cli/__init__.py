@@ -1,0 +1,50 @@
+"""The ``stoa`` command: one file a subcommand, which holds no logic of its own."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser
+
+COMMANDS = {
+    "synth": "stoa.cli.synth",
+}
+"""Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``stoa`` with ``argv`` (default: the process's arguments).
+
+    Returns:
+        The exit status: 2 after a mistake of the user's, which is told in one line on stderr.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"usage: stoa {{{','.join(COMMANDS)}}} ...\n\n'stoa COMMAND --help' lists the options of a command")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
+        print(f"stoa: error: unknown command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name])
+    parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False)
+    module.add_arguments(parser)
+    try:
+        module.run(parser.parse_args(rest))
+    except (ValueError, argparse.ArgumentError) as error:
+        print(f"stoa {name}: error: {' '.join(str(error).split())}{_hint(parser, rest)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _hint(parser: ArgumentParser, argv: Sequence[str]) -> str:
+    """Names the option that an unknown one was most likely meant to be."""
+    known = [f"--{key}" for key in parser.get_defaults().as_dict()]
+    given = [token.partition("=")[0] for token in argv if token.startswith("--")]
+    close = [match for token in given if token not in known for match in difflib.get_close_matches(token, known, n=1)]
+    return f"; did you mean {close[0]}?" if close else ""

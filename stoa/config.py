@@ -1,0 +1,115 @@
+"""A run: the components' configurations joined, read from a recipe and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+
+from stoa.data.loader import DataConfig
+from stoa.models.video_language import ModelConfig
+from stoa.objectives.total import ObjectivesConfig
+from stoa.training.trainer import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A recipe.
+
+    Attributes:
+        init: weights to start the CLIP towers from: an open_clip pretrained tag (``openai``) or a local
+            checkpoint file; none is a random start.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    init: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def run_parser() -> jsonargparse.ArgumentParser:
+    """The command line of ``train.py``: a recipe, a DeepSpeed JSON, and every value of the recipe."""
+    parser = jsonargparse.ArgumentParser(
+        prog="train.py",
+        description="Pre-train a video-language model. Every recipe value can be given here: --training.max_steps 2",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipe", action="config", help="YAML file; later arguments override it")
+    parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
+    parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
+    parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
+    parser.add_class_arguments(Config, None)
+    return parser
+
+
+def parse_run(arguments: Sequence[str] | None, default_recipe: Path) -> tuple[Config, str]:
+    """Parse the command line of ``train.py``.
+
+    Returns:
+        (the run, path of the DeepSpeed JSON)
+
+    Raises:
+        ValueError: an unknown key (the message names the nearest valid one) or a bad value.
+    """
+    parser = run_parser()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not any(argument.split("=")[0] == "--recipe" for argument in arguments):
+        arguments = ["--recipe", str(default_recipe), *arguments]
+    try:
+        namespace = parser.parse_args(arguments)
+        config = parser.instantiate_classes(namespace)
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ValueError(_explain(str(error))) from None
+    fields = {f.name: config[f.name] for f in dataclasses.fields(Config)}
+    return Config(**fields), namespace.deepspeed_config
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The reverse of :meth:`Config.to_dict`, for the configuration stored in a checkpoint."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, None)
+    try:
+        config = parser.instantiate_classes(parser.parse_object(values))
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ValueError(_explain(str(error))) from None
+    return Config(**{f.name: config[f.name] for f in dataclasses.fields(Config)})
+
+
+def valid_keys(cls: type = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all values of a recipe."""
+    keys = []
+    for f in dataclasses.fields(cls):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        name = f"{prefix}{f.name}"
+        keys += valid_keys(type(default), f"{name}.") if dataclasses.is_dataclass(default) else [name]
+    return keys
+
+
+_UNKNOWN_KEY = re.compile(
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'"
+    r"|Option '(?P<key>[\w.]+)' is not accepted"
+    r"|unrecognized arguments: --(?P<argument>[\w.]+)"
+)
+
+
+def _explain(message: str) -> str:
+    """The parser's message in one line; for an unknown key with the nearest valid one."""
+    line = " ".join(message.split())
+    found = _UNKNOWN_KEY.search(line)
+    if found is None:
+        return line
+    unknown = found["key"] or found["argument"] or f"{found['group']}.{found['option']}"
+    near = difflib.get_close_matches(unknown, valid_keys(), n=1, cutoff=0.4)
+    return f"unknown recipe key {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else f"; valid: {valid_keys()}")

@@ -1,0 +1,37 @@
+"""The ledger: what was skipped, replaced or read another way, as JSONL that survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+class Ledger:
+    """Appends one line a record; safe from several processes at once.
+
+    Args:
+        path: of the ``.jsonl`` file; ``None`` keeps no record.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = Path(path) if path is not None else None
+
+    def record(self, event: str, clip: str, reason: str, **details: object) -> None:
+        """Write one record.
+
+        Args:
+            event: ``skipped``, ``replaced`` or ``fallback``.
+            clip: id of the clip.
+            reason: one line.
+            details: anything JSON can hold (path, replacement, epoch).
+        """
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"event": event, "clip": clip, "reason": reason, **details}, ensure_ascii=False) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())  # one write: lines of several workers do not mix
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,85 @@
+"""Manifest in, batches out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from stoa.data.dataset import ClipDataset, ClipShape, LoadedBatch, collate
+from stoa.data.ledger import Ledger
+from stoa.data.sampler import GlobalBatchSampler
+from stoa.data.text import foreign_script_share
+from stoa.manifest import ClipRow, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where clips come from and how they are read.
+
+    Attributes:
+        manifest: a ``.jsonl`` or ``.csv`` file; none means Moving Shapes, generated on the spot.
+        split: rows of the manifest to train on.
+        max_boxes: detected boxes kept per frame (K).
+        decoder: ``auto`` is decord, then PyAV for what decord cannot read.
+        num_workers: loader processes per rank; 0 loads in the training process.
+    """
+
+    manifest: str | None = None
+    split: str = "train"
+    max_boxes: int = 10
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    num_workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
+        if self.max_boxes < 0:
+            raise ValueError(f"data.max_boxes is {self.max_boxes}; expected 0 or more")
+
+
+def read_rows(config: DataConfig, manifest: Path, ledger: Ledger) -> list[ClipRow]:
+    """Rows to train on. Rows without a caption go to the ledger; captions in another script are warned of once."""
+    rows = read_manifest(manifest, split=config.split, on_skip=lambda clip, why: ledger.record("skipped", clip, why))
+    captions = [caption for row in rows for caption in row.captions]
+    share = foreign_script_share(captions)
+    if share:
+        warnings.warn(
+            f"{share:.1%} of the captions in {manifest} are mostly in a non-Latin script: CLIP's vocabulary cuts "
+            "such words into bytes, so captions are truncated early and pre-trained weights know little of them",
+            stacklevel=2,
+        )
+    return rows
+
+
+def build_loader(
+    config: DataConfig,
+    rows: list[ClipRow],
+    root: Path,
+    shape: ClipShape,
+    sampler: GlobalBatchSampler,
+    *,
+    ledger: Ledger,
+    pin_memory: bool,
+) -> Iterator[LoadedBatch]:
+    """Endless batches in the order of ``sampler``, whatever the number of workers."""
+    dataset = ClipDataset(rows, root, shape, seed=sampler.seed, decoder=config.decoder, ledger=ledger)
+    loader: DataLoader = DataLoader(
+        dataset,
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        num_workers=config.num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # keeps the global generator out of the loader
+    )
+    return iter(loader)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

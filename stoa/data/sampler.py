@@ -1,0 +1,93 @@
+"""The order of training: a pure function of (seed, epoch, rank, world).
+
+One permutation a (seed, epoch) gives the global batches; rank r takes the r-th contiguous slice of each.
+So W ranks with micro-batch b see the clips of one rank with micro-batch W*b.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+STATE_VERSION = 1
+
+
+class SampleKey(NamedTuple):
+    """One sample of one step.
+
+    Attributes:
+        index: of the clip in the manifest.
+        epoch: of the permutation.
+        position: in the global batch.
+    """
+
+    index: int
+    epoch: int
+    position: int
+
+
+class GlobalBatchSampler:
+    """Endless batches of this rank. The last, incomplete batch of an epoch is left out.
+
+    Args:
+        num_samples: clips in the manifest.
+        micro_batch: clips of this rank in a batch.
+        rank, world: this process among all.
+        seed: of the run.
+
+    Raises:
+        ValueError: there are fewer clips than one global batch.
+    """
+
+    def __init__(self, num_samples: int, micro_batch: int, *, rank: int, world: int, seed: int) -> None:
+        self.global_batch = micro_batch * world
+        if num_samples < self.global_batch:
+            raise ValueError(
+                f"the manifest has {num_samples} usable training clips, fewer than one global batch of "
+                f"{self.global_batch} ({world} processes x micro-batch {micro_batch}); lower "
+                "train_micro_batch_size_per_gpu in the DeepSpeed config or add clips"
+            )
+        self.num_samples = num_samples
+        self.micro_batch = micro_batch
+        self.rank, self.world, self.seed = rank, world, seed
+        self.batches_per_epoch = num_samples // self.global_batch
+        self.next_batch = 0
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Batches from ``next_batch`` on. Iterating does not move ``next_batch``: a loader reads ahead of
+        the training, which says itself how far it is."""
+        batch = self.next_batch
+        while True:
+            epoch, first = divmod(batch, self.batches_per_epoch)
+            order = permutation(self.num_samples, self.seed, epoch)
+            for index in range(first, self.batches_per_epoch):
+                start = self.rank * self.micro_batch
+                indices = order[index * self.global_batch + start :][: self.micro_batch]
+                yield [SampleKey(int(i), epoch, start + k) for k, i in enumerate(indices)]
+                batch += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("next_batch", "num_samples", "global_batch", "world", "seed")
+        return {"version": STATE_VERSION, **{name: getattr(self, name) for name in names}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the state was taken.
+
+        Raises:
+            ValueError: the state is of another data set, batch, seed or number of processes; the message
+                gives both values.
+        """
+        for name, current in self.state_dict().items():
+            if name != "next_batch" and state.get(name) != current:
+                raise ValueError(
+                    f"the checkpoint's data order has {name} {state.get(name)}, this run has {current}; resume with "
+                    "the same data, seed, batch and number of processes, or start in another training.output_dir"
+                )
+        self.next_batch = int(state["next_batch"])
+
+
+def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """Order of the clips in an epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_samples)

@@ -1,0 +1,87 @@
+"""CLIP's byte-pair encoding, with masks of nouns and verbs from character spans."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from open_clip.tokenizer import SimpleTokenizer
+
+from stoa.manifest import Caption, Span
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCaption:
+    """A caption padded to L tokens: ids int64, the others bool, all (L,)."""
+
+    tokens_L: np.ndarray
+    text_mask_L: np.ndarray
+    noun_mask_L: np.ndarray
+    verb_mask_L: np.ndarray
+
+
+@cache
+def tokenizer() -> SimpleTokenizer:
+    """open_clip's tokenizer; its vocabulary ships in the package."""
+    return SimpleTokenizer()
+
+
+def encode_caption(caption: Caption, max_tokens: int) -> EncodedCaption:
+    """Encode as start, words, end, padding. A longer caption is cut and keeps its end token."""
+    pieces = _pieces(caption.text)[: max_tokens - 2]
+    n = len(pieces) + 2
+    tokens = np.zeros(max_tokens, dtype=np.int64)
+    tokens[:n] = [tokenizer().sot_token_id, *(piece for piece, _ in pieces), tokenizer().eot_token_id]
+    masks = {}
+    for kind in ("nouns", "verbs"):
+        spans = _spans_after_cleaning(caption.text, getattr(caption, kind))
+        masks[kind] = np.zeros(max_tokens, dtype=bool)
+        masks[kind][1 : n - 1] = [any(s < end and start < e for s, e in spans) for _, (start, end) in pieces]
+    return EncodedCaption(tokens, np.arange(max_tokens) < n, masks["nouns"], masks["verbs"])
+
+
+def used_token_ids(captions: Iterable[Caption]) -> list[int]:
+    """Sorted ids of all tokens that occur, start and end included."""
+    ids = {tokenizer().sot_token_id, tokenizer().eot_token_id}
+    for caption in captions:
+        ids.update(piece for piece, _ in _pieces(caption.text))
+    return sorted(ids)
+
+
+def foreign_script_share(captions: Sequence[Caption]) -> float:
+    """Share of captions whose letters are mostly not Latin; CLIP's vocabulary cuts those into bytes."""
+    foreign = 0
+    for caption in captions:
+        if not caption.text.isascii():
+            letters = [c for c in caption.text if c.isalpha()]
+            foreign += sum(ord(c) >= 0x250 for c in letters) * 2 > len(letters)
+    return foreign / max(1, len(captions))
+
+
+def _pieces(text: str) -> list[tuple[int, Span]]:
+    """(token id, character span of its word in the cleaned text) of every BPE piece."""
+    bpe = tokenizer()
+    out = []
+    for match in bpe.pat.finditer(bpe.clean_fn(text)):
+        word = "".join(bpe.byte_encoder[b] for b in match.group().encode("utf-8"))
+        out.extend((bpe.encoder[piece], match.span()) for piece in bpe.bpe(word).split(" "))
+    return out
+
+
+def _spans_after_cleaning(text: str, spans: tuple[Span, ...]) -> list[Span]:
+    """Move character spans of the raw caption to the text the tokenizer sees (mojibake and HTML mended,
+    blanks collapsed, lower case)."""
+    cleaned = tokenizer().clean_fn(text)
+    if not spans or len(cleaned) == len(text):
+        return list(spans)
+    matcher = difflib.SequenceMatcher(None, text.lower(), cleaned, autojunk=False)
+    target = {a + i: b + i for a, b, size in matcher.get_matching_blocks() for i in range(size)}
+    moved = []
+    for start, end in spans:
+        places = [target[i] for i in range(start, end) if i in target]
+        if places:
+            moved.append((min(places), max(places) + 1))
+    return moved

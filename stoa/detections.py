@@ -1,0 +1,63 @@
+"""Object detections of one clip, as stored beside its video in a ``.npz`` file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+_FIELDS = ("frame_times_seconds", "frame_index", "boxes", "labels", "scores", "size_wh")
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Boxes found on some frames of a clip.
+
+    Attributes:
+        frame_times_seconds: (F,) float64, presentation time of each frame the detector saw, ascending.
+        frame_index: (n,) int64, for each box the frame (index into ``frame_times_seconds``) it was found on.
+        boxes: (n, 4) float32, x1, y1, x2, y2 in pixels of the displayed frame.
+        labels: (n,) int64, class index in the label vocabulary.
+        scores: (n,) float32, confidence.
+        size_wh: (2,) int64, width and height of the frame the boxes refer to.
+    """
+
+    frame_times_seconds: np.ndarray
+    frame_index: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    size_wh: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.frame_index)
+        if self.boxes.shape != (n, 4) or self.labels.shape != (n,) or self.scores.shape != (n,):
+            raise ValueError(
+                f"boxes {self.boxes.shape}, labels {self.labels.shape}, scores {self.scores.shape} and frame_index "
+                f"{self.frame_index.shape} disagree; expected (n, 4), (n,), (n,), (n,)"
+            )
+        if n and not (0 <= self.frame_index.min() and self.frame_index.max() < len(self.frame_times_seconds)):
+            raise ValueError(
+                f"frame_index spans {self.frame_index.min()}..{self.frame_index.max()} "
+                f"but there are {len(self.frame_times_seconds)} frames"
+            )
+        if self.size_wh.shape != (2,) or not (self.size_wh > 0).all():
+            raise ValueError(f"size_wh is {self.size_wh}; expected a positive width and height")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        np.savez(path, **{name: getattr(self, name) for name in _FIELDS})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Detections:
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            ValueError: the file is missing, unreadable or lacks a field; the message names it.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return cls(**{name: data[name] for name in _FIELDS})
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"detections {os.fspath(path)}: {error}") from None

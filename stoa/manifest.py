@@ -1,0 +1,185 @@
+"""The manifest: one row a clip, as JSONL or CSV.
+
+JSONL rows hold ``id``, ``video``, ``captions`` (a list of strings, or of objects with ``text`` and the
+character spans ``nouns`` and ``verbs``) or ``caption`` (one of them), and optionally ``split``,
+``start_seconds``, ``end_seconds`` and ``detections``. CSV has the same columns with one ``caption``.
+Paths are relative to the manifest's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption and the half-open character spans of its common nouns and main verbs."""
+
+    text: str
+    nouns: tuple[Span, ...] = ()
+    verbs: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRow:
+    """One clip. ``start_seconds``/``end_seconds`` cut a part out of the file; ``None`` means its start/end."""
+
+    id: str
+    video: str
+    captions: tuple[Caption, ...]
+    split: str = "train"
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    detections: str | None = None
+
+
+def read_manifest(
+    path: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    on_skip: Callable[[str, str], None] | None = None,
+) -> list[ClipRow]:
+    """Read a manifest.
+
+    Args:
+        path: a ``.jsonl`` or ``.csv`` file.
+        split: keep the rows of this split only.
+        on_skip: called with (clip id, reason) for each row left out because all its captions are empty.
+
+    Raises:
+        ValueError: the file is missing, a row lacks a field or holds a bad value (the message names
+            file, row and field), ids repeat, or nothing is left.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"manifest {path} does not exist; pass a .jsonl or .csv file, or make one with 'stoa synth'")
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    if path.suffix not in readers:
+        raise ValueError(f"manifest {path} has suffix {path.suffix!r}; expected .jsonl or .csv")
+    rows: list[ClipRow] = []
+    seen: dict[str, str] = {}
+    splits: set[str] = set()
+    for where, raw in readers[path.suffix](path):
+        row = _parse_row(raw, where)
+        if row.id in seen:
+            raise ValueError(f"{where}: id {row.id!r} already stands in {seen[row.id]}; ids must be unique")
+        seen[row.id] = where
+        splits.add(row.split)
+        if split is not None and row.split != split:
+            continue
+        if not row.captions:
+            if on_skip is not None:
+                on_skip(row.id, "empty caption")
+            continue
+        rows.append(row)
+    if not rows:
+        wanted = f" with split {split!r} (splits found: {sorted(splits)})" if split is not None else ""
+        raise ValueError(f"manifest {path} has no usable row{wanted}")
+    return rows
+
+
+def write_manifest(path: str | os.PathLike[str], rows: Iterable[ClipRow]) -> None:
+    """Write rows as JSONL, leaving out fields that hold their default."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(_to_json(row), ensure_ascii=False) + "\n")
+
+
+def _to_json(row: ClipRow) -> dict[str, Any]:
+    captions = [{"text": c.text, "nouns": c.nouns, "verbs": c.verbs} for c in row.captions]
+    out: dict[str, Any] = {"id": row.id, "video": row.video, "captions": captions, "split": row.split}
+    for key in ("start_seconds", "end_seconds", "detections"):
+        value = getattr(row, key)
+        if value is not None:
+            out[key] = value
+    return out
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, row {number}"
+            try:
+                text = line.decode("utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); re-save the file as UTF-8") from None
+            if not text:
+                continue
+            try:
+                raw = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+            if not isinstance(raw, dict):
+                raise ValueError(f"{where}: expected a JSON object, got {type(raw).__name__}")
+            yield where, raw
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        for number, raw in enumerate(csv.DictReader(file), start=2):
+            yield f"{path}, row {number}", {key: value for key, value in raw.items() if key and value not in ("", None)}
+
+
+def _parse_row(raw: dict[str, Any], where: str) -> ClipRow:
+    for field in ("id", "video"):
+        if not isinstance(raw.get(field), (str, int)) or raw[field] == "":
+            raise ValueError(f"{where}: field {field!r} is missing or empty; every row needs 'id', 'video' and 'captions'")
+    if "captions" in raw:
+        texts = raw["captions"]
+        if not isinstance(texts, list):
+            raise ValueError(f"{where}: field 'captions' is a {type(texts).__name__}; expected a list (or use 'caption' for one)")
+    elif "caption" in raw:
+        texts = [raw["caption"]]
+    elif where.split(",")[0].endswith(".csv"):
+        texts = []  # an empty CSV cell and a missing one look the same: an empty caption
+    else:
+        raise ValueError(f"{where}: field 'captions' is missing; every row needs 'id', 'video' and 'captions'")
+    captions = tuple(c for c in (_parse_caption(text, where) for text in texts) if c.text.strip())
+    start, end = (_parse_seconds(raw, key, where) for key in ("start_seconds", "end_seconds"))
+    if start is not None and end is not None and end <= start:
+        raise ValueError(f"{where}: end_seconds {end} is not after start_seconds {start}")
+    return ClipRow(
+        id=str(raw["id"]),
+        video=str(raw["video"]),
+        captions=captions,
+        split=str(raw.get("split", "train")),
+        start_seconds=start,
+        end_seconds=end,
+        detections=raw.get("detections"),
+    )
+
+
+def _parse_caption(raw: Any, where: str) -> Caption:
+    if isinstance(raw, str):
+        return Caption(raw)
+    if not isinstance(raw, dict) or not isinstance(raw.get("text"), str):
+        raise ValueError(f"{where}: caption {raw!r} is neither a string nor an object with 'text'")
+    spans = {}
+    for kind in ("nouns", "verbs"):
+        spans[kind] = tuple((int(start), int(end)) for start, end in raw.get(kind, ()))
+        for start, end in spans[kind]:
+            if not 0 <= start < end <= len(raw["text"]):
+                raise ValueError(f"{where}: {kind} span [{start}, {end}) lies outside the caption of {len(raw['text'])} characters")
+    return Caption(raw["text"], spans["nouns"], spans["verbs"])
+
+
+def _parse_seconds(raw: dict[str, Any], key: str, where: str) -> float | None:
+    value = raw.get(key)
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{where}: field {key!r} is {value!r}; expected a number of seconds >= 0")
+    return seconds

@@ -1,0 +1,179 @@
+"""CLIP's two towers, from open_clip, with taps on inner blocks.
+
+Shape legend: F frames in the batch (B*T), P patches, h vision width, w text width, d joint width, L tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from stoa.models.layers import Block
+
+#: Architectures of ours beside open_clip's, in its format. ``stoa-small`` trains on a CPU in minutes.
+PRESETS: dict[str, dict[str, Any]] = {
+    "stoa-small": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 4},
+    },
+    "stoa-tiny": {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 2, "head_width": 16},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which CLIP.
+
+    Attributes:
+        name: an open_clip architecture, or ``stoa-small`` / ``stoa-tiny``. The activation is part of it:
+            OpenAI's weights need ``ViT-B-16-quickgelu``, LAION's ``ViT-B-16``.
+    """
+
+    name: str = "ViT-B-16-quickgelu"
+
+    def __post_init__(self) -> None:
+        if self.name not in PRESETS and self.name not in open_clip.list_models():
+            raise ValueError(
+                f"model.backbone.name {self.name!r} is neither one of {sorted(PRESETS)} nor an open_clip architecture "
+                "(python -c 'import open_clip; print(open_clip.list_models())' lists them)"
+            )
+
+
+class VisionTower(nn.Module):
+    """CLIP's ViT, each frame on its own. Parameter names are open_clip's."""
+
+    def __init__(self, source: open_clip.transformer.VisionTransformer) -> None:
+        super().__init__()
+        self.patch_size: tuple[int, int] = source.patch_size
+        self.image_size: tuple[int, int] = source.image_size
+        self.grid_hw: tuple[int, int] = source.grid_size
+        self.conv1 = source.conv1
+        self.class_embedding = source.class_embedding
+        self.positional_embedding = source.positional_embedding
+        self.ln_pre = source.ln_pre
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(Block.like(block) for block in source.transformer.resblocks)
+        self.ln_post = source.ln_post
+        self.proj = source.proj
+        self.checkpointing = False
+
+    def forward(
+        self, images_FCHW: torch.Tensor, taps: tuple[int, ...] = ()
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Encode normalised frames.
+
+        Args:
+            images_FCHW: in the dtype of the weights.
+            taps: 1-based blocks whose outputs are wanted.
+
+        Returns:
+            the projected [CLS] (F, d), and per tapped block its patch tokens (F, P, h).
+        """
+        patches_FhHW = self.conv1(images_FCHW)
+        x_FSh = patches_FhHW.flatten(2).transpose(1, 2)
+        x_FSh = torch.cat([self.class_embedding.expand(len(x_FSh), 1, -1), x_FSh], dim=1)
+        x_FSh = self.ln_pre(x_FSh + self.positional_embedding)
+        tapped = {}
+        for number, block in enumerate(self.transformer.resblocks, start=1):  # type: ignore[arg-type]
+            x_FSh = _run(block, x_FSh, self.checkpointing)
+            if number in taps:
+                tapped[number] = x_FSh[:, 1:]
+        return self.ln_post(x_FSh[:, 0]) @ self.proj, tapped
+
+
+class Clip(nn.Module):
+    """Both towers and the temperature. Its state dict has the keys of ``open_clip.CLIP``;
+    ``logit_scale`` has shape (1,), as with open_clip's ``nonscalar_logit_scale``."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        source = build_open_clip(config)
+        if not hasattr(source, "token_embedding") or not isinstance(source.visual, open_clip.transformer.VisionTransformer):
+            raise ValueError(
+                f"model.backbone.name {config.name!r} is not a plain CLIP with a ViT and CLIP's own text tower; "
+                "choose for example ViT-B-16-quickgelu, ViT-B-32 or ViT-L-14"
+            )
+        self.visual = VisionTower(source.visual)
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(Block.like(block) for block in source.transformer.resblocks)
+        self.token_embedding: nn.Embedding = source.token_embedding
+        self.positional_embedding: nn.Parameter = source.positional_embedding
+        self.ln_final: nn.LayerNorm = source.ln_final
+        self.text_projection: nn.Parameter = source.text_projection
+        # DeepSpeed cannot broadcast a parameter without dimensions.
+        self.logit_scale = nn.Parameter(source.logit_scale.detach().reshape(1))
+        self.checkpointing = False
+        for name, values in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)):
+            self.register_buffer(f"pixel_{name}", 255.0 * torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    @property
+    def context_length(self) -> int:
+        return self.positional_embedding.shape[0]
+
+    @property
+    def text_width(self) -> int:
+        return self.token_embedding.embedding_dim
+
+    @property
+    def joint_width(self) -> int:
+        return self.text_projection.shape[1]
+
+    @property
+    def text_blocks(self) -> nn.ModuleList:
+        return self.transformer.resblocks  # type: ignore[return-value]
+
+    def set_checkpointing(self, enable: bool) -> None:
+        """Recompute block activations in the backward pass (torch's non-reentrant form)."""
+        self.checkpointing = self.visual.checkpointing = enable
+
+    def encode_frames(
+        self, frames_FCHW: torch.Tensor, taps: tuple[int, ...] = ()
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """uint8 frames -> projected [CLS] (F, d) and tapped patch tokens (F, P, h)."""
+        images_FCHW = ((frames_FCHW - self.pixel_mean) / self.pixel_std).to(self.visual.conv1.weight.dtype)
+        return self.visual(images_FCHW, taps)
+
+    def encode_text(self, embeddings_BLw: torch.Tensor) -> torch.Tensor:
+        """Token embeddings (before positions are added) -> projected outputs at every position (B, L, d)."""
+        L = embeddings_BLw.shape[1]
+        x_BLw = embeddings_BLw + self.positional_embedding[:L]
+        for block in self.text_blocks:
+            x_BLw = _run(block, x_BLw, self.checkpointing, is_causal=True)
+        return self.ln_final(x_BLw) @ self.text_projection
+
+
+def image_side(config: BackboneConfig) -> int:
+    """Side in pixels of the square frames a backbone sees."""
+    preset = PRESETS.get(config.name) or open_clip.get_model_config(config.name)
+    side = preset["vision_cfg"]["image_size"]
+    return int(side[0] if isinstance(side, (list, tuple)) else side)
+
+
+def build_open_clip(config: BackboneConfig) -> open_clip.CLIP:
+    """The randomly initialised open_clip model that ``config`` names."""
+    if config.name in PRESETS:
+        return open_clip.CLIP(**PRESETS[config.name])
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger that no weights are loaded
+    try:
+        return open_clip.create_model(config.name)
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _run(block: nn.Module, x: torch.Tensor, checkpointing: bool, **kwargs: Any) -> torch.Tensor:
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **kwargs)  # type: ignore[return-value]
+    return block(x, **kwargs)

@@ -1,0 +1,102 @@
+"""The modality-agnostic fusion encoder (STOA-VLP, section 3.4).
+
+Shape legend: B clips, G video-side tokens, L text tokens, S = G + L, w text width, d joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stoa.models.layers import Block
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig:
+    """Attributes: layers: blocks, at most the depth of the text tower they are initialised from."""
+
+    layers: int = 6
+
+    def __post_init__(self) -> None:
+        if self.layers < 1:
+            raise ValueError(f"model.fusion.layers is {self.layers}; expected at least 1")
+
+
+class FusionEncoder(nn.Module):
+    """Self-attention over ``[video side, text]``; its blocks start as the first of the text tower.
+
+    The video side is a sequence of groups (frames, pooled video, ...); every group has a type
+    embedding, every slot a position embedding.
+
+    Args:
+        config: see :class:`FusionConfig`.
+        group_sizes: tokens of each video-side group, in order.
+        text_blocks, text_positions_Lw, final_norm: the text tower's, copied.
+        joint_width: width of the tokens that come in.
+    """
+
+    def __init__(
+        self,
+        config: FusionConfig,
+        *,
+        group_sizes: dict[str, int],
+        text_blocks: nn.ModuleList,
+        text_positions_Lw: torch.Tensor,
+        final_norm: nn.LayerNorm,
+        joint_width: int,
+    ) -> None:
+        super().__init__()
+        if config.layers > len(text_blocks):
+            raise ValueError(
+                f"model.fusion.layers is {config.layers}, more than the {len(text_blocks)} blocks of the text tower "
+                "that initialise them; lower it"
+            )
+        w = text_positions_Lw.shape[1]
+        self.group_sizes = dict(group_sizes)
+        self.blocks = nn.ModuleList(Block.like(block) for block in text_blocks[: config.layers])
+        self.ln_final = nn.LayerNorm(w)
+        self.ln_final.load_state_dict(final_norm.state_dict())
+        self.video_in = nn.Identity() if joint_width == w else nn.Linear(joint_width, w)
+        self.text_in = nn.Identity() if joint_width == w else nn.Linear(joint_width, w)
+        self.video_positions = nn.Parameter(0.01 * torch.randn(sum(group_sizes.values()), w))
+        self.text_positions = nn.Parameter(text_positions_Lw.detach().clone())
+        self.type_embeddings = nn.Parameter(0.01 * torch.randn(len(group_sizes) + 1, w))
+        type_of_slot = [index for index, size in enumerate(group_sizes.values()) for _ in range(size)]
+        self.register_buffer("type_of_slot_G", torch.tensor(type_of_slot), persistent=False)
+
+    @property
+    def num_video_tokens(self) -> int:
+        return self.video_positions.shape[0]
+
+    def slot(self, group: str) -> slice:
+        """Where a video-side group stands in the sequence."""
+        start = 0
+        for name, size in self.group_sizes.items():
+            if name == group:
+                return slice(start, start + size)
+            start += size
+        raise KeyError(group)
+
+    def forward(
+        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fuse.
+
+        Args:
+            video_BGd: joint-space tokens of all groups, in order.
+            text_BLd: joint-space text tokens.
+            mask_BSS: bool, (B or 1, S, S); True where a row sees a column. Every row must see something.
+
+        Returns:
+            outputs at the video side (B, G, w) and at the text (B, L, w).
+        """
+        L, G = text_BLd.shape[1], video_BGd.shape[1]
+        video_BGw = self.video_in(video_BGd) + self.video_positions + self.type_embeddings[self.type_of_slot_G]
+        text_BLw = self.text_in(text_BLd) + self.text_positions[:L] + self.type_embeddings[-1]
+        x_BSw = torch.cat([video_BGw, text_BLw], dim=1)
+        for block in self.blocks:
+            x_BSw = block(x_BSw, mask_BSS[:, None])
+        x_BSw = self.ln_final(x_BSw)
+        return x_BSw[:, :G], x_BSw[:, G:]

@@ -1,0 +1,184 @@
+"""The assembled video-language model: towers, fusion encoder, heads.
+
+Shape legend: B clips, T frames, G video-side tokens, L text tokens, V vocabulary (of the language head),
+w text width, d joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stoa.models.clip import BackboneConfig, Clip
+from stoa.models.fusion import FusionConfig, FusionEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model.
+
+    Attributes:
+        backbone: which CLIP.
+        fusion: the fusion encoder.
+        num_frames: frames sampled from a clip (T).
+        max_tokens: text length with start and end token (L); longer captions are cut.
+        lm_vocab: ``full`` predicts over all BPE entries; ``used`` over those that occur in the training
+            captions (a head over all 49,408 would cost more than a small model).
+        activation_checkpointing: recompute the towers' activations in the backward pass.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    num_frames: int = 12
+    max_tokens: int = 32
+    lm_vocab: Literal["full", "used"] = "full"
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"model.num_frames is {self.num_frames}; expected at least 1")
+        if self.max_tokens < 3:
+            raise ValueError(f"model.max_tokens is {self.max_tokens}; expected at least 3 (start, a word, end)")
+
+
+class VideoFeatures(NamedTuple):
+    """Video-side tokens in the joint space (B, G, d), and the pooled ``v_[CLS]`` (B, d)."""
+
+    tokens_BGd: torch.Tensor
+    pooled_Bd: torch.Tensor
+
+
+class TextFeatures(NamedTuple):
+    """Text tokens in the joint space (B, L, d), and the output at the end token (B, d)."""
+
+    tokens_BLd: torch.Tensor
+    pooled_Bd: torch.Tensor
+
+
+class VideoLanguageModel(nn.Module):
+    """CLIP towers, the fusion encoder on ``[v, v_cls, t]``, a language head and a matching head.
+
+    Args:
+        config: see :class:`ModelConfig`.
+        used_token_ids: with ``lm_vocab: used``, the token ids the language head can predict.
+
+    Raises:
+        ValueError: ``max_tokens`` exceeds the text tower's context, or ``used_token_ids`` is missing.
+    """
+
+    def __init__(self, config: ModelConfig, *, used_token_ids: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.clip = Clip(config.backbone)
+        self.clip.set_checkpointing(config.activation_checkpointing)
+        if config.max_tokens > self.clip.context_length:
+            raise ValueError(
+                f"model.max_tokens is {config.max_tokens}, more than the {self.clip.context_length} positions of "
+                f"{config.backbone.name}; lower it"
+            )
+        w = self.clip.text_width
+        self.fusion = FusionEncoder(
+            config.fusion,
+            group_sizes={"frames": config.num_frames, "pooled": 1},
+            text_blocks=self.clip.text_blocks,
+            text_positions_Lw=self.clip.positional_embedding[: config.max_tokens],
+            final_norm=self.clip.ln_final,
+            joint_width=self.clip.joint_width,
+        )
+        self.mask_token = nn.Parameter(0.01 * torch.randn(w))
+        self.lm_head = LanguageHead(w, vocabulary_size(config, used_token_ids, self.clip), used_token_ids)
+        self.match_head = nn.Linear(2 * w, 2)
+
+    def encode_video(self, frames_BTCHW: torch.Tensor) -> VideoFeatures:
+        """uint8 frames (B, T, 3, H, W) -> video-side tokens, one [CLS] a frame and their mean."""
+        B, T = frames_BTCHW.shape[:2]
+        cls_Fd, _ = self.clip.encode_frames(frames_BTCHW.flatten(0, 1))
+        frames_BTd = cls_Fd.view(B, T, -1)
+        pooled_Bd = frames_BTd.mean(dim=1)
+        return VideoFeatures(torch.cat([frames_BTd, pooled_Bd[:, None]], dim=1), pooled_Bd)
+
+    def encode_text(
+        self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor, hidden_BL: torch.Tensor | None = None
+    ) -> TextFeatures:
+        """Encode captions; where ``hidden_BL`` (bool) is set the learned mask vector replaces the word
+        at the input of the text tower, so that no output knows it."""
+        embeddings_BLw = self.clip.token_embedding(tokens_BL)
+        if hidden_BL is not None:
+            embeddings_BLw = torch.where(hidden_BL[..., None], self.mask_token, embeddings_BLw)
+        tokens_BLd = self.clip.encode_text(embeddings_BLw)
+        return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)))
+
+    def fuse(
+        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fusion outputs at the video side (B, G, w) and at the text (B, L, w). See :class:`FusionEncoder`."""
+        return self.fusion(video_BGd, text_BLd, mask_BSS)
+
+    def match_logits(
+        self, fused_video_BGw: torch.Tensor, fused_text_BLw: torch.Tensor, text_mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (B, 2) of (no match, match), from ``v_o`` at the pooled slot and ``t_o`` at the end token."""
+        v_o_Bw = fused_video_BGw[:, self.fusion.slot("pooled")].squeeze(1)
+        t_o_Bw = select_rows(fused_text_BLw, end_positions(text_mask_BL))
+        return self.match_head(torch.cat([v_o_Bw, t_o_Bw], dim=-1))
+
+    def language_logits(self, rows_w: torch.Tensor) -> torch.Tensor:
+        """Logits (..., V) at the given fused rows (..., w); V is the language head's vocabulary."""
+        return self.lm_head(rows_w, self.clip.token_embedding.weight)
+
+
+class LanguageHead(nn.Module):
+    """Linear-GELU-LayerNorm, then the tied token table and a bias.
+
+    ``targets`` maps BPE ids to classes: all of them, or the used ones.
+    """
+
+    def __init__(self, width: int, size: int, used_token_ids: Sequence[int] | None) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.used_ids: torch.Tensor | None
+        if size == len(used_token_ids or ()):
+            used = torch.tensor(used_token_ids)
+            class_of_id = torch.full((int(used.max()) + 1,), -1)
+            class_of_id[used] = torch.arange(size)
+            self.register_buffer("used_ids", used, persistent=False)
+            self.register_buffer("class_of_id", class_of_id, persistent=False)
+        else:
+            self.used_ids = None
+
+    def forward(self, rows_w: torch.Tensor, table_Vw: torch.Tensor) -> torch.Tensor:
+        if self.used_ids is not None:
+            table_Vw = table_Vw[self.used_ids]
+        return F.linear(self.norm(F.gelu(self.dense(rows_w))), table_Vw, self.bias)
+
+    def targets(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Classes of BPE ids; -1 for an id outside the used vocabulary."""
+        if self.used_ids is None:
+            return token_ids
+        inside = token_ids < len(self.class_of_id)
+        return torch.where(inside, self.class_of_id[token_ids * inside], -1)
+
+
+def vocabulary_size(config: ModelConfig, used_token_ids: Sequence[int] | None, clip: Clip) -> int:
+    if config.lm_vocab == "full":
+        return clip.token_embedding.num_embeddings
+    if not used_token_ids:
+        raise ValueError("model.lm_vocab is 'used' but no used_token_ids were given; pass those of the training captions")
+    return len(used_token_ids)
+
+
+def end_positions(text_mask_BL: torch.Tensor) -> torch.Tensor:
+    """Position of the end token (B,)."""
+    return text_mask_BL.sum(dim=-1) - 1
+
+
+def select_rows(x_BSw: torch.Tensor, position_B: torch.Tensor) -> torch.Tensor:
+    """``x[b, position[b]]``, (B, w)."""
+    return x_BSw.gather(1, position_B[:, None, None].expand(-1, 1, x_BSw.shape[-1])).squeeze(1)

@@ -1,0 +1,107 @@
+"""Weights from elsewhere, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.factory import load_state_dict
+from torch import nn
+
+from stoa.models.clip import BackboneConfig, Clip
+
+
+def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
+    """Put pretrained weights into the towers.
+
+    A strict load cannot see a wrong activation; for an open_clip tag its own record of it is compared
+    with the architecture's.
+
+    Args:
+        clip: the towers.
+        config: the architecture they were built from.
+        init: an open_clip pretrained tag, or a checkpoint file (``.pt``, ``.bin``, ``.safetensors``; an
+            open_clip training checkpoint, a bare state dict, or OpenAI's archive).
+
+    Returns:
+        one line that says what was loaded.
+
+    Raises:
+        ValueError: neither a tag of this architecture nor a file; a missing or unexpected key, or a wrong
+            shape (the message names it); a wrong activation.
+    """
+    path = Path(init)
+    if path.is_file():
+        state = _read_state(path)
+        source = f"{path} (sha256 {_sha256(path)[:12]})"
+    else:
+        state = _download(config, init)
+        source = f"open_clip {config.name} / {init}"
+    if "logit_scale" in state:
+        state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
+    load_strictly(clip, state, source)
+    return f"CLIP towers start from {source}"
+
+
+def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """``load_state_dict`` that allows no difference.
+
+    Raises:
+        ValueError: names the keys that are missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(own.keys() & state.keys())
+        if state[key].shape != own[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"weights from {source} do not fit this model ({'; '.join(problems)}); "
+            "choose the architecture they were made for with --model.backbone.name"
+        )
+    module.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # every loader behind it has exceptions of its own
+        raise ValueError(f"--init {path}: not a checkpoint of tensors ({' '.join(str(error).split())[:200]})") from None
+    # open_clip stores OpenAI's archives with these three beside the weights.
+    for key in ("input_resolution", "context_length", "vocab_size"):
+        state.pop(key, None)
+    return {key: value.float() for key, value in state.items()}
+
+
+def _download(config: BackboneConfig, tag: str) -> dict[str, torch.Tensor]:
+    tags = open_clip.list_pretrained_tags_by_model(config.name)
+    if tag not in tags:
+        raise ValueError(
+            f"--init {tag!r} is neither a file nor a pretrained tag of {config.name} (tags: {tags or 'none'})"
+        )
+    record = open_clip.get_pretrained_cfg(config.name, tag)
+    quick = bool((open_clip.get_model_config(config.name) or {}).get("quick_gelu"))
+    if bool(record.get("quick_gelu")) != quick:
+        right = config.name.removesuffix("-quickgelu") + ("-quickgelu" if record.get("quick_gelu") else "")
+        raise ValueError(
+            f"--init {tag!r} was trained with {'QuickGELU' if not quick else 'GELU'}, {config.name} has the other "
+            f"activation; use --model.backbone.name {right}"
+        )
+    return open_clip.create_model(config.name, pretrained=tag).float().state_dict()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

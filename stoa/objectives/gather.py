@@ -1,0 +1,77 @@
+"""Everything that crosses ranks. No other file calls a collective on the training path.
+
+Without an initialised process group each function is its one-process form.
+
+Shape legend: B clips on this rank, W ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_rows(x: torch.Tensor) -> torch.Tensor:
+    """Concatenate (B, ...) of all ranks to (W*B, ...), in rank order.
+
+    The backward pass sums the gradients of all ranks. With a loss that is the mean over ranks of local
+    losses, and gradients averaged over ranks, every parameter gets the gradient of the global loss.
+    """
+    return _GatherRows.apply(x) if world_size() > 1 else x  # type: ignore[no-any-return]
+
+
+def gather_rows_no_grad(x: torch.Tensor) -> torch.Tensor:
+    """As :func:`gather_rows`, for keys, masks and whatever else carries no gradient."""
+    return _all_gather(x.detach()) if world_size() > 1 else x.detach()
+
+
+def global_mean(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """This rank's share of a mean over items spread unevenly over ranks.
+
+    ``total * W / all_reduce(count).clamp(1)``: averaged over ranks it is the sum of all totals over the
+    count of all items. A global count of 0 gives 0, and ``total`` stays in the graph.
+    """
+    count = count.detach().to(total.dtype)
+    if world_size() > 1:
+        count = count.clone()
+        dist.all_reduce(count)
+    return total * world_size() / count.clamp(min=1)
+
+
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Average of a detached tensor, for logs."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+        x /= world_size()
+    return x
+
+
+def _all_gather(x: torch.Tensor) -> torch.Tensor:
+    carrier = x.to(torch.uint8) if x.dtype == torch.bool else x
+    out = carrier.new_empty(world_size() * len(x), *x.shape[1:])
+    dist.all_gather_into_tensor(out, carrier.contiguous())
+    return out.to(x.dtype)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return _all_gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        (grad,) = grads
+        out = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
+        dist.reduce_scatter_tensor(out, grad.contiguous())
+        return out

@@ -1,0 +1,75 @@
+"""Masked language modelling (STOA-VLP, MLM).
+
+Shape legend: B clips, L text tokens, Q masked slots, w text width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from stoa.batch import VideoTextBatch
+from stoa.models.video_language import VideoFeatures, VideoLanguageModel
+from stoa.objectives.gather import global_mean
+from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.random import Stream, uniform
+from stoa.objectives.vtc import at_least_fp32
+
+MASK_SHARE = 0.15
+
+
+def choose_masked(text_mask_BL: torch.Tensor, uniform_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose 15% of the word tokens of each caption, at least one where there is a word.
+
+    A word token is neither start, end nor padding. The number of slots Q is that of a full caption, so
+    shapes are static.
+
+    Returns:
+        (positions (B, Q) int64, valid (B, Q) bool)
+    """
+    L = text_mask_BL.shape[1]
+    words_BL = text_mask_BL.clone()
+    words_BL[:, 0] = False
+    words_BL[:, :-1] &= text_mask_BL[:, 1:]
+    words_BL[:, -1] = False
+    num_words_B = words_BL.sum(dim=1)
+    quota_B = (MASK_SHARE * num_words_B).round().clamp(min=1).minimum(num_words_B)
+    Q = max(1, round(MASK_SHARE * (L - 2)))
+    rank_BL = uniform_BL.masked_fill(~words_BL, torch.inf)
+    positions_BQ = rank_BL.topk(Q, dim=1, largest=False).indices
+    return positions_BQ, torch.arange(Q, device=positions_BQ.device) < quota_B[:, None]
+
+
+def mlm_loss(
+    model: VideoLanguageModel, batch: VideoTextBatch, video: VideoFeatures, *, seed: int, step: int
+) -> torch.Tensor:
+    """Cross-entropy of the hidden words, in a text pass of its own.
+
+    The word is replaced at the input of the text tower: in a causal tower a word masked later is still
+    known to the outputs after it.
+    """
+    L = batch.tokens_BL.shape[1]
+    columns_L = torch.arange(L, device=batch.tokens_BL.device)
+    uniform_BL = uniform(seed, step, Stream.MLM, batch.position_B[:, None], columns_L)
+    positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, uniform_BL)
+    hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ)
+    text = model.encode_text(batch.tokens_BL, batch.text_mask_BL, hidden_BL)
+    mask_BSS = bidirectional_mask(batch.text_mask_BL, video.tokens_BGd.shape[1])
+    _, fused_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, mask_BSS)
+    rows_BQw = fused_BLw.gather(1, positions_BQ[..., None].expand(-1, -1, fused_BLw.shape[-1]))
+    target_BQ = batch.tokens_BL.gather(1, positions_BQ)
+    return language_loss(model, rows_BQw, target_BQ, valid_BQ)
+
+
+def language_loss(
+    model: VideoLanguageModel, rows_BQw: torch.Tensor, token_ids_BQ: torch.Tensor, valid_BQ: torch.Tensor
+) -> torch.Tensor:
+    """Mean cross-entropy over the valid rows of all ranks; ids outside the head's vocabulary do not count."""
+    logits = at_least_fp32(model.language_logits(rows_BQw)).flatten(0, 1)
+    target = model.lm_head.targets(token_ids_BQ).flatten()
+    valid = valid_BQ.flatten() & (target >= 0)
+    losses = F.cross_entropy(logits, target.where(valid, -100), ignore_index=-100, reduction="none")
+    assert math.prod(losses.shape) == valid.numel()
+    return global_mean(losses.sum(), valid.sum())

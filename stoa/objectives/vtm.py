@@ -1,0 +1,73 @@
+"""Video-text matching (STOA-VLP, VTM) with one hard negative each way.
+
+Shape legend: B clips on this rank, A clips of all ranks, G video-side tokens, L text tokens, d joint width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from stoa.batch import VideoTextBatch
+from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean
+from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.random import Stream, uniform
+from stoa.objectives.vtc import Similarities, at_least_fp32
+
+
+def draw_negatives(
+    scores_BA: torch.Tensor, same_BA: torch.Tensor, uniform_BA: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One column a row from softmax(scores) over the columns that are not the same pair.
+
+    By the Gumbel-max trick, without a host sync.
+
+    Returns:
+        (column (B,) int64, usable (B,) bool); a row with no negative is not usable.
+    """
+    gumbel_BA = -torch.log(-torch.log(uniform_BA))
+    keys_BA = (scores_BA.detach() + gumbel_BA).masked_fill(same_BA, -torch.inf)
+    return keys_BA.argmax(dim=1), (~same_BA).any(dim=1)
+
+
+def vtm_loss(
+    model: VideoLanguageModel,
+    batch: VideoTextBatch,
+    video: VideoFeatures,
+    text: TextFeatures,
+    scores: Similarities,
+    *,
+    seed: int,
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of matched / unmatched over 3B pairs: (v, t), (hard v, t), (v, hard t).
+
+    Returns:
+        (loss, accuracy over this rank's pairs, detached)
+    """
+    columns_A = torch.arange(scores.same_BA.shape[1], device=scores.same_BA.device)
+    rows_B1 = batch.position_B[:, None]
+    hard_video_B, usable_B = draw_negatives(
+        scores.text_to_video_BA, scores.same_BA, uniform(seed, step, Stream.VTM_VIDEO, rows_B1, columns_A)
+    )
+    hard_text_B, _ = draw_negatives(
+        scores.video_to_text_BA, scores.same_BA, uniform(seed, step, Stream.VTM_TEXT, rows_B1, columns_A)
+    )
+    video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
+    text_mask_AL = gather_rows_no_grad(batch.text_mask_BL)
+
+    pairs_video = torch.cat([video.tokens_BGd, video_AGd[hard_video_B], video.tokens_BGd])
+    pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
+    pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
+    fused_video, fused_text = model.fuse(
+        pairs_video, pairs_text, bidirectional_mask(pairs_mask, pairs_video.shape[1])
+    )
+    logits = at_least_fp32(model.match_logits(fused_video, fused_text, pairs_mask))
+
+    B = len(batch)
+    target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()
+    weight = torch.cat([torch.ones_like(usable_B), usable_B, usable_B]).to(logits.dtype)
+    total = (weight * F.cross_entropy(logits, target, reduction="none")).sum()
+    correct = (weight * (logits.argmax(dim=1) == target)).sum() / weight.sum()
+    return global_mean(total, weight.sum()), correct.detach()

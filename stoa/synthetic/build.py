@@ -1,0 +1,362 @@
+"""Writes a Moving Shapes data set: videos, manifest, detections, truth, questions and hard sets.
+
+The set is a pure function of its configuration. While it is being made its folder holds ``synth.unfinished.json``,
+which becomes ``synth.json`` as the last step; finished batches of clips are kept, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stoa.manifest import ClipRow, write_manifest
+from stoa.synthetic.actions import FAMILIES
+from stoa.synthetic.captions import Description, describe, sample_wording
+from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
+from stoa.synthetic.noise import detect
+from stoa.synthetic.questions import Question, ask, balance
+from stoa.synthetic.render import encode, render
+from stoa.synthetic.scene import SHAPES, Pool, Scene, Story, count_stories, sample_scene, sample_story
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same configuration would give another data set."""
+
+SPLITS: dict[str, Pool] = {"train": "seen", "val": "held_out", "test": "held_out"}
+_STREAMS = {name: index for index, name in enumerate((*SPLITS, *HARD_KINDS))}
+_CLIPS_PER_BATCH = 32
+_DETECTIONS_PER_SECOND = 4
+_FINISHED, _UNFINISHED, _PARTS = "synth.json", "synth.unfinished.json", "parts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthConfig:
+    """What the data set holds.
+
+    Attributes:
+        num_train: clips to train on.
+        num_val: clips to choose settings by; captions use combinations that train does not.
+        num_test: clips to report; as for ``num_val``.
+        num_galleries: galleries of four clips in each hard set.
+        size: width and height of the videos in pixels; even.
+        seconds: length of a clip.
+        fps: frames per second.
+        seed: start of all random draws.
+    """
+
+    num_train: int = 4000
+    num_val: int = 200
+    num_test: int = 200
+    num_galleries: int = 50
+    size: int = 64
+    seconds: float = 2.0
+    fps: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_train", "num_val", "num_test", "num_galleries", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; pass 0 or more")
+        if self.size < 32:
+            raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
+        if self.size % 2:
+            raise ValueError(f"size is {self.size}; H.264 in yuv420p needs an even size, pass {self.size + 1}")
+        if self.fps <= 0:
+            raise ValueError(f"fps is {self.fps}; pass 1 or more frames per second")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"seconds is {self.seconds}; pass a length above 0")
+        if self.num_frames < 4:
+            raise ValueError(
+                f"seconds is {self.seconds}, which at fps {self.fps} makes {self.num_frames} frames; "
+                "motion needs 4 or more, raise seconds or fps"
+            )
+        for split, pool in SPLITS.items():
+            wanted = self.num_clips(split)
+            # Counting takes a moment; every pool has far more stories than this.
+            if wanted > 10_000 and wanted > (most := count_stories(pool)):
+                raise ValueError(
+                    f"num_{split} is {wanted}, but there are only {most} distinct captions; lower num_{split}"
+                )
+
+    @property
+    def num_frames(self) -> int:
+        return round(self.seconds * self.fps)
+
+    def num_clips(self, group: str) -> int:
+        """Number of clips in a split or hard set."""
+        return self.num_galleries * ROWS_PER_GALLERY if group in HARD_KINDS else int(getattr(self, f"num_{group}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive clips of a split or hard set. ``attempts`` counts, per clip, the stories that were already taken."""
+
+    group: str
+    first: int
+    attempts: tuple[int, ...]
+
+    @property
+    def part(self) -> str:
+        """Where the truth of the batch stands until all are made; it exists once the batch is complete."""
+        return f"{_PARTS}/{self.group}_{self.first:07d}.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What a clip tells, and ``rng`` to draw its pictures and detections from."""
+
+    id: str
+    story: Story
+    description: Description
+    rng: np.random.Generator
+
+
+def build_data_set(
+    config: SynthConfig,
+    out: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write the data set into the folder ``out``.
+
+    A finished folder of the same configuration is left as it is. With ``workers`` above 1 the clips are made by spawned
+    processes: call from under ``if __name__ == "__main__"``.
+
+    Args:
+        say: called with one line on what was done.
+
+    Raises:
+        ValueError: ``workers`` is below 1, or ``out`` holds another data set or other files.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; pass 1 or more processes")
+    out, started = Path(out), time.perf_counter()
+    if _is_finished(config, out):
+        say(f"{out} already holds this data set; nothing to do")
+        return
+    _start(config, out)
+    batches = list(_batches(config))
+    todo = [batch for batch in batches if not (out / batch.part).exists()]
+    if workers == 1:
+        for batch in todo:
+            _make_batch(config, out, batch)
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                for future in as_completed([pool.submit(_make_batch, config, out, batch) for batch in todo]):
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    _finish(config, out, batches)
+    clips = sum(len(batch.attempts) for batch in batches)
+    say(f"{out}: {clips} clips of {config.num_frames} frames in {time.perf_counter() - started:.1f} s")
+
+
+def _is_finished(config: SynthConfig, out: Path) -> bool:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out is {out}, which is a file; pass a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return False
+    if (out / _FINISHED).exists():
+        found = json.loads((out / _FINISHED).read_text(encoding="utf-8"))
+        wanted = _identity(config)
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{out} holds a data set made with {key} {found.get(key)}, but {key} {value} is asked for; "
+                    "pass another folder or delete this one"
+                )
+        return True
+    if not (out / _UNFINISHED).exists():
+        raise ValueError(f"{out} holds other files and no {_FINISHED}; pass a new or empty folder")
+    return False
+
+
+def _identity(config: SynthConfig) -> dict[str, Any]:
+    return {"generator_version": GENERATOR_VERSION, **asdict(config)}
+
+
+def _start(config: SynthConfig, out: Path) -> None:
+    """Make the folders; keep the finished batches of an earlier run only if it wanted the same data set."""
+    identity = json.dumps(_identity(config))
+    marker = out / _UNFINISHED
+    if marker.exists() and marker.read_text(encoding="utf-8") != identity:
+        for name in ("videos", "detections", _PARTS):
+            shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    _write(marker, identity)
+    for group in _STREAMS:
+        for kind in ("videos", "detections"):
+            (out / kind / _folder(group)).mkdir(parents=True, exist_ok=True)
+    for name in ("truth", "hard", "qa", _PARTS):
+        (out / name).mkdir(exist_ok=True)
+
+
+def _folder(group: str) -> str:
+    return f"hard/{group}" if group in HARD_KINDS else group
+
+
+def _batches(config: SynthConfig) -> Iterator[Batch]:
+    for group in _STREAMS:
+        attempts = list(_attempts(config, group)) if group in SPLITS else [0] * config.num_clips(group)
+        for first in range(0, len(attempts), _CLIPS_PER_BATCH):
+            yield Batch(group, first, tuple(attempts[first : first + _CLIPS_PER_BATCH]))
+
+
+def _attempts(config: SynthConfig, split: str) -> Iterator[int]:
+    """Per clip how often to draw again until no earlier clip of the split has a caption of the same meaning."""
+    taken = set()
+    for index in range(config.num_clips(split)):
+        attempt = 0
+        while (meaning := _split_clip(config, split, index, attempt).story.meaning) in taken:
+            attempt += 1
+        taken.add(meaning)
+        yield attempt
+
+
+def _rng(config: SynthConfig, group: str, index: int, attempt: int = 0) -> np.random.Generator:
+    return np.random.default_rng((config.seed, _STREAMS[group], index, attempt))
+
+
+def _split_clip(config: SynthConfig, split: str, index: int, attempt: int) -> Clip:
+    rng = _rng(config, split, index, attempt)
+    story = sample_story(rng, SPLITS[split])
+    return Clip(f"{split}_{index:06d}", story, describe(story, sample_wording(rng)), rng)
+
+
+def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
+    indices = range(batch.first, batch.first + len(batch.attempts))
+    lines = []
+    if batch.group in HARD_KINDS:
+        for gallery in range(indices.start // ROWS_PER_GALLERY, indices.stop // ROWS_PER_GALLERY):
+            for clip, scene, extra in _hard_clips(config, batch.group, gallery):
+                lines.append(_make_clip(config, out, batch.group, clip, scene) | extra)
+    else:
+        for index, attempt in zip(indices, batch.attempts, strict=True):
+            clip = _split_clip(config, batch.group, index, attempt)
+            lines.append(_make_clip(config, out, batch.group, clip, sample_scene(clip.rng, clip.story)))
+    _write_jsonl(out / batch.part, lines)
+
+
+def _hard_clips(config: SynthConfig, kind: str, number: int) -> Iterator[tuple[Clip, Scene, dict[str, Any]]]:
+    gallery = sample_gallery(_rng(config, kind, number), kind)
+    name = f"{kind}_{number:04d}"
+    for row, (scene, other) in enumerate(zip(gallery.scenes, gallery.reversed_row, strict=True)):
+        description = describe(scene.story, gallery.wording)
+        clip = Clip(f"{name}_{row}", scene.story, description, _rng(config, kind, number, attempt=1 + row))
+        extra = {"kind": kind, "gallery": name, "reverse_of": None if other is None else f"{name}_{other}"}
+        yield clip, scene, extra
+
+
+def _make_clip(config: SynthConfig, out: Path, group: str, clip: Clip, scene: Scene) -> dict[str, Any]:
+    """Write the video and the detections of one clip; returns its truth."""
+    rendering = render(scene, num_frames=config.num_frames, size=config.size)
+    encode(rendering.frames, out / _video(group, clip.id), fps=config.fps)
+    frame_times_seconds = np.arange(config.num_frames) / config.fps
+    seen = slice(None, None, max(1, round(config.fps / _DETECTIONS_PER_SECOND)))
+    detections = detect(
+        clip.rng,
+        boxes=rendering.boxes[:, seen],
+        visibility=rendering.visibility[:, seen],
+        labels=np.array([SHAPES.index(role.shape) for role in clip.story.roles]),
+        frame_times_seconds=frame_times_seconds[seen],
+        size=config.size,
+        num_labels=len(SHAPES),
+    )
+    detections.save(out / _detections(group, clip.id))
+    objects = [
+        {
+            "shape": role.shape,
+            "label": SHAPES.index(role.shape),
+            "colour": role.start_colour,
+            "end_colour": role.end_colour,
+            "action": role.action,
+            "in_boxes": FAMILIES[role.family].in_boxes,
+            "partner": role.partner,
+            "captioned": role.captioned,
+            "held_out": role.held_out,
+            "boxes": rendering.boxes[index].round(2).tolist(),
+            "visibility": rendering.visibility[index].round(3).tolist(),
+        }
+        for index, role in enumerate(clip.story.roles)
+    ]
+    return {
+        "id": clip.id,
+        "shared_label": clip.story.shared_label,
+        "noun_objects": clip.description.noun_objects,
+        "verb_objects": clip.description.verb_objects,
+        "frame_times_seconds": frame_times_seconds.tolist(),
+        "objects": objects,
+    }
+
+
+def _finish(config: SynthConfig, out: Path, batches: list[Batch]) -> None:
+    rows: list[ClipRow] = []
+    for split in SPLITS:
+        questions: list[Question] = []
+        of_split = [batch for batch in batches if batch.group == split]
+        for batch in of_split:
+            for index, attempt in enumerate(batch.attempts, start=batch.first):
+                clip = _split_clip(config, split, index, attempt)
+                rows.append(_row(split, clip, split))
+                questions.extend(ask(clip.id, clip.story))
+        kept = balance(_rng(config, split, 0, attempt=1), questions)
+        _write_jsonl(out / "qa" / f"{split}.jsonl", (question.to_json() for question in kept))
+        _join(out, f"truth/{split}.jsonl", of_split)
+    write_manifest(out / "manifest.jsonl", rows)
+    for kind in HARD_KINDS:
+        galleries = range(config.num_galleries)
+        clips = [clip for number in galleries for clip, _, _ in _hard_clips(config, kind, number)]
+        write_manifest(out / "hard" / f"{kind}.jsonl", (_row(kind, clip, "test", "../") for clip in clips))
+    _join(out, "truth/hard.jsonl", [batch for batch in batches if batch.group in HARD_KINDS])
+    _write(out / "labels.json", json.dumps(SHAPES))
+    shutil.rmtree(out / _PARTS)
+    counts = {group: config.num_clips(group) for group in _STREAMS}
+    _write(out / _UNFINISHED, json.dumps(_identity(config) | {"counts": counts}, indent=2) + "\n")
+    os.replace(out / _UNFINISHED, out / _FINISHED)
+
+
+def _video(group: str, clip_id: str) -> str:
+    return f"videos/{_folder(group)}/{clip_id}.mp4"
+
+
+def _detections(group: str, clip_id: str) -> str:
+    return f"detections/{_folder(group)}/{clip_id}.npz"
+
+
+def _row(group: str, clip: Clip, split: str, root: str = "") -> ClipRow:
+    return ClipRow(
+        id=clip.id,
+        video=root + _video(group, clip.id),
+        captions=(clip.description.caption,),
+        split=split,
+        detections=root + _detections(group, clip.id),
+    )
+
+
+def _join(out: Path, name: str, batches: list[Batch]) -> None:
+    with open(out / name, "wb") as file:
+        for batch in batches:
+            file.write((out / batch.part).read_bytes())
+
+
+def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,118 @@
+"""The only place that knows DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def init_distributed() -> torch.device:
+    """Join the process group the launcher describes, or make one of a single process.
+
+    Returns:
+        this process's device.
+    """
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500" if os.environ["WORLD_SIZE"] != "1" else "0")
+    has_cuda = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_cuda else "cpu")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_cuda else torch.device("cpu")
+    if has_cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if has_cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+    return device
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a DeepSpeed JSON.
+
+    Raises:
+        ValueError: missing, not JSON, or without ``train_micro_batch_size_per_gpu``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--deepspeed_config {path} does not exist; ds_configs/ holds ready ones")
+    try:
+        config = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--deepspeed_config {path}: not valid JSON ({error})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("train_micro_batch_size_per_gpu"), int):
+        raise ValueError(
+            f"--deepspeed_config {path}: train_micro_batch_size_per_gpu is missing; set it and leave train_batch_size "
+            "out, so that the same file serves any number of processes"
+        )
+    return config
+
+
+def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str | None]:
+    """Turn off a half precision the device lacks, before DeepSpeed refuses it.
+
+    Returns:
+        (config to use, what was changed or None)
+    """
+    if device.type == "cuda":
+        return config, None
+    asked = [name for name in ("fp16", "bf16") if config.get(name, {}).get("enabled")]
+    if "fp16" not in asked:
+        return config, None
+    changed = {**config, "fp16": {"enabled": False}}
+    return changed, f"fp16 needs a GPU and this machine has none: training in fp32 on {device.type}"
+
+
+def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+    """A DeepSpeed engine around the objective."""
+    import deepspeed
+
+    # With an optimiser that is not DeepSpeed's own, ZeRO asks for this consent; AdamW is elementwise, so
+    # partitioning it is exact.
+    config = {"zero_allow_untested_optimizer": True, **config}
+    engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config)
+    return engine
+
+
+def micro_batch_size(engine: Any) -> int:
+    return int(engine.train_micro_batch_size_per_gpu())
+
+
+def accumulation_steps(engine: Any) -> int:
+    return int(engine.gradient_accumulation_steps())
+
+
+def grad_norm(engine: Any) -> float | None:
+    """Global gradient norm of the last optimiser step, before clipping; ``None`` before the first."""
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+def skipped_steps(engine: Any) -> int:
+    """Steps the fp16 loss scaler has skipped because gradients overflowed."""
+    return int(engine.skipped_steps)
+
+
+def save_states(engine: Any, folder: Path, tag: str) -> None:
+    """All ranks: write model, optimiser and scaler states to ``folder/tag``."""
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
+
+
+def load_states(engine: Any, folder: Path, tag: str) -> None:
+    """All ranks: the reverse of :func:`save_states`.
+
+    DeepSpeed's files are pickles: call this only for files whose hashes a manifest of ours vouches for.
+    """
+    path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
+    if path is None:
+        raise ValueError(f"checkpoint {folder / tag} holds no DeepSpeed states; remove it to use the one before")

@@ -1,0 +1,80 @@
+"""Parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a cosine to zero. The values are ours: the papers give none.
+
+    Attributes:
+        clip_lr: peak learning rate of the CLIP towers and the temperature.
+        new_lr: peak learning rate of everything that is not in CLIP.
+        weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
+        beta1, beta2, eps: of AdamW.
+        warmup_steps: optimiser steps from 0 to the peak.
+    """
+
+    clip_lr: float = 1e-5
+    new_lr: float = 1e-4
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    warmup_steps: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("clip_lr", "new_lr", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
+        if self.warmup_steps < 0:
+            raise ValueError(f"training.optim.warmup_steps is {self.warmup_steps}; expected 0 or more")
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices that multiply activations decay; tables of positions, types and tokens do not."""
+    return parameter.ndim >= 2 and not any(word in name for word in ("embedding", "positions", "mask_token"))
+
+
+def parameter_groups(objective: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Four groups, {towers, new} x {decayed, not}, each with its ``peak_lr``."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("model.clip."), is_decayed(name, parameter)), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": 0.0,
+            "peak_lr": config.clip_lr if in_towers else config.new_lr,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (in_towers, decayed), parameters in groups.items()
+    ]
+
+
+def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameter_groups(objective, config), betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
+
+
+def lr_factor(step: int, warmup_steps: int, max_steps: int) -> float:
+    """Share of the peak learning rate at optimiser step ``step`` (0-based)."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rates(optimizer: Any, factor: float) -> None:
+    """Set every group to ``factor`` of its peak; the schedule is a pure function of the step, so it has no state."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["peak_lr"]

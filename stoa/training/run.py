@@ -1,0 +1,100 @@
+"""From a configuration to a finished run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from stoa.data.dataset import ClipShape
+from stoa.data.ledger import Ledger
+from stoa.data.loader import build_loader, read_rows
+from stoa.data.sampler import GlobalBatchSampler
+from stoa.data.text import used_token_ids
+from stoa.models.video_language import VideoLanguageModel
+from stoa.models.clip import image_side
+from stoa.models.weights import load_clip
+from stoa.objectives.gather import rank, world_size
+from stoa.objectives.total import PretrainingObjective
+from stoa.training import engine as ds
+from stoa.training.console import Console
+from stoa.training.optim import build_optimizer
+from stoa.training.state import run_facts
+from stoa.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from stoa.config import Config
+
+
+def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[int], Path]) -> None:
+    """Run a recipe on this rank: read, build, resume, train.
+
+    Args:
+        config: the recipe.
+        deepspeed_config: path of DeepSpeed's JSON.
+        default_data: given the side of the frames, makes the data used where the recipe names none and
+            returns its manifest. Called on the first rank alone.
+
+    Raises:
+        ValueError: whatever of this is wrong, in one line.
+    """
+    ds_config = ds.read_config(deepspeed_config)
+    device = ds.init_distributed()
+    console = Console(enabled=rank() == 0)
+    if rank() != 0:
+        warnings.simplefilter("ignore")  # the first rank says it once for all
+    ds_config, changed = ds.fit_precision(ds_config, device)
+    if changed is not None:
+        console.say(changed)
+    output = Path(config.training.output_dir)
+    ledger = Ledger(output / "ledger.jsonl")
+
+    torch.manual_seed(config.training.seed)
+    manifest, side = _manifest(config, default_data, console)
+    rows = read_rows(config.data, manifest, ledger)
+    used = used_token_ids(c for row in rows for c in row.captions) if config.model.lm_vocab == "used" else None
+    model = VideoLanguageModel(config.model, used_token_ids=used)
+    if config.init is not None:
+        console.say(load_clip(model.clip, config.model.backbone, config.init))
+    else:
+        console.say(f"{config.model.backbone.name} starts from random weights; --init names pretrained ones")
+
+    objective = PretrainingObjective(model, config.objectives, seed=config.training.seed)
+    engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), ds_config)
+    sampler = GlobalBatchSampler(
+        len(rows), ds.micro_batch_size(engine), rank=rank(), world=world_size(), seed=config.training.seed
+    )
+    trainer = Trainer(
+        config.training,
+        engine,
+        sampler,
+        device=device,
+        run_facts=run_facts(config.to_dict(), ds_config, used),
+        console=console,
+    )
+    trainer.resume()
+    shape = ClipShape(
+        num_frames=config.model.num_frames, side=side, max_tokens=config.model.max_tokens, max_boxes=config.data.max_boxes
+    )
+    pin = device.type == "cuda"
+    trainer.fit(build_loader(config.data, rows, manifest.parent, shape, sampler, ledger=ledger, pin_memory=pin))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _manifest(config: Config, default_data: Callable[[int], Path], console: Console) -> tuple[Path, int]:
+    """The manifest to train on, and the side of the frames the backbone sees."""
+    side = image_side(config.model.backbone)
+    if config.data.manifest is not None:
+        return Path(config.data.manifest), side
+    console.say("no data.manifest given: training on Moving Shapes, generated on this machine")
+    result: list[str | None] = [None]
+    if rank() == 0:
+        result = [str(default_data(side))]
+    dist.broadcast_object_list(result)
+    assert result[0] is not None
+    return Path(result[0]), side

@@ -1,0 +1,77 @@
+"""Fixtures and markers of all tests."""
+
+import os
+import random
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+_REAL_DATA_MISSING = "no real data in"
+_skipped_for_real_data = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_skipped_for_real_data] = []
+    # Small tensors gain nothing from more threads, and tests may share the machine.
+    torch.set_num_threads(2)
+    # Processes that tests start find the tools of this environment, activated or not, and what `make setup` has built.
+    os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("FAIL_WITHOUT_CUDA"):
+        pytest.fail("FAIL_WITHOUT_CUDA is set and there is no GPU", pytrace=False)
+    pytest.skip("needs a GPU")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and _REAL_DATA_MISSING in str(report.longrepr):
+        item.config.stash[_skipped_for_real_data].append(item.nodeid)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skipped = config.stash[_skipped_for_real_data]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests were skipped: {_REAL_DATA_MISSING} {_real_data_root()} (set STOA_TEST_DATA)"
+        )
+
+
+@pytest.fixture(autouse=True)
+def _restore_random_state() -> Iterator[None]:
+    """No test sees, or changes, the random state of another."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The root of the checkout."""
+    return REPO_ROOT
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data beside the project (STOA_TEST_DATA); the test is skipped where there is none."""
+    root = _real_data_root()
+    if not root.is_dir():
+        pytest.skip(f"{_REAL_DATA_MISSING} {root}")
+    return root
+
+
+def _real_data_root() -> Path:
+    return Path(os.environ.get("STOA_TEST_DATA", REPO_ROOT.parent / "shared" / "data"))

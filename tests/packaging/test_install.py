@@ -1,0 +1,162 @@
+"""Installing: where torch comes from, what happens without a compiler, what is imported."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from stoa.ops import build_info
+
+CONSTRAINTS = "constraints/linux-cu13.txt"
+NOT_SOURCE = (".*", "*.so", "*.egg-info", "__pycache__", "build", "dist", "data", "runs", "logs")
+USE_REFERENCE = """
+import importlib.util, sys, warnings
+# An editable stoa in this environment would fill in the module that is missing.
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+assert importlib.util.find_spec("stoa._C") is None
+import torch
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from stoa.ops import batched_assignment, build_info
+    batched_assignment(torch.zeros(1, 2, 2))
+    match, _ = batched_assignment(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+assert match.tolist() == [[1, 0]]
+assert build_info() == {"compiled": False}
+print(*(str(w.message) for w in caught if "stoa" in str(w.message)), sep="\\n")
+"""
+USE_EXTENSION = """
+import json, torch, stoa.ops
+match, _ = stoa.ops.batched_assignment(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+assert match.tolist() == [[1, 0]]
+info = stoa.ops.build_info()
+assert info["compiled"] and info["torch"] == torch.__version__, (info, torch.__version__)
+assert info["operators"] == ["stoa::batched_assignment"], info
+assert info["cpp_standard"] >= 202002 and info["cuda_toolkit"] is None, info
+print(info["torch"])
+"""
+
+
+@pytest.fixture
+def checkout(repo_root: Path, tmp_path: Path) -> Path:
+    """A copy of the sources: an installation in place would leave build products in the checkout."""
+    return Path(shutil.copytree(repo_root, tmp_path / "checkout", ignore=shutil.ignore_patterns(*NOT_SOURCE)))
+
+
+@pytest.fixture
+def backend(repo_root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("stoa_build", repo_root / "build_backend" / "stoa_build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    """Output of a command that must succeed, in an environment without the settings of this test run."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("STOA_") and k not in ("PYTHONPATH", "CXX")}
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=inherited | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def test_importing_stoa_loads_no_torch(repo_root: Path) -> None:
+    run(sys.executable, "-c", "import stoa, sys; assert 'torch' not in sys.modules", cwd=repo_root)
+
+
+@pytest.mark.skipif(not build_info()["compiled"], reason="the extension is not built")
+def test_the_installed_package_requires_the_torch_it_was_built_with() -> None:
+    public_version = torch.__version__.split("+")[0]
+    assert build_info()["torch"] == torch.__version__
+    assert f"torch=={public_version}" in (importlib.metadata.requires("stoa") or [])
+
+
+def test_pure_python_installation_warns_once(checkout: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        target,
+        checkout,
+    ]
+    run(*command, cwd=tmp_path, STOA_NO_EXT="1")
+    requirements = next(target.glob("stoa-*.dist-info/METADATA")).read_text()
+    assert "Requires-Dist: torch>=" in requirements
+    output = run(sys.executable, "-c", USE_REFERENCE, cwd=tmp_path, PYTHONPATH=str(target)).splitlines()
+    assert len(output) == 1, output
+    assert "no C++ compiler, or STOA_NO_EXT=1" in output[0]
+
+
+def test_a_missing_compiler_is_said_in_one_line(checkout: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build"]
+    lines = [line for line in run(*command, cwd=checkout, CXX="no-such-c++").splitlines() if line.startswith("stoa:")]
+    assert len(lines) == 1
+    assert "no-such-c++ not found; install g++ or set CXX" in lines[0]
+    with pytest.raises(AssertionError, match="STOA_FORCE_EXT=1 is set, but there is no C\\+\\+ compiler"):
+        run(*command, cwd=checkout, CXX="no-such-c++", STOA_FORCE_EXT="1")
+
+
+def test_a_failing_compiler_is_an_error_only_when_forced(checkout: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build"]
+    assert "compiling failed" in run(*command, cwd=checkout, CXX="false")
+    with pytest.raises(AssertionError, match="Error"):
+        run(*command, cwd=checkout, CXX="false", STOA_FORCE_EXT="1")
+
+
+def test_build_asks_for_the_pinned_torch_only_where_none_is_installed(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert backend.get_requires_for_build_wheel() == []
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    pinned = re.search(r"^torch==(\S+)$", backend.CONSTRAINTS.read_text(), re.MULTILINE)
+    assert pinned is not None
+    assert backend.get_requires_for_build_wheel()[0] == f"torch=={pinned.group(1)}"
+    monkeypatch.setenv("STOA_TORCH_VERSION", "2.10.0")
+    assert backend.get_requires_for_build_editable()[0] == "torch==2.10.0"
+    monkeypatch.setenv("STOA_NO_EXT", "1")
+    assert backend.get_requires_for_build_wheel() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("torch_is_installed", [False, True])
+def test_fresh_environment(checkout: Path, tmp_path: Path, torch_is_installed: bool) -> None:
+    """pip's isolated build, once without and once with a torch where the package goes."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--no-cache-dir", "-c", CONSTRAINTS]
+    try:
+        if torch_is_installed:
+            run(*pip, "torch", "numpy", cwd=checkout)
+            log = run(*pip, "-v", "--no-deps", ".", cwd=checkout, STOA_FORCE_EXT="1")
+            built_with = re.search(r"stoa: torch \S+ in (\S+)", log)
+            assert built_with is not None and Path(built_with.group(1)).is_relative_to(environment), log
+        else:
+            run(*pip, ".", cwd=checkout, STOA_FORCE_EXT="1")
+        pinned = re.search(r"^torch==(\S+)$", (checkout / CONSTRAINTS).read_text(), re.MULTILINE)
+        output = run(python, "-W", "error::RuntimeWarning", "-c", USE_EXTENSION, cwd=tmp_path).strip()
+        assert pinned is not None and output.split("+")[0] == pinned.group(1)
+    finally:
+        # Several gigabytes each.
+        shutil.rmtree(environment)
