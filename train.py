@@ -12,10 +12,11 @@ EXIT_USER_ERROR = 2
 
 def moving_shapes(side: int) -> Path:
     """The data used when a recipe names none: Moving Shapes at the model's size."""
-    from stoa.synthetic.build import SynthConfig, build
+    from stoa.synthetic import SynthConfig, build_data_set
 
     folder = Path("data") / f"moving_shapes_{side}"
-    build(folder, SynthConfig(size=side, num_train=512, num_val=64, num_test=64))
+    config = SynthConfig(size=side, num_train=512, num_val=64, num_test=64, num_galleries=16)
+    build_data_set(config, folder, workers=os.cpu_count() or 1)
     return folder / "manifest.jsonl"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 COMMANDS = {
+    "evaluate": "stoa.cli.evaluate",
     "synth": "stoa.cli.synth",
 }
 """Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``."""

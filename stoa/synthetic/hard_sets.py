@@ -83,10 +83,10 @@ def _role_swap(rng: np.random.Generator) -> Draw:
     family = tuple(PAIRED)[int(rng.integers(len(PAIRED)))]
     backward = family == "orbit" and rng.random() < 0.5
     objects = _idle_objects(rng, 3)
-    apart = int(rng.integers(3))  # the two pairs of the gallery share this object
+    common = int(rng.integers(3))  # the two pairs of the gallery share this object
     stories = []
-    for other in (index for index in range(3) if index != apart):
-        for agent, patient in ((apart, other), (other, apart)):
+    for other in (index for index in range(3) if index != common):
+        for agent, patient in ((common, other), (other, common)):
             roles = list(objects)
             roles[agent] = replace(objects[agent], family=family, backward=backward, captioned=True, partner=patient)
             roles[patient] = replace(objects[patient], family=PAIRED[family], captioned=True, partner=agent)

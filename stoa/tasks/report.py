@@ -1,0 +1,127 @@
+"""The evaluation a user runs: numbers, what they are compared with, and how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import stoa
+from stoa.manifest import read_manifest
+from stoa.tasks.gallery import Gallery, encode_gallery
+from stoa.tasks.metrics import RankMetrics, chance_metrics
+from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval
+from stoa.tasks.trained import TrainedModel, untrained
+from stoa.training.state import commit, versions
+
+HARD_CHANCE = 25.0
+
+
+def retrieval_report(
+    trained: TrainedModel,
+    manifest: Path,
+    *,
+    split: str,
+    hard: Path | None,
+    top_k: int,
+    decoder: str,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Retrieval of the trained and the untrained model, hard sets, chance, and the protocol card.
+
+    Args:
+        trained: the model.
+        manifest: file with the gallery.
+        split: its rows.
+        hard: folder of hard-set manifests (``<kind>.jsonl``), or none.
+        top_k: candidates that the matching head re-ranks.
+        decoder, batch_size: see :func:`stoa.tasks.gallery.encode_gallery`.
+
+    Raises:
+        ValueError: a manifest is wrong or none of its videos can be read.
+    """
+    rows = read_manifest(manifest, split=split)
+    models = {"trained": trained, "untrained": untrained(trained)}
+    galleries = {
+        name: encode_gallery(model, rows, manifest.parent, decoder=decoder, batch_size=batch_size)  # type: ignore[arg-type]
+        for name, model in models.items()
+    }
+    gallery = galleries["trained"]
+    report: dict[str, Any] = {
+        "retrieval": {
+            name: evaluate_retrieval(model, galleries[name], top_k=top_k) for name, model in models.items()
+        },
+        "chance": {
+            "text-to-video": chance_metrics(len(gallery.ids), len(gallery.video_of_text_Q)),
+            "video-to-text": chance_metrics(len(gallery.video_of_text_Q), len(gallery.ids)),
+        },
+        "hard_sets": {},
+    }
+    for path in sorted(hard.glob("*.jsonl")) if hard is not None else []:
+        hard_rows = read_manifest(path)
+        report["hard_sets"][path.stem] = {
+            name: evaluate_hard_set(
+                model, encode_gallery(model, hard_rows, path.parent, decoder=decoder, batch_size=batch_size)  # type: ignore[arg-type]
+            )
+            for name, model in models.items()
+        } | {"queries": len(hard_rows)}
+    report["protocol"] = _protocol(trained, gallery, manifest, split, len(rows), top_k, decoder)
+    return report
+
+
+def _protocol(
+    trained: TrainedModel, gallery: Gallery, manifest: Path, split: str, num_rows: int, top_k: int, decoder: str
+) -> dict[str, Any]:
+    parameter = next(trained.model.parameters())
+    return {
+        "manifest": str(manifest),
+        "manifest sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "split": split,
+        "videos": f"{len(gallery.ids)} of {num_rows} readable",
+        "captions": len(gallery.video_of_text_Q),
+        "frames": f"{trained.model.config.num_frames} by time, {trained.side} px",
+        "decoder": decoder,
+        "re-ranked candidates": min(top_k, len(gallery.ids)),
+        "precision": str(parameter.dtype).removeprefix("torch."),
+        "device": str(trained.device),
+        "evaluated at commit": commit(),
+        "stoa": stoa.__version__,
+        "versions": versions(),
+        **trained.origin,
+    }
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write the report as JSON, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report, indent=2, default=RankMetrics.to_dict) + "\n")
+    os.replace(temporary, path)
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """The report as tables for a terminal."""
+    lines = [f"{'':32}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'MdR':>8}{'MnR':>8}"]
+
+    def row(name: str, metrics: RankMetrics) -> None:
+        values = (metrics.r1, metrics.r5, metrics.r10, metrics.median_rank, metrics.mean_rank)
+        lines.append(f"{name:32}" + "".join(f"{value:8.1f}" for value in values))
+
+    for direction in ("text-to-video", "video-to-text"):
+        lines.append(direction)
+        for method in ("itc", "itc+vtm"):
+            row(f"  {method}", report["retrieval"]["trained"][method][direction])
+        for method in ("itc", "itc+vtm"):
+            row(f"  {method}, untrained", report["retrieval"]["untrained"][method][direction])
+        row("  chance", report["chance"][direction])
+    if report["hard_sets"]:
+        lines += ["", f"{'hard sets, accuracy of 4 (%)':32}{'vtm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}"]
+        for kind, result in report["hard_sets"].items():
+            trained = result["trained"]
+            lines.append(
+                f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{result['untrained']['vtm']:11.1f}{HARD_CHANCE:8.1f}"
+            )
+    lines += ["", "protocol"]
+    lines += [f"  {name}: {value}" for name, value in report["protocol"].items() if name != "versions"]
+    return "\n".join(lines)

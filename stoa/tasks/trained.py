@@ -1,0 +1,67 @@
+"""A trained model from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stoa.models.clip import image_side
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.models.weights import load_strictly
+from stoa.training import checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A model in evaluation mode and where it comes from.
+
+    Attributes:
+        model: on ``device``.
+        device: its device.
+        side: of the frames it sees, in pixels.
+        origin: facts for the protocol card: checkpoint, step, commit of training, SHA-256 of the weights.
+    """
+
+    model: VideoLanguageModel
+    device: torch.device
+    side: int
+    origin: dict[str, Any]
+
+
+def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> TrainedModel:
+    """Build the model of a checkpoint and load its weights strictly, as fp32.
+
+    Args:
+        folder: as :func:`stoa.training.checkpoint.find` gives it.
+        config: the model's configuration as stored in the checkpoint.
+        device: where to put it.
+
+    Raises:
+        ValueError: the weights do not fit; the message names the keys.
+    """
+    run = checkpoint.read_run(folder)
+    model = VideoLanguageModel(config, used_token_ids=run["used_token_ids"])
+    weights = {name: tensor.float() for name, tensor in checkpoint.read_weights(folder).items()}
+    load_strictly(model, weights, str(folder))
+    sums = json.loads((folder / "manifest.json").read_text())["sha256"]
+    origin = {
+        "checkpoint": str(folder),
+        "step": run["step"],
+        "trained at commit": run["commit"],
+        "weights sha256": sums["model.safetensors"],
+    }
+    return TrainedModel(model.to(device).eval(), device, image_side(config.backbone), origin)
+
+
+def untrained(trained: TrainedModel, *, seed: int = 0) -> TrainedModel:
+    """The same architecture with fresh random weights: what training has to beat."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = trained.model.lm_head
+        used = None if head.used_ids is None else head.used_ids.tolist()
+        model = VideoLanguageModel(trained.model.config, used_token_ids=used)
+    return TrainedModel(model.to(trained.device).eval(), trained.device, trained.side, {"checkpoint": "untrained"})
