@@ -69,7 +69,7 @@ def parse_run(arguments: Sequence[str] | None, default_recipe: Path) -> tuple[Co
         arguments = ["--recipe", str(default_recipe), *arguments]
     try:
         namespace = parser.parse_args(arguments)
-        config = parser.instantiate_classes(namespace)
+        config = parser.instantiate(namespace)
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ValueError(_explain(str(error))) from None
     fields = {f.name: config[f.name] for f in dataclasses.fields(Config)}
@@ -81,7 +81,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, None)
     try:
-        config = parser.instantiate_classes(parser.parse_object(values))
+        config = parser.instantiate(parser.parse_object(values))
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ValueError(_explain(str(error))) from None
     return Config(**{f.name: config[f.name] for f in dataclasses.fields(Config)})

@@ -20,7 +20,7 @@ def resize_and_crop(frames_THWC: np.ndarray, side: int) -> torch.Tensor:
         return frames_TCHW.contiguous()
     height, width = _resized(*frames_THWC.shape[1:3], side)
     resized = tv.resize(frames_TCHW, [height, width], tv.InterpolationMode.BICUBIC, antialias=True)
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left = _margin(height, side), _margin(width, side)
     return resized[..., top : top + side, left : left + side].contiguous()
 
 
@@ -43,7 +43,7 @@ def boxes_to_model(boxes_n4: np.ndarray, height: int, width: int, side: int) -> 
     inside = boxes.clip(0.0, [width, height, width, height])
     new_height, new_width = _resized(height, width, side)
     scale = np.array([new_width / width, new_height / height] * 2)
-    offset = np.array([(new_width - side) // 2, (new_height - side) // 2] * 2)
+    offset = np.array([_margin(new_width, side), _margin(new_height, side)] * 2)
     moved = (inside * scale - offset) / side
     cropped = moved.clip(0.0, 1.0)
     kept = _area(cropped) >= MIN_KEPT_AREA * _area(moved)
@@ -52,7 +52,12 @@ def boxes_to_model(boxes_n4: np.ndarray, height: int, width: int, side: int) -> 
 
 def _resized(height: int, width: int, side: int) -> tuple[int, int]:
     shorter = min(height, width)
-    return max(side, round(height * side / shorter)), max(side, round(width * side / shorter))
+    return height * side // shorter, width * side // shorter  # truncated, as torchvision's Resize does
+
+
+def _margin(length: int, side: int) -> int:
+    """Pixels cut off before the centre; half to even, as torchvision's CenterCrop does."""
+    return round((length - side) / 2)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stoa.ops import batched_assignment, build_info
-from stoa.ops.batched_assignment import _NAME, _SCHEMA, MAX_SIZE, reference
+from stoa.ops.batched_assignment import _NAME, _SCHEMA, MAX_SIZE, _through_cpu, reference
 
 needs_extension = pytest.mark.skipif(not build_info()["compiled"], reason="the extension is not built")
 Assign = Callable[..., tuple[Tensor, Tensor]]
@@ -205,6 +205,13 @@ def test_compiles_without_a_graph_break() -> None:
     cost = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(6))
     compiled = torch.compile(lambda x: batched_assignment(x * 2.0)[0] + 1, backend="eager", fullgraph=True)
     assert torch.equal(compiled(cost), batched_assignment(cost * 2.0)[0] + 1)
+
+
+def test_the_way_through_the_cpu_changes_nothing() -> None:
+    cost = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(7))
+    arguments = (cost, torch.tensor([4, 3, 2, 1, 0]), None)
+    for actual, expected in zip(_through_cpu(*arguments), batched_assignment(*arguments), strict=True):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.needs_cuda

@@ -1,0 +1,142 @@
+"""From manifest rows to batches: replacements, boxes, ledger, workers."""
+
+import dataclasses
+import json
+import warnings
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from factories import gray_frames, gray_number, write_video
+from stoa.data.dataset import ClipDataset, ClipShape, collate, stable_hash
+from stoa.data.ledger import Ledger
+from stoa.data.loader import DataConfig, build_loader, read_rows
+from stoa.data.sampler import GlobalBatchSampler, SampleKey
+from stoa.detections import Detections
+from stoa.manifest import Caption, ClipRow, write_manifest
+
+SHAPE = ClipShape(num_frames=2, side=32, max_tokens=12, max_boxes=3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six clips; clip i starts at gray level i."""
+    for i in range(6):
+        write_video(tmp_path / f"{i}.mp4", gray_frames(6 + i)[i:])
+    return tmp_path
+
+
+def rows(count: int = 6, **changes) -> list[ClipRow]:
+    return [ClipRow(f"clip{i}", f"{i}.mp4", (Caption(f"number {i}"), Caption(f"clip {i}")), **changes) for i in range(count)]
+
+
+def events(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_sample(folder):
+    sample = ClipDataset(rows(), folder, SHAPE, seed=0)[SampleKey(2, 0, 5)]
+    assert sample.frames_TCHW.dtype == torch.uint8
+    assert sample.frames_TCHW.shape == (2, 3, 32, 32)
+    assert [gray_number(f.numpy()) for f in sample.frames_TCHW] == [3, 6]
+    assert (sample.position, sample.clip_key, sample.replaced) == (5, stable_hash("clip2"), 0)
+    assert (sample.labels_TK == -1).all()
+
+
+def test_captions_take_turns_by_epoch(folder):
+    data = ClipDataset(rows(), folder, SHAPE, seed=0)
+    used = {data[SampleKey(0, epoch, 0)].caption_key for epoch in range(12)}
+    assert used == {stable_hash("number 0"), stable_hash("clip 0")}
+    assert data[SampleKey(0, 3, 0)].caption_key == data[SampleKey(0, 3, 0)].caption_key
+
+
+def test_a_bad_clip_is_replaced_always_by_the_same_one(folder):
+    (folder / "2.mp4").write_bytes(b"junk")
+    (folder / "3.mp4").unlink()
+    ledger = Ledger(folder / "ledger.jsonl")
+    data = ClipDataset(rows(), folder, SHAPE, seed=0, ledger=ledger)
+    first, again = data[SampleKey(2, 0, 0)], data[SampleKey(2, 0, 0)]
+    assert first.replaced == 1
+    assert first.clip_key == again.clip_key != stable_hash("clip2")
+    number = next(i for i in range(6) if stable_hash(f"clip{i}") == first.clip_key)
+    assert first.caption_key in (stable_hash(f"number {number}"), stable_hash(f"clip {number}"))
+    assert gray_number(first.frames_TCHW[0].numpy()) == number + 1
+    assert data[SampleKey(3, 0, 0)].replaced == 1
+    written = events(folder / "ledger.jsonl")
+    assert {(e["event"], e["clip"]) for e in written} >= {("replaced", "clip2"), ("replaced", "clip3")}
+    assert any("does not exist" in e["reason"] and e["path"].endswith("3.mp4") for e in written)
+
+
+def test_a_manifest_of_missing_files_is_one_clear_error(folder):
+    data = ClipDataset([dataclasses.replace(r, video="no/" + r.video) for r in rows()], folder, SHAPE, seed=0)
+    with pytest.raises(ValueError, match=r"clip 'clip1' and 16 replacements could not be read.*no/.*does not exist"):
+        data[SampleKey(1, 0, 0)]
+
+
+def test_boxes_come_from_the_nearest_detected_frame_most_confident_first(folder):
+    found = Detections(
+        frame_times_seconds=np.array([0.0, 0.4]),
+        frame_index=np.array([0, 1, 1, 1, 1, 1]),
+        boxes=np.array(
+            [[17, 1, 28, 20], [17, 1, 28, 20], [18, 2, 38, 30], [20, 4, 38, 30], [28, 9, 18, 20], [22, 5, 38, 30]],
+            dtype=np.float32,
+        ),
+        labels=np.array([7, 0, 1, 2, 3, 4]),
+        scores=np.array([0.5, 0.1, 0.9, 0.3, 0.99, 0.3], dtype=np.float32),
+        size_wh=np.array([64, 32]),
+    )
+    found.save(folder / "b.npz")
+    data = ClipDataset(rows(detections="b.npz"), folder, SHAPE, seed=0)
+    sample = data[SampleKey(0, 0, 0)]
+    assert sample.labels_TK.tolist() == [[7, -1, -1], [1, 2, 4]]
+    assert sample.dropped_boxes == 1
+    np.testing.assert_allclose(sample.boxes_TK4[1, 0], [2 / 32, 2 / 32, 22 / 32, 30 / 32], atol=1e-6)
+    np.testing.assert_allclose(sample.scores_TK[1], [0.9, 0.3, 0.3])
+
+
+def test_damaged_detections_replace_the_clip(folder):
+    (folder / "b.npz").write_bytes(b"PK junk")
+    data = rows()
+    data[0] = dataclasses.replace(data[0], detections="b.npz")
+    sample = ClipDataset(data, folder, SHAPE, seed=0)[SampleKey(0, 0, 0)]
+    assert sample.replaced == 1
+
+
+def test_collate_counts(folder):
+    (folder / "2.mp4").write_bytes(b"junk")
+    data = ClipDataset(rows(), folder, SHAPE, seed=0)
+    loaded = collate([data[SampleKey(i, 0, i)] for i in range(4)])
+    assert len(loaded.batch) == 4
+    assert loaded.replaced == 1
+    assert loaded.batch.position_B.tolist() == [0, 1, 2, 3]
+
+
+def load(folder, num_workers: int, batches: int = 7):
+    sampler = GlobalBatchSampler(6, 2, rank=0, world=1, seed=3)
+    config = DataConfig(num_workers=num_workers)
+    loader = build_loader(config, rows(), folder, SHAPE, sampler, ledger=Ledger(None), pin_memory=False)
+    return [loaded.batch for loaded in islice(loader, batches)]
+
+
+def test_workers_do_not_change_the_batches(folder):
+    for a, b in zip(load(folder, 0), load(folder, 2), strict=True):
+        for f in dataclasses.fields(a):
+            assert torch.equal(getattr(a, f.name), getattr(b, f.name)), f.name
+
+
+def test_empty_captions_go_to_the_ledger_and_other_scripts_are_warned_of_once(tmp_path):
+    manifest = tmp_path / "m.jsonl"
+    write_manifest(manifest, [ClipRow("a", "a.mp4", (Caption("собака бежит"),)), ClipRow("b", "b.mp4", (Caption(" "),))])
+    with pytest.warns(UserWarning, match=r"100.0% of the captions .* non-Latin"):
+        found = read_rows(DataConfig(), manifest, Ledger(tmp_path / "ledger.jsonl"))
+    assert [row.id for row in found] == ["a"]
+    assert events(tmp_path / "ledger.jsonl") == [{"event": "skipped", "clip": "b", "reason": "empty caption"}]
+
+
+def test_latin_captions_give_no_warning(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [ClipRow("a", "a.mp4", (Caption("naïve café"),))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_rows(DataConfig(), tmp_path / "m.jsonl", Ledger(None))) == 1

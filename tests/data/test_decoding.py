@@ -1,0 +1,133 @@
+"""decord and PyAV give the same frames, and say why they do not."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from factories import gray_frames, gray_number, write_video
+from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.cpu import decode_cpu, decode_decord, decode_pyav
+
+BACKENDS = [decode_decord, decode_pyav]
+each_backend = pytest.mark.parametrize("decode", BACKENDS, ids=["decord", "pyav"])
+
+
+@each_backend
+def test_frames_by_time(tmp_path, decode):
+    path = str(write_video(tmp_path / "v.mp4", gray_frames(20)))
+    decoded = decode(path, 5, None, None)
+    assert decoded.frames_THWC.shape == (5, 32, 64, 3)
+    assert [gray_number(f) for f in decoded.frames_THWC] == [2, 6, 10, 14, 18]
+    np.testing.assert_allclose(decoded.times_seconds, [0.2, 0.6, 1.0, 1.4, 1.8], atol=1e-3)
+
+
+@each_backend
+def test_a_part_of_the_file(tmp_path, decode):
+    path = str(write_video(tmp_path / "v.mp4", gray_frames(20)))
+    assert [gray_number(f) for f in decode(path, 2, 1.0, 1.4).frames_THWC] == [11, 13]
+    assert [gray_number(f) for f in decode(path, 2, 1.8, 99.0).frames_THWC] == [18, 19]
+
+
+@each_backend
+def test_frames_repeat_where_there_are_too_few(tmp_path, decode):
+    path = str(write_video(tmp_path / "v.mp4", gray_frames(1)))
+    assert [gray_number(f) for f in decode(path, 3, None, None).frames_THWC] == [0, 0, 0]
+
+
+@each_backend
+def test_variable_frame_rate(tmp_path, decode):
+    times = [0.0, 0.1, 0.2, 0.3, 1.0, 1.9]
+    path = str(write_video(tmp_path / "v.mkv", gray_frames(6), times_seconds=times))
+    assert [gray_number(f) for f in decode(path, 4, 0.0, 2.0).frames_THWC] == [2, 3, 4, 4]
+
+
+@each_backend
+@pytest.mark.parametrize("content", [b"", b"this is no video" * 100], ids=["empty", "junk"])
+def test_what_is_no_video(tmp_path, decode, content):
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(DecodeError) as caught:
+        decode(str(tmp_path / "v.mp4"), 2, None, None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("faststart", [False, True], ids=["index at the end", "index first"])
+@pytest.mark.parametrize("decode", [*BACKENDS, decode_cpu], ids=["decord", "pyav", "auto"])
+def test_a_truncated_file(tmp_path, decode, faststart):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
+    options = {"crf": "20", "g": "8"}
+    path = tmp_path / "v.mp4"
+    write_video(path, noise, options=options)
+    if faststart:
+        import av
+
+        moved = tmp_path / "fast.mp4"
+        with av.open(str(path)) as source, av.open(str(moved), "w", options={"movflags": "faststart"}) as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(source.streams.video[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux(packet)
+        path = moved
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DecodeError):
+        decode(str(path), 6, None, None)
+
+
+@each_backend
+def test_a_part_after_the_end(tmp_path, decode):
+    path = str(write_video(tmp_path / "v.mp4", gray_frames(5)))
+    with pytest.raises(DecodeError, match="start_seconds 7 is not before the end"):
+        decode(path, 2, 7.0, None)
+
+
+def test_auto_names_a_missing_and_an_empty_file(tmp_path):
+    with pytest.raises(DecodeError, match="file does not exist"):
+        decode_cpu(str(tmp_path / "absent.mp4"), 2)
+    (tmp_path / "v.mp4").touch()
+    with pytest.raises(DecodeError, match="0 bytes"):
+        decode_cpu(str(tmp_path / "v.mp4"), 2)
+
+
+def test_auto_falls_back_to_pyav_and_says_so(tmp_path):
+    """decord's FFmpeg knows no AV1."""
+    path = str(write_video(tmp_path / "v.mkv", gray_frames(10), codec="libsvtav1", options={"preset": "12"}))
+    reasons = []
+    decoded = decode_cpu(path, 2, on_fallback=reasons.append)
+    assert [gray_number(f) for f in decoded.frames_THWC] == [2, 7]
+    assert len(reasons) == 1
+    assert reasons[0].startswith("decord: ")
+
+
+@pytest.mark.parametrize("name", ["rot_0.mov", "rot_90.mov", "rot_180.mov", "portrait_4k60_rot.mp4", "rot90_1frame.mp4"])
+def test_rotation_is_honoured_alike(real_data, name):
+    path = str(real_data / "videos" / "odd" / name)
+    a, b = (decode(path, 1, None, None).frames_THWC.astype(int) for decode in BACKENDS)
+    assert a.shape == b.shape
+    assert np.abs(a - b).mean() < 4
+
+
+def test_backends_agree_on_real_clips(real_data):
+    """Same moments and nearly the same pixels; the two carry different FFmpeg versions."""
+    clips = sorted((real_data / "videos" / "action").iterdir())
+    compared = 0
+    for clip in clips:
+        a, b = (partial(decode, str(clip), 4)(None, None) for decode in BACKENDS)
+        np.testing.assert_allclose(a.times_seconds, b.times_seconds, atol=0.05, err_msg=clip.name)
+        assert np.abs(a.frames_THWC.astype(int) - b.frames_THWC).mean() < 4, clip.name
+        compared += 1
+    assert compared == 26
+
+
+def test_every_odd_file_decodes_or_says_why(real_data):
+    unreadable = {}
+    for clip in sorted((real_data / "videos" / "odd").iterdir()):
+        try:
+            decoded = decode_cpu(str(clip), 3)
+            assert decoded.frames_THWC.shape[0] == 3
+        except DecodeError as error:
+            unreadable[clip.name] = str(error)
+    assert set(unreadable) == {"chunk_out_of_range.mp4", "zero_bytes.webm"}
+    assert all("\n" not in why for why in unreadable.values())

@@ -1,0 +1,99 @@
+"""Small models, batches and videos for tests."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+from stoa.batch import VideoTextBatch
+from stoa.models.clip import BackboneConfig
+from stoa.models.fusion import FusionConfig
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
+
+START, END = 49406, 49407
+WORDS = range(320, 360)
+USED = [*WORDS, START, END]
+
+
+def tiny_config(**changes) -> ModelConfig:
+    values = {
+        "backbone": BackboneConfig(name="stoa-tiny"),
+        "fusion": FusionConfig(layers=2),
+        "num_frames": 2,
+        "max_tokens": 12,
+        "lm_vocab": "used",
+    }
+    return ModelConfig(**{**values, **changes})
+
+
+def tiny_model(seed: int = 0, **changes) -> VideoLanguageModel:
+    torch.manual_seed(seed)
+    config = tiny_config(**changes)
+    return VideoLanguageModel(config, used_token_ids=USED if config.lm_vocab == "used" else None)
+
+
+def random_batch(
+    size: int, *, seed: int = 0, frames: int = 2, side: int = 32, max_tokens: int = 12, lengths: list[int] | None = None
+) -> VideoTextBatch:
+    """Random clips; ``lengths`` counts the tokens of each caption, start and end included."""
+    generator = torch.Generator().manual_seed(seed)
+    if lengths is None:
+        lengths = torch.randint(3, max_tokens + 1, (size,), generator=generator).tolist()
+    length_B = torch.tensor(lengths)
+    text_mask = torch.arange(max_tokens) < length_B[:, None]
+    tokens = torch.randint(WORDS.start, WORDS.stop, (size, max_tokens), generator=generator)
+    tokens[:, 0] = START
+    tokens.scatter_(1, (length_B - 1)[:, None], END)
+    tokens *= text_mask
+    return VideoTextBatch(
+        frames_BTCHW=torch.randint(0, 256, (size, frames, 3, side, side), generator=generator, dtype=torch.uint8),
+        tokens_BL=tokens,
+        text_mask_BL=text_mask,
+        noun_mask_BL=torch.zeros_like(text_mask),
+        verb_mask_BL=torch.zeros_like(text_mask),
+        boxes_BTK4=torch.zeros(size, frames, 0, 4),
+        labels_BTK=torch.zeros(size, frames, 0, dtype=torch.int64),
+        scores_BTK=torch.zeros(size, frames, 0),
+        clip_keys_B=torch.arange(size),
+        caption_keys_B=torch.arange(size) + 1000,
+        position_B=torch.arange(size),
+    )
+
+
+def write_video(
+    path: Path,
+    frames: list[np.ndarray],
+    *,
+    times_seconds: list[float] | None = None,
+    fps: int = 10,
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Encode RGB frames, one every 1/fps seconds or at the given times."""
+    height, width = frames[0].shape[:2]
+    base = Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=options or {"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = base
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = round(1000 * (times_seconds[index] if times_seconds else index / fps))
+            frame.time_base = base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def gray_frames(count: int, *, height: int = 32, width: int = 64) -> list[np.ndarray]:
+    """Frame i has gray level 20 + 10 i everywhere, so a decoded frame tells its number."""
+    return [np.full((height, width, 3), 20 + 10 * i, dtype=np.uint8) for i in range(count)]
+
+
+def gray_number(frame: np.ndarray) -> int:
+    """The number of a decoded frame of :func:`gray_frames`."""
+    return round((float(frame.mean()) - 20) / 10)

@@ -1,0 +1,111 @@
+"""Recipes, overrides, and what is said about a key that is not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stoa.config import Config, from_dict, parse_run, valid_keys
+from stoa.training.engine import fit_precision, read_config
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+BASE = ROOT / "recipes" / "base.yaml"
+
+
+def parse(*arguments: str) -> Config:
+    return parse_run(["--deepspeed_config", "x.json", *arguments], BASE)[0]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_is_valid_and_survives_a_checkpoint(recipe):
+    config = parse("--recipe", str(recipe))
+    assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_recipe_stands_alone():
+    """The default recipe does not shine through another one."""
+    assert parse("--recipe", str(ROOT / "recipes" / "demo.yaml")).model.activation_checkpointing is False
+    assert parse().model.activation_checkpointing is True
+
+
+def test_the_command_line_overrides_the_recipe():
+    config = parse("--training.max_steps", "2", "--objectives.vtm=0", "--model.backbone.name", "stoa-tiny")
+    assert (config.training.max_steps, config.objectives.vtm, config.model.backbone.name) == (2, 0.0, "stoa-tiny")
+    assert config.objectives.vtc == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--training.max_step", "2"], "'training.max_step'; did you mean 'training.max_steps'"),
+        (["--trainng.max_steps", "2"], "'trainng.max_steps'; did you mean 'training.max_steps'"),
+        (["--training.max_steps", "many"], '"training.max_steps".*Got value: many'),
+        (["--training.max_steps", "0"], "training.max_steps is 0; expected at least 1"),
+        (["--training.seed", "-1"], "training.seed is -1"),
+        (["--training.optim.new_lr", "-1"], "training.optim.new_lr is -1"),
+        (["--model.backbone.name", "ViT-Q"], "model.backbone.name 'ViT-Q' is neither"),
+        (["--model.max_tokens", "2"], "model.max_tokens is 2"),
+        (["--model.num_frames", "0"], "model.num_frames is 0"),
+        (["--model.fusion.layers", "0"], "model.fusion.layers is 0"),
+        (["--data.num_workers", "-1"], "data.num_workers is -1"),
+        (["--objectives.vtc", "-0.5"], "objectives.vtc is -0.5"),
+        (["--recipe", "absent.yaml"], "does not exist: .*absent.yaml"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_that_names_it(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  num_frame: 3\n", "unknown recipe key 'model.num_frame'; did you mean 'model.num_frames'"),
+        ("modle:\n  num_frames: 3\n", "unknown recipe key 'modle.num_frames'; did you mean 'model.num_frames'"),
+    ],
+)
+def test_an_unknown_recipe_key_names_the_nearest(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse("--recipe", str(tmp_path / "r.yaml"))
+
+
+def test_all_weights_zero_is_refused():
+    with pytest.raises(ValueError, match="all weights under objectives are 0"):
+        parse(*(f"--objectives.{name}=0" for name in ("vtc", "vtm", "mlm", "plm")))
+
+
+def test_valid_keys_are_those_of_the_recipes():
+    assert {"init", "data.manifest", "model.backbone.name", "training.optim.clip_lr"} <= set(valid_keys())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ds_configs").glob("*.json")), ids=lambda p: p.stem)
+def test_every_deepspeed_config_serves_any_number_of_processes(path):
+    config = read_config(path)
+    assert "train_batch_size" not in config
+    assert config["gradient_clipping"] == 1.0
+
+
+def test_wrong_deepspeed_configs_are_named(tmp_path):
+    with pytest.raises(ValueError, match="absent.json does not exist"):
+        read_config(tmp_path / "absent.json")
+    (tmp_path / "cut.json").write_text('{"fp16": ')
+    with pytest.raises(ValueError, match="cut.json: not valid JSON"):
+        read_config(tmp_path / "cut.json")
+    (tmp_path / "bare.json").write_text("{}")
+    with pytest.raises(ValueError, match="train_micro_batch_size_per_gpu is missing"):
+        read_config(tmp_path / "bare.json")
+
+
+def test_fp16_is_turned_off_where_there_is_no_gpu():
+    import torch
+
+    config = read_config(ROOT / "ds_configs" / "pretrain.json")
+    assert config["fp16"]["enabled"] is True
+    changed, said = fit_precision(config, torch.device("cpu"))
+    assert changed["fp16"] == {"enabled": False}
+    assert "fp32" in said
+    assert fit_precision(config, torch.device("cuda")) == (config, None)
+    assert config["fp16"]["enabled"] is True

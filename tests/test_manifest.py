@@ -1,0 +1,70 @@
+"""The manifest: what is read, and what is said when it is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stoa.manifest import Caption, ClipRow, read_manifest, write_manifest
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_rows_survive_writing_and_reading(tmp_path):
+    rows = [
+        ClipRow("a", "a.mp4", (Caption("a dog runs", ((2, 5),), ((6, 10),)), Caption("ein Hund läuft"))),
+        ClipRow("b", "b.mp4", (Caption("x"),), "test", 1.5, 2.5, "b.npz"),
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    assert read_manifest(tmp_path / "m.jsonl") == rows
+    assert read_manifest(tmp_path / "m.jsonl", split="test") == rows[1:]
+
+
+def test_csv_with_an_empty_caption(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text('id,video,caption,start_seconds\na,a.mp4,"a dog, running",\nb,b.mp4,,\nc,c.mp4,a cat,2.5\n')
+    skipped = []
+    rows = read_manifest(path, on_skip=lambda clip, why: skipped.append((clip, why)))
+    assert [(r.id, r.captions[0].text, r.start_seconds) for r in rows] == [
+        ("a", "a dog, running", None),
+        ("c", "a cat", 2.5),
+    ]
+    assert skipped == [("b", "empty caption")]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "a", "captions": ["x"]}, "row 1: field 'video' is missing"),
+        ({"video": "a.mp4", "captions": ["x"]}, "row 1: field 'id' is missing"),
+        ({"id": "a", "video": "a.mp4"}, "row 1: field 'captions' is missing"),
+        ({"id": "a", "video": "a.mp4", "captions": "x"}, "'captions' is a str; expected a list"),
+        ({"id": "a", "video": "a.mp4", "captions": [3]}, "caption 3 is neither"),
+        ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [[0, 9]]}]}, r"nouns span \[0, 9\)"),
+        ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": "soon"}, "'start_seconds' is 'soon'"),
+        ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": 3, "end_seconds": 2}, "end_seconds 2.0 is not"),
+        ('{"id": "a", "vid', "row 1: not valid JSON"),
+        ("[1, 2]", "row 1: expected a JSON object, got list"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        read_manifest(write(tmp_path / "m.jsonl", row))
+
+
+def test_wrong_files_are_named(tmp_path):
+    good = {"id": "a", "video": "a.mp4", "caption": "x"}
+    with pytest.raises(ValueError, match=r"absent.jsonl does not exist"):
+        read_manifest(tmp_path / "absent.jsonl")
+    with pytest.raises(ValueError, match=r"suffix '.txt'; expected .jsonl or .csv"):
+        read_manifest(write(tmp_path / "m.txt", good))
+    with pytest.raises(ValueError, match=r"row 2: id 'a' already stands in .*row 1"):
+        read_manifest(write(tmp_path / "m.jsonl", good, good))
+    with pytest.raises(ValueError, match=r"no usable row with split 'val' \(splits found: \['train'\]\)"):
+        read_manifest(write(tmp_path / "m.jsonl", good), split="val")
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "a", "video": "a.mp4", "caption": "é"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="row 1: not UTF-8"):
+        read_manifest(tmp_path / "latin.jsonl")
