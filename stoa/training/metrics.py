@@ -13,20 +13,20 @@ class MetricsLog:
 
     Args:
         folder: of the run.
-        first_step: steps from here on are dropped from an earlier log: they will be done again.
+        last_step: last step done; later ones are dropped from an earlier log: they will be done again.
         tensorboard: also write event files.
     """
 
-    def __init__(self, folder: Path, *, first_step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, *, last_step: int, tensorboard: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        _keep_before(self.path, first_step)
+        _keep_before(self.path, last_step)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -57,10 +57,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return records
 
 
-def _keep_before(path: Path, first_step: int) -> None:
+def _keep_before(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
-    kept = [record for record in read_metrics(path) if record["step"] < first_step]
+    kept = [record for record in read_metrics(path) if record["step"] <= last_step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     os.replace(temporary, path)

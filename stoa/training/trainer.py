@@ -127,7 +127,7 @@ class Trainer:
             )
             return
         self._announce()
-        log = MetricsLog(Path(self.config.output_dir), first_step=self.step, tensorboard=self.config.tensorboard) if rank() == 0 else None
+        log = MetricsLog(Path(self.config.output_dir), last_step=self.step, tensorboard=self.config.tensorboard) if rank() == 0 else None
         self.engine.train()
         self._window_start = time.perf_counter()
         try:

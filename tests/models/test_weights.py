@@ -1,0 +1,93 @@
+"""Weights are loaded strictly, and every difference is named."""
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stoa.models.clip import BackboneConfig, Clip, build_open_clip
+from stoa.models.weights import load_clip
+
+TINY = BackboneConfig(name="stoa-tiny")
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return build_open_clip(TINY).state_dict()
+
+
+def load(path) -> Clip:
+    torch.manual_seed(0)
+    clip = Clip(TINY)
+    assert str(path) in load_clip(clip, TINY, str(path))
+    return clip
+
+
+@pytest.mark.parametrize("form", ["bare", "training", "ddp", "safetensors", "half"])
+def test_a_local_open_clip_checkpoint(tmp_path, state, form):
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "safetensors":
+        save_file({k: v.clone() for k, v in state.items()}, path)
+    elif form == "training":
+        torch.save({"epoch": 3, "name": "run", "state_dict": state}, path)
+    elif form == "ddp":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    else:
+        torch.save({k: v.half() if form == "half" else v for k, v in state.items()}, path)
+    clip = load(path)
+    for name, value in clip.state_dict().items():
+        tolerance = 1e-3 if form == "half" else 0
+        torch.testing.assert_close(value.reshape(state[name].shape), state[name], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("visual.proj"), "1 missing: visual.proj"),
+        (lambda s: s.update(extra=torch.zeros(2)), "1 unexpected: extra"),
+        (
+            lambda s: s.update({"text_projection": torch.zeros(32, 7)}),
+            r"1 of another shape: text_projection \(32, 7\) instead of \(32, 32\)",
+        ),
+        (
+            lambda s: [s.pop(k) for k in list(s) if k.startswith("transformer.resblocks.1.")],
+            r"12 missing: transformer.resblocks.1.attn.in_proj_bias, .*, \.\.\.",
+        ),
+    ],
+)
+def test_a_difference_is_an_error_that_names_the_key(tmp_path, state, change, message):
+    change(state)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path / "w.pt")
+    assert "--model.backbone.name" in str(caught.value)
+
+
+def test_what_is_neither_file_nor_tag(tmp_path):
+    with pytest.raises(ValueError, match="'absent.pt' is neither a file nor a pretrained tag of stoa-tiny"):
+        load_clip(Clip(TINY), TINY, "absent.pt")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="junk.pt: not a checkpoint of tensors"):
+        load_clip(Clip(TINY), TINY, str(tmp_path / "junk.pt"))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(ValueError, match="not a checkpoint of tensors"):
+        load_clip(Clip(TINY), TINY, str(tmp_path / "bomb.pt"))
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "right"), [("ViT-B-16", "ViT-B-16-quickgelu"), ("ViT-B-16-quickgelu", "ViT-B-16")])
+def test_the_wrong_activation_for_a_tag_is_refused(name, right):
+    tag = "openai" if name == "ViT-B-16" else "laion2b_s34b_b88k"
+    config = BackboneConfig(name=name)
+    assert tag in open_clip.list_pretrained_tags_by_model("ViT-B-16") + ["openai"]
+    with pytest.raises(ValueError, match=rf"use --model.backbone.name {right}$|neither a file nor a pretrained tag"):
+        load_clip(Clip(TINY), config, tag)

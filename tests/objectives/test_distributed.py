@@ -1,0 +1,39 @@
+"""Two processes compute what one computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "distributed_worker.py"
+
+
+def run(processes: int, way: str, out: Path) -> dict:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    done = subprocess.run(
+        [*command, str(WORKER), str(out), way], capture_output=True, text=True, timeout=240, cwd=WORKER.parents[2]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("way", "tolerance"), [("deepspeed", 1e-5), ("fp64", 1e-10)])
+def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path, way, tolerance):
+    one, two = (run(n, way, tmp_path / f"{n}.pt") for n in (1, 2))
+    for name in ("loss", "vtc", "vtm", "mlm", "plm"):
+        assert two["loss"][name] == pytest.approx(one["loss"][name], rel=tolerance), name
+    whole = torch.stack([g.double().norm() for g in one["grad"].values()]).norm()
+    compared = 0
+    for name, expected in one["grad"].items():
+        norm = expected.double().norm()
+        if norm < 1e-6 * whole:
+            continue
+        difference = (two["grad"][name].double() - expected.double()).norm() / norm
+        assert difference < tolerance, f"{name}: {difference:.1e}"
+        compared += 1
+    assert "model.clip.logit_scale" in one["grad"]
+    assert one["grad"]["model.clip.logit_scale"].norm() > 1e-6 * whole
+    assert compared > 0.9 * len(one["grad"])

@@ -1,0 +1,171 @@
+"""MLM and PLM: what they hide stays hidden."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from factories import WORDS, random_batch, tiny_model
+from stoa.objectives import mlm
+from stoa.objectives.masks import bidirectional_mask, prefix_mask
+from stoa.objectives.mlm import choose_masked, language_loss, mlm_loss
+from stoa.objectives.plm import draw_prefix, plm_loss
+from stoa.objectives.random import Stream, uniform
+
+
+@given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=8), seed=st.integers(0, 100))
+def test_masked_words_are_words_and_as_many_as_promised(lengths, seed):
+    L = 20
+    text_mask = torch.arange(L) < torch.tensor(lengths)[:, None]
+    numbers = uniform(seed, 0, Stream.MLM, torch.arange(len(lengths))[:, None], torch.arange(L))
+    positions, valid = choose_masked(text_mask, numbers)
+    for n, row, keep in zip(lengths, positions, valid, strict=True):
+        chosen = row[keep].tolist()
+        words = n - 2
+        assert len(chosen) == min(words, max(1, round(0.15 * words)))
+        assert len(set(chosen)) == len(chosen)
+        assert all(1 <= p <= n - 2 for p in chosen)
+
+
+def masked_logits(model, batch, monkeypatch):
+    """Logits that MLM supervises, and the hidden positions."""
+    seen = {}
+
+    def spy(model, rows, targets, valid):
+        seen.update(logits=model.language_logits(rows), targets=targets, valid=valid)
+        return language_loss(model, rows, targets, valid)
+
+    monkeypatch.setattr(mlm, "language_loss", spy)
+    video = model.encode_video(batch.frames_BTCHW)
+    mlm_loss(model, batch, video, seed=0, step=0)
+    return seen
+
+
+def test_the_id_under_a_mask_changes_no_logit(monkeypatch):
+    model, batch = tiny_model().double(), random_batch(6)
+    before = masked_logits(model, batch, monkeypatch)
+    numbers = uniform(0, 0, Stream.MLM, batch.position_B[:, None], torch.arange(12))
+    positions, valid = choose_masked(batch.text_mask_BL, numbers)
+    changed = batch.tokens_BL.clone()
+    for b in range(6):
+        for p in positions[b][valid[b]]:
+            changed[b, p] = WORDS.start if changed[b, p] != WORDS.start else WORDS.start + 1
+    assert not torch.equal(changed, batch.tokens_BL)
+    after = masked_logits(model, dataclasses.replace(batch, tokens_BL=changed), monkeypatch)
+    assert torch.equal(before["logits"], after["logits"])
+    assert not torch.equal(before["targets"], after["targets"])
+
+
+def test_a_visible_word_changes_the_logits(monkeypatch):
+    """The test above would pass on a model that reads nothing."""
+    model, batch = tiny_model().double(), random_batch(2, lengths=[10, 10])
+    numbers = uniform(0, 0, Stream.MLM, batch.position_B[:, None], torch.arange(12))
+    positions, valid = choose_masked(batch.text_mask_BL, numbers)
+    hidden = set(positions[0][valid[0]].tolist())
+    visible = next(p for p in range(1, 9) if p not in hidden)
+    changed = batch.tokens_BL.clone()
+    changed[0, visible] = WORDS.start if changed[0, visible] != WORDS.start else WORDS.start + 1
+    before = masked_logits(model, batch, monkeypatch)["logits"]
+    after = masked_logits(model, dataclasses.replace(batch, tokens_BL=changed), monkeypatch)["logits"]
+    assert not torch.allclose(before[0], after[0])
+
+
+@given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=6), seed=st.integers(0, 50))
+def test_prefixes_are_between_one_and_all_but_one(lengths, seed):
+    text_mask = torch.arange(20) < torch.tensor(lengths)[:, None]
+    rows = torch.arange(len(lengths))
+    prefix = draw_prefix(text_mask, uniform(seed, 0, Stream.PLM, rows, torch.zeros_like(rows)))
+    assert all(1 <= p <= n - 1 for p, n in zip(prefix.tolist(), lengths, strict=True))
+
+
+def test_prefixes_are_uniform():
+    text_mask = torch.ones(6000, 7, dtype=torch.bool)
+    rows = torch.arange(6000)
+    prefix = draw_prefix(text_mask, uniform(0, 0, Stream.PLM, rows, torch.zeros_like(rows)))
+    torch.testing.assert_close(torch.bincount(prefix, minlength=7)[1:] / 6000, torch.full((6,), 1 / 6), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("prefix", [1, 2, 5, 8])
+def test_later_tokens_are_never_seen(prefix):
+    """For j >= prefix, token j changes no row before j and no video row; the text tower is included."""
+    model, batch = tiny_model().double(), random_batch(1, lengths=[9])
+    video = model.encode_video(batch.frames_BTCHW)
+    mask = prefix_mask(batch.text_mask_BL, torch.tensor([prefix]), 3)
+
+    def outputs(tokens):
+        text = model.encode_text(tokens, batch.text_mask_BL)
+        return model.fuse(video.tokens_BGd, text.tokens_BLd, mask)
+
+    before_video, before_text = outputs(batch.tokens_BL)
+    for j in range(prefix, 9):
+        changed = batch.tokens_BL.clone()
+        changed[0, j] = WORDS.start if changed[0, j] != WORDS.start else WORDS.start + 1
+        after_video, after_text = outputs(changed)
+        assert torch.equal(before_video, after_video), j
+        assert torch.equal(before_text[:, :j], after_text[:, :j]), j
+        assert not torch.allclose(before_text[:, j], after_text[:, j]), j
+
+
+def test_the_prefix_is_seen_by_all():
+    model, batch = tiny_model().double(), random_batch(1, lengths=[9])
+    video = model.encode_video(batch.frames_BTCHW)
+    mask = prefix_mask(batch.text_mask_BL, torch.tensor([5]), 3)
+    changed = batch.tokens_BL.clone()
+    changed[0, 3] = WORDS.start if changed[0, 3] != WORDS.start else WORDS.start + 1
+    a, b = (
+        model.fuse(video.tokens_BGd, model.encode_text(t, batch.text_mask_BL).tokens_BLd, mask)
+        for t in (batch.tokens_BL, changed)
+    )
+    assert not torch.isclose(a[0], b[0]).all(dim=-1).any()
+    assert not torch.isclose(a[1][:, :9], b[1][:, :9]).all(dim=-1).any()
+
+
+def test_plm_supervises_every_token_after_the_prefix():
+    model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
+    video, text = model.encode_video(batch.frames_BTCHW), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    loss = plm_loss(model, batch, video, text, seed=5, step=6)
+    prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
+    losses = []
+    for b in range(4):
+        mask = prefix_mask(batch.text_mask_BL[b : b + 1], prefix[b : b + 1], 3)
+        _, fused = model.fuse(video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], mask)
+        for i in range(int(prefix[b]) - 1, int(batch.text_mask_BL[b].sum()) - 1):
+            target = model.lm_head.targets(batch.tokens_BL[b, i + 1])
+            losses.append(F.cross_entropy(model.language_logits(fused[0, i]), target))
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+def test_captions_without_words_give_a_loss_of_zero_in_the_graph():
+    model, batch = tiny_model(), random_batch(3, lengths=[2, 2, 2])
+    loss = mlm_loss(model, batch, model.encode_video(batch.frames_BTCHW), seed=0, step=0)
+    loss.backward()
+    assert loss == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_full_and_used_vocabulary_agree_on_their_common_part():
+    used, full = tiny_model(), tiny_model(lm_vocab="full")
+    shared = {k: v for k, v in used.state_dict().items() if k != "lm_head.bias"}
+    full.load_state_dict({**full.state_dict(), **shared})
+    rows = torch.randn(5, 32)
+    torch.testing.assert_close(used.language_logits(rows), full.language_logits(rows)[:, used.lm_head.used_ids])
+    ids = torch.tensor([320, 49406, 7, 49407, 359])
+    assert used.lm_head.targets(ids).tolist() == [0, 40, -1, 41, 39]
+    assert torch.equal(full.lm_head.targets(ids), ids)
+
+
+def test_words_outside_the_used_vocabulary_do_not_count():
+    model = tiny_model()
+    rows, ids = torch.randn(1, 3, 32), torch.tensor([[320, 5, 321]])
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    inside = language_loss(model, rows[:, ::2], ids[:, ::2], valid[:, ::2])
+    torch.testing.assert_close(language_loss(model, rows, ids, valid), inside)
+
+
+def test_bidirectional_mask_hides_padding_alone():
+    mask = bidirectional_mask(torch.tensor([[True, True, False]]), 2)
+    assert mask.shape == (1, 5, 5)
+    assert mask[0].tolist() == [[True, True, True, True, False]] * 5

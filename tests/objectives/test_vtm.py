@@ -1,0 +1,89 @@
+"""Video-text matching and its negatives."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from factories import random_batch, tiny_model
+from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.random import Stream, uniform
+from stoa.objectives.vtc import similarities
+from stoa.objectives.vtm import draw_negatives, vtm_loss
+
+
+def test_negatives_follow_the_softmax():
+    torch.manual_seed(0)
+    rows, columns = torch.arange(4000)[:, None], torch.arange(5)
+    scores = torch.randn(5).expand(4000, 5)
+    same = torch.zeros(4000, 5, dtype=torch.bool)
+    same[:, 2] = True
+    drawn, usable = draw_negatives(scores, same, uniform(0, 0, Stream.VTM_TEXT, rows, columns))
+    assert usable.all()
+    share = torch.bincount(drawn, minlength=5) / 4000
+    expected = scores[0].masked_fill(same[0], -torch.inf).softmax(0)
+    assert share[2] == 0
+    torch.testing.assert_close(share, expected, atol=0.03, rtol=0)
+
+
+def test_far_apart_scores_still_give_a_negative():
+    """softmax without the diagonal underflows in fp32 here."""
+    scores = torch.tensor([[300.0, -300.0, -301.0]])
+    same = torch.tensor([[True, False, False]])
+    drawn, usable = draw_negatives(scores, same, uniform(0, 0, Stream.MLM, torch.tensor([[0]]), torch.arange(3)))
+    assert usable.item()
+    assert drawn.item() in (1, 2)
+
+
+def run(batch, model=None):
+    model = model or tiny_model()
+    video, text = model.encode_video(batch.frames_BTCHW), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    scores = similarities(
+        video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
+    )
+    return model, video, text, scores, vtm_loss(model, batch, video, text, scores, seed=1, step=2)
+
+
+def test_the_loss_is_the_mean_over_three_pairs_a_clip():
+    batch = random_batch(5)
+    model, video, text, scores, (loss, accuracy) = run(batch)
+    rows, columns = batch.position_B[:, None], torch.arange(5)
+    hard_v, _ = draw_negatives(scores.text_to_video_BA, scores.same_BA, uniform(1, 2, Stream.VTM_VIDEO, rows, columns))
+    hard_t, _ = draw_negatives(scores.video_to_text_BA, scores.same_BA, uniform(1, 2, Stream.VTM_TEXT, rows, columns))
+    losses, right = [], []
+    for i in range(5):
+        for v, t, target in ((i, i, 1), (int(hard_v[i]), i, 0), (i, int(hard_t[i]), 0)):
+            assert target == int(v == t)
+            mask = batch.text_mask_BL[t : t + 1]
+            fused = model.fuse(video.tokens_BGd[v : v + 1], text.tokens_BLd[t : t + 1], bidirectional_mask(mask, 3))
+            logits = model.match_logits(*fused, mask)
+            losses.append(F.cross_entropy(logits, torch.tensor([target])))
+            right.append(float(logits.argmax() == target))
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    assert accuracy.item() == pytest.approx(sum(right) / 15)
+
+
+def test_a_row_without_negatives_is_dropped():
+    """All clips are the same clip: only the three positives count."""
+    batch = dataclasses.replace(random_batch(3), clip_keys_B=torch.zeros(3, dtype=torch.int64))
+    model, video, text, _, (loss, _) = run(batch)
+    mask = bidirectional_mask(batch.text_mask_BL, 3)
+    logits = model.match_logits(*model.fuse(video.tokens_BGd, text.tokens_BLd, mask), batch.text_mask_BL)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, torch.ones(3).long()))
+
+
+def test_one_clip_alone_trains():
+    _, _, _, _, (loss, _) = run(random_batch(1))
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_padding_changes_nothing():
+    """What stands behind the end token is never seen."""
+    batch = random_batch(4, lengths=[5, 7, 12, 3])
+    padding = torch.where(batch.text_mask_BL, batch.tokens_BL, torch.full_like(batch.tokens_BL, 321))
+    model = tiny_model()
+    a = run(batch, model)[-1][0]
+    b = run(dataclasses.replace(batch, tokens_BL=padding), model)[-1][0]
+    assert torch.equal(a, b)

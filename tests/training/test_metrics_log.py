@@ -1,0 +1,43 @@
+"""The metrics log survives kills and resumes."""
+
+import json
+
+from stoa.training.console import duration, progress_line
+from stoa.training.metrics import MetricsLog, read_metrics
+
+
+def test_a_resumed_log_has_no_step_twice_and_no_torn_line(tmp_path):
+    log = MetricsLog(tmp_path, last_step=0, tensorboard=False)
+    for step in range(1, 8):
+        log.write(step, {"loss": float(step)})
+    log.close()
+    with open(log.path, "a") as file:
+        file.write('{"step": 8, "lo')
+    assert len(read_metrics(log.path)) == 7
+    resumed = MetricsLog(tmp_path, last_step=5, tensorboard=False)
+    for step in range(6, 9):
+        resumed.write(step, {"loss": -float(step)})
+    resumed.close()
+    assert [r["step"] for r in read_metrics(log.path)] == list(range(1, 9))
+    assert [r["loss"] for r in read_metrics(log.path)] == [1, 2, 3, 4, 5, -6, -7, -8]
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = MetricsLog(tmp_path, last_step=0, tensorboard=True)
+    log.write(1, {"loss": 2.5})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Scalars("loss")[0].value == 2.5
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 2.5}
+
+
+def test_the_progress_line():
+    values = {"loss": 9.1, "vtc": 3.2, "plm": 2.0, "samples_per_second": 55.12, "data_wait_share": 0.021, "eta_seconds": 302}
+    line = progress_line(20, 400, values)
+    assert line == "step 20/400 | loss 9.100 (vtc 3.200 plm 2.000) | 55.1 samples/s | data wait 2% | ETA 5m02s"
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 59.4, 61, 3600, 11240, 187200)] == ["0s", "59s", "1m01s", "1h00m", "3h07m", "2d04h"]

@@ -1,0 +1,64 @@
+"""Parameter groups and the schedule."""
+
+import pytest
+
+from factories import tiny_model
+from stoa.objectives.total import ObjectivesConfig, PretrainingObjective
+from stoa.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, set_learning_rates
+
+CONFIG = OptimConfig(clip_lr=1e-5, new_lr=1e-3, weight_decay=0.1)
+
+
+def group_of() -> dict[str, dict]:
+    """Group of every parameter by name."""
+    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    groups = parameter_groups(objective, CONFIG)
+    where = {id(p): group for group in groups for p in group["params"]}
+    return {name: where[id(p)] for name, p in objective.named_parameters()}
+
+
+def test_every_parameter_is_in_one_group():
+    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    listed = [id(p) for group in parameter_groups(objective, CONFIG) for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in objective.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "decayed"),
+    [
+        ("model.clip.visual.transformer.resblocks.0.attn.in_proj_weight", 1e-5, True),
+        ("model.clip.visual.conv1.weight", 1e-5, True),
+        ("model.clip.visual.proj", 1e-5, True),
+        ("model.clip.text_projection", 1e-5, True),
+        ("model.clip.visual.positional_embedding", 1e-5, False),
+        ("model.clip.visual.class_embedding", 1e-5, False),
+        ("model.clip.token_embedding.weight", 1e-5, False),
+        ("model.clip.logit_scale", 1e-5, False),
+        ("model.clip.ln_final.weight", 1e-5, False),
+        ("model.fusion.blocks.0.mlp.c_fc.weight", 1e-3, True),
+        ("model.fusion.blocks.0.mlp.c_fc.bias", 1e-3, False),
+        ("model.fusion.text_positions", 1e-3, False),
+        ("model.fusion.type_embeddings", 1e-3, False),
+        ("model.mask_token", 1e-3, False),
+        ("model.match_head.weight", 1e-3, True),
+    ],
+)
+def test_rates_and_decay(name, peak, decayed):
+    group = group_of()[name]
+    assert (group["peak_lr"], group["weight_decay"]) == (peak, 0.1 if decayed else 0.0)
+
+
+def test_the_schedule():
+    factors = [lr_factor(step, 10, 110) for step in range(110)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.5)
+    assert 0 < factors[-1] < 0.001
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert lr_factor(0, 0, 1) == 1.0
+
+
+def test_rates_are_set_relative_to_the_peak():
+    optimizer = build_optimizer(PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0), CONFIG)
+    set_learning_rates(optimizer, 0.5)
+    assert {group["lr"] for group in optimizer.param_groups} == {5e-6, 5e-4}
