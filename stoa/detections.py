@@ -38,7 +38,7 @@ class Detections:
                 f"boxes {self.boxes.shape}, labels {self.labels.shape}, scores {self.scores.shape} and frame_index "
                 f"{self.frame_index.shape} disagree; expected (n, 4), (n,), (n,), (n,)"
             )
-        if n and not (0 <= self.frame_index.min() and self.frame_index.max() < len(self.frame_times_seconds)):
+        if n and not (self.frame_index.min() >= 0 and self.frame_index.max() < len(self.frame_times_seconds)):
             raise ValueError(
                 f"frame_index spans {self.frame_index.min()}..{self.frame_index.max()} "
                 f"but there are {len(self.frame_times_seconds)} frames"

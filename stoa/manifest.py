@@ -111,7 +111,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 text = line.decode("utf-8").strip()
             except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); re-save the file as UTF-8") from None
+                raise ValueError(
+                    f"{where}: not UTF-8 ({error.reason} at byte {error.start}); re-save the file as UTF-8"
+                ) from None
             if not text:
                 continue
             try:
@@ -132,11 +134,15 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parse_row(raw: dict[str, Any], where: str) -> ClipRow:
     for field in ("id", "video"):
         if not isinstance(raw.get(field), (str, int)) or raw[field] == "":
-            raise ValueError(f"{where}: field {field!r} is missing or empty; every row needs 'id', 'video' and 'captions'")
+            raise ValueError(
+                f"{where}: field {field!r} is missing or empty; every row needs 'id', 'video' and 'captions'"
+            )
     if "captions" in raw:
         texts = raw["captions"]
         if not isinstance(texts, list):
-            raise ValueError(f"{where}: field 'captions' is a {type(texts).__name__}; expected a list (or use 'caption' for one)")
+            raise ValueError(
+                f"{where}: field 'captions' is a {type(texts).__name__}; expected a list (or use 'caption' for one)"
+            )
     elif "caption" in raw:
         texts = [raw["caption"]]
     elif where.split(",")[0].endswith(".csv"):
@@ -168,7 +174,9 @@ def _parse_caption(raw: Any, where: str) -> Caption:
         spans[kind] = tuple((int(start), int(end)) for start, end in raw.get(kind, ()))
         for start, end in spans[kind]:
             if not 0 <= start < end <= len(raw["text"]):
-                raise ValueError(f"{where}: {kind} span [{start}, {end}) lies outside the caption of {len(raw['text'])} characters")
+                raise ValueError(
+                    f"{where}: {kind} span [{start}, {end}) lies outside the caption of {len(raw['text'])} characters"
+                )
     return Caption(raw["text"], spans["nouns"], spans["verbs"])
 
 

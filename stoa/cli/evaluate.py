@@ -22,7 +22,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top_k", type=int, default=32, help="candidates the matching head re-ranks")
     parser.add_argument("--decoder", type=Literal["auto", "decord", "pyav"], default="auto", help="video decoder")
     parser.add_argument("--batch_size", type=int, default=16, help="videos encoded at once")
-    parser.add_argument("--out", type=str | None, default=None, help="JSON report; default: beside the checkpoint's run")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="JSON report; default: beside the checkpoint's run"
+    )
 
 
 def run(args: Namespace) -> None:

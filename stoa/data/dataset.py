@@ -104,25 +104,25 @@ class ClipDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """Load a sample; a clip that cannot be read is replaced by another, chosen by (seed, epoch, index).
+        """Load a sample; a clip that cannot be read is replaced by another, chosen by (seed, epoch, clip).
 
         Raises:
             ValueError: the replacements could not be read either.
         """
-        row, reason = self.rows[key.index], ""
+        row, reason = self.rows[key.clip], ""
         for attempt in range(MAX_REPLACEMENTS + 1):
             try:
                 return self._load(row, key, replaced=int(attempt > 0))
             except (DecodeError, ValueError) as error:
                 reason = str(error)
                 path = str(self.root / row.video)
-                substitute = stable_hash(self.seed, key.epoch, key.index, attempt) % len(self.rows)
+                substitute = stable_hash(self.seed, key.epoch, key.clip, attempt) % len(self.rows)
                 self.ledger.record(
                     "replaced", row.id, reason, path=path, epoch=key.epoch, replacement=self.rows[substitute].id
                 )
                 row = self.rows[substitute]
         raise ValueError(
-            f"clip {self.rows[key.index].id!r} and {MAX_REPLACEMENTS} replacements could not be read, the last one "
+            f"clip {self.rows[key.clip].id!r} and {MAX_REPLACEMENTS} replacements could not be read, the last one "
             f"{path}: {reason}; check the manifest's video paths (ledger: {self.ledger.path})"
         )
 
@@ -140,7 +140,7 @@ class ClipDataset(Dataset[Sample]):
 
     def _load(self, row: ClipRow, key: SampleKey, *, replaced: int, caption: Caption | None = None) -> Sample:
         if caption is None:
-            caption = row.captions[stable_hash(self.seed, key.epoch, key.index) % len(row.captions)]
+            caption = row.captions[stable_hash(self.seed, key.epoch, key.clip) % len(row.captions)]
         decoded = self._decode(row)
         boxes_TK4, labels_TK, scores_TK, dropped = self._boxes(row, decoded)
         encoded = encode_caption(caption, self.shape.max_tokens)

@@ -71,7 +71,7 @@ def build_loader(
     dataset = ClipDataset(rows, root, shape, seed=sampler.seed, decoder=config.decoder, ledger=ledger)
     loader: DataLoader = DataLoader(
         dataset,
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=config.num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,

@@ -18,12 +18,12 @@ class SampleKey(NamedTuple):
     """One sample of one step.
 
     Attributes:
-        index: of the clip in the manifest.
+        clip: its index in the manifest.
         epoch: of the permutation.
         position: in the global batch.
     """
 
-    index: int
+    clip: int
     epoch: int
     position: int
 

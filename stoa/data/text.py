@@ -64,7 +64,7 @@ def foreign_script_share(captions: Sequence[Caption]) -> float:
 def _pieces(text: str) -> list[tuple[int, Span]]:
     """(token id, character span of its word in the cleaned text) of every BPE piece."""
     bpe = tokenizer()
-    out = []
+    out: list[tuple[int, Span]] = []
     for match in bpe.pat.finditer(bpe.clean_fn(text)):
         word = "".join(bpe.byte_encoder[b] for b in match.group().encode("utf-8"))
         out.extend((bpe.encoder[piece], match.span()) for piece in bpe.bpe(word).split(" "))

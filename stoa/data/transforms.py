@@ -18,7 +18,7 @@ def resize_and_crop(frames_THWC: np.ndarray, side: int) -> torch.Tensor:
     frames_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)
     if frames_TCHW.shape[-2:] == (side, side):
         return frames_TCHW.contiguous()
-    height, width = _resized(*frames_THWC.shape[1:3], side)
+    height, width = _resized(frames_THWC.shape[1], frames_THWC.shape[2], side)
     resized = tv.resize(frames_TCHW, [height, width], tv.InterpolationMode.BICUBIC, antialias=True)
     top, left = _margin(height, side), _margin(width, side)
     return resized[..., top : top + side, left : left + side].contiguous()
@@ -37,7 +37,7 @@ def boxes_to_model(boxes_n4: np.ndarray, height: int, width: int, side: int) -> 
         y1 < y2, inside the frame at least in part, and not mostly cropped away.
     """
     boxes = np.asarray(boxes_n4, dtype=np.float64).reshape(-1, 4)
-    sound = np.isfinite(boxes).all(axis=1)
+    sound = np.asarray(np.isfinite(boxes).all(axis=1))
     boxes = np.where(sound[:, None], boxes, 0.0)
     sound &= (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     inside = boxes.clip(0.0, [width, height, width, height])

@@ -21,7 +21,7 @@ from stoa.models.layers import Block
 PRESETS: dict[str, dict[str, Any]] = {
     "stoa-small": {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 96, "layers": 3, "head_width": 32},
         "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 4},
     },
     "stoa-tiny": {
@@ -97,10 +97,15 @@ class Clip(nn.Module):
     """Both towers and the temperature. Its state dict has the keys of ``open_clip.CLIP``;
     ``logit_scale`` has shape (1,), as with open_clip's ``nonscalar_logit_scale``."""
 
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         source = build_open_clip(config)
-        if not hasattr(source, "token_embedding") or not isinstance(source.visual, open_clip.transformer.VisionTransformer):
+        if not hasattr(source, "token_embedding") or not isinstance(
+            source.visual, open_clip.transformer.VisionTransformer
+        ):
             raise ValueError(
                 f"model.backbone.name {config.name!r} is not a plain CLIP with a ViT and CLIP's own text tower; "
                 "choose for example ViT-B-16-quickgelu, ViT-B-32 or ViT-L-14"
@@ -175,5 +180,5 @@ def build_open_clip(config: BackboneConfig) -> open_clip.CLIP:
 
 def _run(block: nn.Module, x: torch.Tensor, checkpointing: bool, **kwargs: Any) -> torch.Tensor:
     if checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **kwargs)  # type: ignore[return-value]
+        return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **kwargs)
     return block(x, **kwargs)

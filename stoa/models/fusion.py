@@ -37,6 +37,8 @@ class FusionEncoder(nn.Module):
         joint_width: width of the tokens that come in.
     """
 
+    type_of_slot_G: torch.Tensor
+
     def __init__(
         self,
         config: FusionConfig,

@@ -6,6 +6,7 @@ Shape legend: B batch, S sequence, H heads, D head width, w model width.
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +24,9 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x_BSw: torch.Tensor, mask: torch.Tensor | None = None, *, is_causal: bool = False) -> torch.Tensor:
+    def forward(
+        self, x_BSw: torch.Tensor, mask: torch.Tensor | None = None, *, is_causal: bool = False
+    ) -> torch.Tensor:
         """``mask`` is bool, broadcastable to (B, H, S, S); True lets a query (row) see a key (column)."""
         B, S, w = x_BSw.shape
         qkv = F.linear(x_BSw, self.in_proj_weight, self.in_proj_bias).view(B, S, 3, self.heads, w // self.heads)
@@ -50,13 +53,15 @@ class Block(nn.Module):
     @classmethod
     def like(cls, source: nn.Module) -> Block:
         """A block with the sizes, weights and activation of ``source`` (ours or open_clip's)."""
-        attn: nn.Module = source.attn  # type: ignore[assignment]
+        attn: Any = source.attn
         heads = attn.heads if isinstance(attn, SelfAttention) else attn.num_heads
-        mlp: nn.Sequential = source.mlp  # type: ignore[assignment]
-        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, type(mlp.gelu)())  # type: ignore[arg-type]
+        mlp: Any = source.mlp
+        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, type(mlp.gelu)())
         block.load_state_dict(source.state_dict())
         return block
 
-    def forward(self, x_BSw: torch.Tensor, mask: torch.Tensor | None = None, *, is_causal: bool = False) -> torch.Tensor:
+    def forward(
+        self, x_BSw: torch.Tensor, mask: torch.Tensor | None = None, *, is_causal: bool = False
+    ) -> torch.Tensor:
         x_BSw = x_BSw + self.attn(self.ln_1(x_BSw), mask, is_causal=is_causal)
         return x_BSw + self.mlp(self.ln_2(x_BSw))

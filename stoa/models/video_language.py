@@ -138,12 +138,14 @@ class LanguageHead(nn.Module):
     ``targets`` maps BPE ids to classes: all of them, or the used ones.
     """
 
+    used_ids: torch.Tensor | None
+    class_of_id: torch.Tensor
+
     def __init__(self, width: int, size: int, used_token_ids: Sequence[int] | None) -> None:
         super().__init__()
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(size))
-        self.used_ids: torch.Tensor | None
         if size == len(used_token_ids or ()):
             used = torch.tensor(used_token_ids)
             class_of_id = torch.full((int(used.max()) + 1,), -1)
@@ -170,7 +172,9 @@ def vocabulary_size(config: ModelConfig, used_token_ids: Sequence[int] | None, c
     if config.lm_vocab == "full":
         return clip.token_embedding.num_embeddings
     if not used_token_ids:
-        raise ValueError("model.lm_vocab is 'used' but no used_token_ids were given; pass those of the training captions")
+        raise ValueError(
+            "model.lm_vocab is 'used' but no used_token_ids were given; pass those of the training captions"
+        )
     return len(used_token_ids)
 
 

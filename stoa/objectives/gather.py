@@ -27,7 +27,7 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     The backward pass sums the gradients of all ranks. With a loss that is the mean over ranks of local
     losses, and gradients averaged over ranks, every parameter gets the gradient of the global loss.
     """
-    return _GatherRows.apply(x) if world_size() > 1 else x  # type: ignore[no-any-return]
+    return _GatherRows.apply(x) if world_size() > 1 else x
 
 
 def gather_rows_no_grad(x: torch.Tensor) -> torch.Tensor:

@@ -60,9 +60,7 @@ def vtm_loss(
     pairs_video = torch.cat([video.tokens_BGd, video_AGd[hard_video_B], video.tokens_BGd])
     pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
     pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
-    fused_video, fused_text = model.fuse(
-        pairs_video, pairs_text, bidirectional_mask(pairs_mask, pairs_video.shape[1])
-    )
+    fused_video, fused_text = model.fuse(pairs_video, pairs_text, bidirectional_mask(pairs_mask, pairs_video.shape[1]))
     logits = at_least_fp32(model.match_logits(fused_video, fused_text, pairs_mask))
 
     B = len(batch)

@@ -50,9 +50,7 @@ def rank_metrics(scores_QG: torch.Tensor, relevant_QG: torch.Tensor) -> RankMetr
     def recall(k: int) -> float:
         return float(((k - better_Q) / (tied_Q + 1)).clamp(0, 1).mean() * 100)
 
-    return RankMetrics(
-        recall(1), recall(5), recall(10), float(rank_Q.median()), float(rank_Q.mean()), len(scores_QG)
-    )
+    return RankMetrics(recall(1), recall(5), recall(10), float(rank_Q.median()), float(rank_Q.mean()), len(scores_QG))
 
 
 def chance_metrics(num_gallery: int, num_queries: int) -> RankMetrics:

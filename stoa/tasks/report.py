@@ -50,9 +50,7 @@ def retrieval_report(
     }
     gallery = galleries["trained"]
     report: dict[str, Any] = {
-        "retrieval": {
-            name: evaluate_retrieval(model, galleries[name], top_k=top_k) for name, model in models.items()
-        },
+        "retrieval": {name: evaluate_retrieval(model, galleries[name], top_k=top_k) for name, model in models.items()},
         "chance": {
             "text-to-video": chance_metrics(len(gallery.ids), len(gallery.video_of_text_Q)),
             "video-to-text": chance_metrics(len(gallery.video_of_text_Q), len(gallery.ids)),
@@ -63,7 +61,8 @@ def retrieval_report(
         hard_rows = read_manifest(path)
         report["hard_sets"][path.stem] = {
             name: evaluate_hard_set(
-                model, encode_gallery(model, hard_rows, path.parent, decoder=decoder, batch_size=batch_size)  # type: ignore[arg-type]
+                model,
+                encode_gallery(model, hard_rows, path.parent, decoder=decoder, batch_size=batch_size),  # type: ignore[arg-type]
             )
             for name, model in models.items()
         } | {"queries": len(hard_rows)}
@@ -118,10 +117,8 @@ def format_report(report: dict[str, Any]) -> str:
     if report["hard_sets"]:
         lines += ["", f"{'hard sets, accuracy of 4 (%)':32}{'vtm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}"]
         for kind, result in report["hard_sets"].items():
-            trained = result["trained"]
-            lines.append(
-                f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{result['untrained']['vtm']:11.1f}{HARD_CHANCE:8.1f}"
-            )
+            trained, fresh = result["trained"], result["untrained"]
+            lines.append(f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{fresh['vtm']:11.1f}{HARD_CHANCE:8.1f}")
     lines += ["", "protocol"]
     lines += [f"  {name}: {value}" for name, value in report["protocol"].items() if name != "versions"]
     return "\n".join(lines)

@@ -30,7 +30,12 @@ def itc_scores(trained: TrainedModel, gallery: Gallery) -> torch.Tensor:
 
 @torch.inference_mode()
 def match_scores(
-    trained: TrainedModel, gallery: Gallery, text_index: torch.Tensor, video_index: torch.Tensor, *, batch_size: int = 256
+    trained: TrainedModel,
+    gallery: Gallery,
+    text_index: torch.Tensor,
+    video_index: torch.Tensor,
+    *,
+    batch_size: int = 256,
 ) -> torch.Tensor:
     """Log-probability of a match for pairs of captions and videos, shaped like the two index tensors."""
     out = []

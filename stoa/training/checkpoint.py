@@ -123,7 +123,9 @@ def find(path: str | os.PathLike[str]) -> Path:
         found = newest(folder)
         if found is not None:
             return found
-    raise ValueError(f"no complete checkpoint under {path}; name a run's folder (training.output_dir) or a step-N folder")
+    raise ValueError(
+        f"no complete checkpoint under {path}; name a run's folder (training.output_dir) or a step-N folder"
+    )
 
 
 def _complete(folder: Path) -> list[Path]:

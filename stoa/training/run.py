@@ -15,8 +15,8 @@ from stoa.data.ledger import Ledger
 from stoa.data.loader import build_loader, read_rows
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.text import used_token_ids
-from stoa.models.video_language import VideoLanguageModel
 from stoa.models.clip import image_side
+from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import load_clip
 from stoa.objectives.gather import rank, world_size
 from stoa.objectives.total import PretrainingObjective
@@ -78,7 +78,10 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     )
     trainer.resume()
     shape = ClipShape(
-        num_frames=config.model.num_frames, side=side, max_tokens=config.model.max_tokens, max_boxes=config.data.max_boxes
+        num_frames=config.model.num_frames,
+        side=side,
+        max_tokens=config.model.max_tokens,
+        max_boxes=config.data.max_boxes,
     )
     pin = device.type == "cuda"
     trainer.fit(build_loader(config.data, rows, manifest.parent, shape, sampler, ledger=ledger, pin_memory=pin))

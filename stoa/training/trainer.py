@@ -94,7 +94,7 @@ class Trainer:
 
     @property
     def objective(self) -> PretrainingObjective:
-        return self.engine.module  # type: ignore[no-any-return]
+        return self.engine.module
 
     @property
     def global_batch(self) -> int:
@@ -127,7 +127,11 @@ class Trainer:
             )
             return
         self._announce()
-        log = MetricsLog(Path(self.config.output_dir), last_step=self.step, tensorboard=self.config.tensorboard) if rank() == 0 else None
+        log = (
+            MetricsLog(Path(self.config.output_dir), last_step=self.step, tensorboard=self.config.tensorboard)
+            if rank() == 0
+            else None
+        )
         self.engine.train()
         self._window_start = time.perf_counter()
         try:
@@ -176,7 +180,9 @@ class Trainer:
         if not self._pending:
             return
         names = list(self._pending[0][1])
-        stacked = torch.stack([torch.stack([scalars[name].float() for name in names]) for _, scalars, _ in self._pending])
+        stacked = torch.stack(
+            [torch.stack([scalars[name].float() for name in names]) for _, scalars, _ in self._pending]
+        )
         table = mean_over_ranks(stacked).tolist()
         now = time.perf_counter()
         elapsed, steps = now - self._window_start, len(self._pending)
@@ -224,7 +230,11 @@ class Trainer:
 
     def _announce(self) -> None:
         effective = self.global_batch
-        note = "" if effective >= PAPER_BATCH else f", smaller than the paper's {PAPER_BATCH}: fewer negatives, other results"
+        note = (
+            ""
+            if effective >= PAPER_BATCH
+            else f", smaller than the paper's {PAPER_BATCH}: fewer negatives, other results"
+        )
         self.console.say(
             f"device {self.device.type}, {world_size()} process(es), effective global batch {effective} clips"
             f" ({self.sampler.micro_batch} each){note}"

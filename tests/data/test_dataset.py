@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-
 from factories import gray_frames, gray_number, write_video
+
 from stoa.data.dataset import ClipDataset, ClipShape, collate, stable_hash
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, build_loader, read_rows
@@ -29,7 +29,9 @@ def folder(tmp_path):
 
 
 def rows(count: int = 6, **changes) -> list[ClipRow]:
-    return [ClipRow(f"clip{i}", f"{i}.mp4", (Caption(f"number {i}"), Caption(f"clip {i}")), **changes) for i in range(count)]
+    return [
+        ClipRow(f"clip{i}", f"{i}.mp4", (Caption(f"number {i}"), Caption(f"clip {i}")), **changes) for i in range(count)
+    ]
 
 
 def events(path) -> list[dict]:
@@ -128,7 +130,9 @@ def test_workers_do_not_change_the_batches(folder):
 
 def test_empty_captions_go_to_the_ledger_and_other_scripts_are_warned_of_once(tmp_path):
     manifest = tmp_path / "m.jsonl"
-    write_manifest(manifest, [ClipRow("a", "a.mp4", (Caption("собака бежит"),)), ClipRow("b", "b.mp4", (Caption(" "),))])
+    write_manifest(
+        manifest, [ClipRow("a", "a.mp4", (Caption("собака бежит"),)), ClipRow("b", "b.mp4", (Caption(" "),))]
+    )
     with pytest.warns(UserWarning, match=r"100.0% of the captions .* non-Latin"):
         found = read_rows(DataConfig(), manifest, Ledger(tmp_path / "ledger.jsonl"))
     assert [row.id for row in found] == ["a"]

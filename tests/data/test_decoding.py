@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-
 from factories import gray_frames, gray_number, write_video
+
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import decode_cpu, decode_decord, decode_pyav
 
@@ -101,7 +101,9 @@ def test_auto_falls_back_to_pyav_and_says_so(tmp_path):
     assert reasons[0].startswith("decord: ")
 
 
-@pytest.mark.parametrize("name", ["rot_0.mov", "rot_90.mov", "rot_180.mov", "portrait_4k60_rot.mp4", "rot90_1frame.mp4"])
+@pytest.mark.parametrize(
+    "name", ["rot_0.mov", "rot_90.mov", "rot_180.mov", "portrait_4k60_rot.mp4", "rot90_1frame.mp4"]
+)
 def test_rotation_is_honoured_alike(real_data, name):
     path = str(real_data / "videos" / "odd" / name)
     a, b = (decode(path, 1, None, None).frames_THWC.astype(int) for decode in BACKENDS)

@@ -21,7 +21,8 @@ def marked(caption: Caption, kind: str, max_tokens: int = 32) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", ["a dog runs", "It's  a DOG!", "naïve café", "&amp; more &lt;b&gt;", "2 dogs, 10 cats", "犬が走る", "x" * 300]
+    "text",
+    ["a dog runs", "It's  a DOG!", "naïve café", "&amp; more &lt;b&gt;", "2 dogs, 10 cats", "犬が走る", "x" * 300],
 )
 @pytest.mark.parametrize("max_tokens", [8, 32, 77])
 def test_ids_equal_open_clip(text, max_tokens):

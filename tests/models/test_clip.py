@@ -3,9 +3,9 @@
 import open_clip
 import pytest
 import torch
+from factories import random_batch, tiny_model
 from torch.nn import functional as F
 
-from factories import random_batch, tiny_model
 from stoa.models.clip import PRESETS, BackboneConfig, Clip, build_open_clip, image_side
 from stoa.models.layers import Block
 
@@ -84,4 +84,6 @@ def test_the_small_preset_has_the_size_that_is_promised():
 
 @pytest.mark.parametrize("name", [*PRESETS, "ViT-B-16-quickgelu", "ViT-L-14-336"])
 def test_the_side_of_the_frames_is_the_backbones(name):
-    assert image_side(BackboneConfig(name=name)) == {"stoa-small": 64, "stoa-tiny": 32, "ViT-L-14-336": 336}.get(name, 224)
+    assert image_side(BackboneConfig(name=name)) == {"stoa-small": 64, "stoa-tiny": 32, "ViT-L-14-336": 336}.get(
+        name, 224
+    )

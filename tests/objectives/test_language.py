@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from factories import WORDS, random_batch, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from factories import WORDS, random_batch, tiny_model
 from stoa.objectives import mlm
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.objectives.mlm import choose_masked, language_loss, mlm_loss
@@ -85,7 +85,9 @@ def test_prefixes_are_uniform():
     text_mask = torch.ones(6000, 7, dtype=torch.bool)
     rows = torch.arange(6000)
     prefix = draw_prefix(text_mask, uniform(0, 0, Stream.PLM, rows, torch.zeros_like(rows)))
-    torch.testing.assert_close(torch.bincount(prefix, minlength=7)[1:] / 6000, torch.full((6,), 1 / 6), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        torch.bincount(prefix, minlength=7)[1:] / 6000, torch.full((6,), 1 / 6), atol=0.02, rtol=0
+    )
 
 
 @pytest.mark.parametrize("prefix", [1, 2, 5, 8])

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from factories import random_batch, tiny_model
 from torch.nn import functional as F
 
-from factories import random_batch, tiny_model
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.vtc import similarities

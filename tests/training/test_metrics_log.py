@@ -34,10 +34,24 @@ def test_tensorboard_files_are_written(tmp_path):
 
 
 def test_the_progress_line():
-    values = {"loss": 9.1, "vtc": 3.2, "plm": 2.0, "samples_per_second": 55.12, "data_wait_share": 0.021, "eta_seconds": 302}
+    values = {
+        "loss": 9.1,
+        "vtc": 3.2,
+        "plm": 2.0,
+        "samples_per_second": 55.12,
+        "data_wait_share": 0.021,
+        "eta_seconds": 302,
+    }
     line = progress_line(20, 400, values)
     assert line == "step 20/400 | loss 9.100 (vtc 3.200 plm 2.000) | 55.1 samples/s | data wait 2% | ETA 5m02s"
 
 
 def test_durations():
-    assert [duration(s) for s in (0.4, 59.4, 61, 3600, 11240, 187200)] == ["0s", "59s", "1m01s", "1h00m", "3h07m", "2d04h"]
+    assert [duration(s) for s in (0.4, 59.4, 61, 3600, 11240, 187200)] == [
+        "0s",
+        "59s",
+        "1m01s",
+        "1h00m",
+        "3h07m",
+        "2d04h",
+    ]

@@ -1,8 +1,8 @@
 """Parameter groups and the schedule."""
 
 import pytest
-
 from factories import tiny_model
+
 from stoa.objectives.total import ObjectivesConfig, PretrainingObjective
 from stoa.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, set_learning_rates
 

@@ -107,7 +107,11 @@ def _decode_sequentially(path: str, times_seconds: np.ndarray, duration: float) 
             elif frame.time is None:
                 raise DecodeError("PyAV: a frame without a time stamp")
             # The frame on display at t is the last one not later: emit when a later one comes.
-            while len(times) < len(times_seconds) and shown is not None and frame.time - first > times_seconds[len(times)] + 1e-6:
+            while (
+                len(times) < len(times_seconds)
+                and shown is not None
+                and frame.time - first > times_seconds[len(times)] + 1e-6
+            ):
                 frames.append(_to_rgb(shown))
                 times.append((shown.time or 0.0) - first)
             shown = frame

@@ -1,0 +1,127 @@
+"""Retrieval of a model on videos, from checkpoint to report."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from factories import USED, gray_frames, tiny_config, tiny_model, write_video
+from stoa.manifest import Caption, ClipRow, write_manifest
+from stoa.tasks.gallery import Gallery, encode_gallery
+from stoa.tasks.report import format_report, retrieval_report, write_report
+from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval, itc_scores, match_scores, rerank
+from stoa.tasks.trained import TrainedModel, load_trained, untrained
+
+WORDS = ("red", "blue", "green", "white", "dark")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Five videos, one of them broken; one has two captions."""
+    for i in range(5):
+        write_video(tmp_path / f"{i}.mp4", gray_frames(6 + i)[i:])
+    (tmp_path / "3.mp4").write_bytes(b"junk")
+    rows = [ClipRow(f"set_0_{i}", f"{i}.mp4", (Caption(f"a {word} one"),), "test") for i, word in enumerate(WORDS)]
+    rows[1] = ClipRow("set_0_1", "1.mp4", (Caption("a blue one"), Caption("something blue")), "test")
+    write_manifest(tmp_path / "m.jsonl", rows)
+    (tmp_path / "hard").mkdir()
+    for row in rows:
+        object.__setattr__(row, "video", f"../{row.video}")
+    write_manifest(tmp_path / "hard" / "kind.jsonl", rows[:3])
+    return tmp_path
+
+
+@pytest.fixture
+def trained() -> TrainedModel:
+    return TrainedModel(tiny_model().eval(), torch.device("cpu"), 32, {"checkpoint": "none"})
+
+
+def gallery_of(trained: TrainedModel, folder: Path, batch_size: int = 2) -> Gallery:
+    from stoa.manifest import read_manifest
+
+    return encode_gallery(trained, read_manifest(folder / "m.jsonl"), folder, batch_size=batch_size)
+
+
+def test_a_gallery_holds_what_can_be_read(trained, folder):
+    gallery = gallery_of(trained, folder)
+    assert gallery.ids == ["set_0_0", "set_0_1", "set_0_2", "set_0_4"]
+    assert gallery.video_of_text_Q.tolist() == [0, 1, 1, 2, 3]
+    ((clip, why),) = gallery.unreadable
+    assert clip == "set_0_3"
+    assert "3.mp4" in why
+
+
+def test_the_batch_size_changes_nothing(trained, folder):
+    a, b = gallery_of(trained, folder, 1), gallery_of(trained, folder, 16)
+    torch.testing.assert_close(itc_scores(trained, a), itc_scores(trained, b), atol=1e-4, rtol=1e-4)
+
+
+def test_match_scores_are_those_of_single_pairs(trained, folder):
+    gallery = gallery_of(trained, folder)
+    texts, videos = torch.meshgrid(torch.arange(5), torch.arange(4), indexing="ij")
+    whole = match_scores(trained, gallery, texts, videos, batch_size=3)
+    for q in range(5):
+        for v in range(4):
+            alone = match_scores(trained, gallery, torch.tensor([q]), torch.tensor([v]))
+            torch.testing.assert_close(whole[q, v], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("queries", ["text", "video"])
+def test_reranking_adds_log_probabilities_and_keeps_the_rest_below(trained, folder, queries):
+    gallery = gallery_of(trained, folder)
+    scores = itc_scores(trained, gallery) if queries == "text" else itc_scores(trained, gallery).T
+    found = rerank(trained, gallery, scores, top_k=2, queries=queries)
+    for n in range(len(scores)):
+        best = scores[n].topk(2).indices
+        rest = [m for m in range(scores.shape[1]) if m not in best.tolist()]
+        pair = (torch.full((2,), n), best) if queries == "text" else (best, torch.full((2,), n))
+        expected = scores[n, best].log_softmax(0) + match_scores(trained, gallery, *pair)
+        torch.testing.assert_close(found[n, best], expected, atol=1e-5, rtol=1e-5)
+        assert found[n, rest].max() < found[n, best].min()
+        assert found[n, rest].argsort().tolist() == scores[n, rest].argsort().tolist()
+
+
+def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
+    """The whole way that `stoa evaluate` goes."""
+    step = tmp_path / "run" / "checkpoints" / "step-00000003"
+    step.mkdir(parents=True)
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, step / "model.safetensors")
+    run = {"step": 3, "used_token_ids": USED, "commit": "abc"}
+    (step / "run.json").write_text(json.dumps(run))
+    (step / "manifest.json").write_text(json.dumps({"step": 3, "sha256": {"model.safetensors": "f00d"}}))
+    loaded = load_trained(step, tiny_config(), torch.device("cpu"))
+    options = {"split": "test", "hard": folder / "hard", "top_k": 3, "decoder": "auto", "batch_size": 4}
+    report = retrieval_report(loaded, folder / "m.jsonl", **options)
+
+    gallery = gallery_of(trained, folder)
+    assert report["retrieval"]["trained"] == evaluate_retrieval(trained, gallery, top_k=3)
+    assert report["retrieval"]["untrained"] == evaluate_retrieval(
+        untrained(trained), gallery_of(untrained(trained), folder), top_k=3
+    )
+    assert report["chance"]["text-to-video"].r1 == 25.0
+    assert set(report["hard_sets"]) == {"kind"}
+    assert report["protocol"]["videos"] == "4 of 5 readable"
+    assert report["protocol"]["weights sha256"] == "f00d"
+    assert report["protocol"]["trained at commit"] == "abc"
+    write_report(report, tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())
+    r1 = report["retrieval"]["trained"]["itc"]["text-to-video"].r1
+    assert written["retrieval"]["trained"]["itc"]["text-to-video"]["r1"] == r1
+    text = format_report(report)
+    assert "itc+vtm" in text
+    assert "4 of 5 readable" in text
+    assert "kind" in text
+
+
+def test_hard_sets_compare_within_their_gallery(trained, folder):
+    """With galleries of one clip everything is right; in one gallery of four, what the scores say."""
+    gallery = gallery_of(trained, folder)
+    alone = Gallery(**{f: getattr(gallery, f) for f in gallery.__slots__} | {"ids": ["a_0", "b_0", "c_0", "d_0"]})
+    assert evaluate_hard_set(trained, alone) == {"vtm": 100.0, "itc": 100.0}
+    together = evaluate_hard_set(trained, gallery)
+    scores = itc_scores(trained, gallery)
+    expected = (scores.argmax(dim=1) == gallery.video_of_text_Q).double().mean() * 100
+    assert together["itc"] == pytest.approx(float(expected))

@@ -1,0 +1,54 @@
+"""Runs of train.py on a small data set, as processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stoa.synthetic import SynthConfig, build_data_set
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory) -> Path:
+    """Moving Shapes with 48 clips to train on and hard sets of two galleries."""
+    folder = tmp_path_factory.mktemp("shapes") / "set"
+    config = SynthConfig(num_train=48, num_val=8, num_test=8, num_galleries=2, size=32, seconds=1.0)
+    build_data_set(config, folder, say=lambda line: None)
+    return folder
+
+
+@pytest.fixture
+def start(data_set, tmp_path) -> Callable[..., subprocess.Popen]:
+    """Start train.py with a tiny model; further arguments override."""
+    ds_config = tmp_path / "ds.json"
+    ds_config.write_text(
+        '{"train_micro_batch_size_per_gpu": 8, "gradient_clipping": 1.0, "zero_optimization": {"stage": 1}}'
+    )
+
+    def run(output: Path, *arguments: str, manifest: Path | None = None) -> subprocess.Popen:
+        command = [
+            *(sys.executable, str(ROOT / "train.py"), "--deepspeed_config", str(ds_config)),
+            *("--recipe", str(ROOT / "recipes" / "demo.yaml")),
+            *("--data.manifest", str(manifest or data_set / "manifest.jsonl")),
+            *("--training.output_dir", str(output), "--model.backbone.name", "stoa-tiny"),
+            *("--model.fusion.layers", "2", "--model.num_frames", "3", "--training.log_every", "1"),
+            *("--training.max_steps", "10", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),
+            *("--training.tensorboard", "false", "--data.num_workers", "0", *arguments),
+        ]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+
+    return run
+
+
+def finish(process: subprocess.Popen, *, code: int = 0) -> tuple[str, str]:
+    """Output and errors of a run that must end with ``code``."""
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-2000:]}\n{err[-3000:]}"
+    return out, err

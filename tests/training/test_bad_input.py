@@ -1,0 +1,97 @@
+"""What stops a run is one line, and nothing trained is lost; what need not stop it does not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import finish
+
+from stoa.training.metrics import read_metrics
+
+
+def manifest_with(data_set: Path, folder: Path, change) -> Path:
+    """A copy of the training rows, changed, with paths that still hold."""
+    rows = [json.loads(line) for line in (data_set / "manifest.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "train"]
+    for row in rows:
+        row["video"] = str(data_set / row["video"])
+        row["detections"] = str(data_set / row["detections"])
+    change(rows)
+    folder.mkdir(parents=True)
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.dist
+def test_bad_clips_and_captions_do_not_stop_a_run(start, data_set, tmp_path):
+    def change(rows):
+        whole = Path(rows[2]["video"]).read_bytes()
+        (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+        (tmp_path / "junk.mp4").write_bytes(b"this is no video")
+        rows[0]["video"] = "missing.mp4"
+        rows[1]["video"] = str(tmp_path / "junk.mp4")
+        rows[2]["video"] = str(tmp_path / "cut.mp4")
+        rows[3]["captions"] = [" "]
+        rows[4]["captions"] = ["красный круг движется влево"]
+
+    out, err = finish(start(tmp_path / "run", manifest=manifest_with(data_set, tmp_path / "m", change)))
+    assert "step 10/10" in out
+    assert err.count("non-Latin script") == 1
+    events = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    assert {"event": "skipped", "clip": "train_000003", "reason": "empty caption"} in events
+    replaced = {e["clip"]: e for e in events if e["event"] == "replaced"}
+    assert set(replaced) == {"train_000000", "train_000001", "train_000002"}
+    assert "does not exist" in replaced["train_000000"]["reason"]
+    assert all(e["path"].endswith(".mp4") and e["replacement"] for e in replaced.values())
+    counted = sum(r["replaced_clips"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl"))
+    assert counted == sum(e["event"] == "replaced" for e in events)
+
+
+@pytest.mark.dist
+def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_path):
+    """All videos vanish while the run is going: it saves what it has, and goes on when they are back."""
+    import shutil
+
+    videos = tmp_path / "m" / "videos"
+
+    def change(rows):
+        for row in rows:
+            row["video"] = f"videos/{Path(row['video']).name}"
+
+    manifest = manifest_with(data_set, tmp_path / "m", change)
+    shutil.copytree(data_set / "videos" / "train", videos)
+    run = tmp_path / "run"
+    arguments = ("--training.max_steps", "300", "--training.save_every", "1000")
+    process = start(run, *arguments, manifest=manifest)
+    for line in process.stdout:
+        if line.startswith("step 5/"):
+            videos.rename(videos.with_name("away"))
+            break
+    _, err = finish(process, code=2)
+    assert err.strip().splitlines()[-1].startswith("train.py: clip 'train_")
+    assert "16 replacements could not be read" in err
+    (saved,) = (run / "checkpoints").iterdir()
+    step = int(saved.name.removeprefix("step-"))
+    assert step >= 5
+    videos.with_name("away").rename(videos)
+    out, _ = finish(start(run, "--training.max_steps", str(step + 1), manifest=manifest))
+    assert f"at step {step}" in out
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--training.max_step", "3"), "unknown recipe key 'training.max_step'; did you mean 'training.max_steps'?"),
+        (("--data.split", "tests"), "has no usable row with split 'tests' (splits found: ['test', 'train', 'val'])"),
+        (("--init", "absent.pt"), "--init 'absent.pt' is neither a file nor a pretrained tag of stoa-tiny"),
+    ],
+)
+def test_a_mistake_is_one_line(start, tmp_path, arguments, message):
+    _, err = finish(start(tmp_path / "run", *arguments), code=2)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("train.py: ")
+    assert message in last
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "checkpoints").exists()

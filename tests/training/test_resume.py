@@ -1,0 +1,86 @@
+"""A killed run, resumed with the same command, ends as one that was never killed, bit for bit."""
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import finish
+from safetensors.torch import load_file
+
+from stoa.training.metrics import read_metrics
+
+LAST = Path("checkpoints/step-00000010")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    names = ("loss", "vtc", "vtm", "mlm", "plm", "grad_norm", "learning_rate")
+    records = [read_metrics(folder / "metrics.jsonl") for folder in (a, b)]
+    assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]] == list(range(1, 11))
+    for first, second in zip(*records, strict=True):
+        assert [first[n] for n in names] == [second[n] for n in names], first["step"]
+    weights = [load_file(folder / LAST / "model.safetensors") for folder in (a, b)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+
+
+def kill_when(process, path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.dist
+def test_kill_and_resume(start, tmp_path):
+    straight = tmp_path / "straight"
+    finish(start(straight))
+    for workers in ("0", "2"):
+        killed = tmp_path / f"killed{workers}"
+        arguments = ("--data.num_workers", workers)
+        kill_when(start(killed, *arguments), killed / "checkpoints" / "step-00000005")
+        assert not (killed / LAST).exists()
+        out, _ = finish(start(killed, *arguments))
+        assert "resuming from" in out
+        assert "at step 5" in out
+        assert_same_run(straight, killed)
+
+    out, _ = finish(start(straight))
+    assert "already trained to step 10; nothing to do" in out
+
+    _, err = finish(start(straight, "--model.num_frames", "2"), code=2)
+    assert "is of another model: model.num_frames is 3 there and 2 here" in err
+
+    _, err = finish(start(straight, "--training.seed", "4", "--training.max_steps", "12"), code=2)
+    assert "the checkpoint's data order has seed 0, this run has 4" in err
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_killed_at_random_moments(start, tmp_path):
+    """Whenever it is killed, the saves included, the same command goes on and ends alike."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    finish(start(straight, "--training.save_every", "1"))
+    rng = random.Random(0)
+    kills = 0
+    while not (killed / LAST).exists():
+        process = start(killed, "--training.save_every", "1")
+        wait = rng.uniform(4, 16)
+        try:
+            process.communicate(timeout=wait)
+        except TimeoutError:
+            pass
+        except Exception:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        assert kills < 60
+    finish(start(killed, "--training.save_every", "1"))
+    assert kills > 0
+    assert_same_run(straight, killed)
