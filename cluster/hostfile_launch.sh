@@ -2,7 +2,7 @@
 # Starts a run on the nodes of a hostfile through DeepSpeed's launcher, from any of them; it needs ssh without a password
 # and pdsh, and the same checkout and environment at the same path on every node:
 #
-#   cluster/hostfile_launch.sh cluster/hostfile --deepspeed_config ds_configs/pretrain.json --recipe recipes/stoa.yaml
+#   cluster/hostfile_launch.sh cluster/hostfile --deepspeed_config ds_configs/pretrain.json
 #
 #   MASTER_PORT  a free port on the first node   29500
 #   STOA_ENTRY   the script to run               train.py

@@ -21,7 +21,7 @@ if (( nnodes > 1 )) && [[ -z "${MASTER_ADDR:-}" ]]; then
   exit 2
 fi
 
-# exec: a signal from the job system reaches torchrun, which hands it on, and training saves before it stops.
+# exec: a signal from the job system reaches torchrun, which ends its processes.
 exec torchrun \
   --nnodes "$nnodes" \
   --node-rank "${NODE_RANK:-${SLURM_NODEID:-0}}" \

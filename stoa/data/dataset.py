@@ -81,6 +81,7 @@ class ClipDataset(Dataset[Sample]):
         seed: fixes which of several captions an epoch uses, and the replacements.
         decoder: ``auto`` is decord, then PyAV for what decord cannot read.
         ledger: where replacements and fallbacks are recorded.
+        cache_bytes: frames kept in memory by each loader process, decoded and cropped; for sets that fit.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         decoder: Literal["auto", "decord", "pyav"] = "auto",
         ledger: Ledger | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self.rows = rows
         self.root = root
@@ -99,6 +101,8 @@ class ClipDataset(Dataset[Sample]):
         self.seed = seed
         self.decoder = decoder
         self.ledger = ledger or Ledger(None)
+        self.cache_bytes = cache_bytes
+        self._cache: dict[str, tuple[torch.Tensor, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -141,11 +145,11 @@ class ClipDataset(Dataset[Sample]):
     def _load(self, row: ClipRow, key: SampleKey, *, replaced: int, caption: Caption | None = None) -> Sample:
         if caption is None:
             caption = row.captions[stable_hash(self.seed, key.epoch, key.clip) % len(row.captions)]
-        decoded = self._decode(row)
-        boxes_TK4, labels_TK, scores_TK, dropped = self._boxes(row, decoded)
+        frames_TCHW, times_seconds = self._frames(row)
+        boxes_TK4, labels_TK, scores_TK, dropped = self._boxes(row, times_seconds)
         encoded = encode_caption(caption, self.shape.max_tokens)
         return Sample(
-            frames_TCHW=resize_and_crop(decoded.frames_THWC, self.shape.side),
+            frames_TCHW=frames_TCHW,
             tokens_L=encoded.tokens_L,
             text_mask_L=encoded.text_mask_L,
             noun_mask_L=encoded.noun_mask_L,
@@ -160,16 +164,23 @@ class ClipDataset(Dataset[Sample]):
             replaced=replaced,
         )
 
-    def _decode(self, row: ClipRow) -> DecodedFrames:
+    def _frames(self, row: ClipRow) -> tuple[torch.Tensor, np.ndarray]:
+        """Frames as the model sees them, (T, 3, S, S) uint8, and their times in seconds, (T,)."""
+        if row.id in self._cache:
+            return self._cache[row.id]
         decoders: dict[str, Callable[..., DecodedFrames]] = {
             "auto": partial(decode_cpu, on_fallback=lambda why: self.ledger.record("fallback", row.id, why)),
             "decord": decode_decord,
             "pyav": decode_pyav,
         }
         path = str(self.root / row.video)
-        return decoders[self.decoder](path, self.shape.num_frames, row.start_seconds, row.end_seconds)
+        decoded = decoders[self.decoder](path, self.shape.num_frames, row.start_seconds, row.end_seconds)
+        frames = resize_and_crop(decoded.frames_THWC, self.shape.side), decoded.times_seconds
+        if (len(self._cache) + 1) * frames[0].nbytes <= self.cache_bytes:
+            self._cache[row.id] = frames
+        return frames
 
-    def _boxes(self, row: ClipRow, decoded: DecodedFrames) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    def _boxes(self, row: ClipRow, times_seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """The K most confident boxes of the nearest detected frame, for every sampled frame."""
         T, K = self.shape.num_frames, self.shape.max_boxes
         boxes_TK4 = np.zeros((T, K, 4), dtype=np.float32)
@@ -181,7 +192,7 @@ class ClipDataset(Dataset[Sample]):
         width, height = (int(v) for v in found.size_wh)
         boxes_n4, usable_n = boxes_to_model(found.boxes, height, width, self.shape.side)
         if len(found.frame_times_seconds):
-            for t, frame in enumerate(nearest_frames(found.frame_times_seconds, decoded.times_seconds)):
+            for t, frame in enumerate(nearest_frames(found.frame_times_seconds, times_seconds)):
                 here = np.flatnonzero((found.frame_index == frame) & usable_n)
                 best = here[np.argsort(-found.scores[here], kind="stable")[:K]]
                 boxes_TK4[t, : len(best)] = boxes_n4[best]

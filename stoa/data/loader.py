@@ -28,6 +28,7 @@ class DataConfig:
         max_boxes: detected boxes kept per frame (K).
         decoder: ``auto`` is decord, then PyAV for what decord cannot read.
         num_workers: loader processes per rank; 0 loads in the training process.
+        cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
     """
 
     manifest: str | None = None
@@ -35,10 +36,13 @@ class DataConfig:
     max_boxes: int = 10
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     num_workers: int = 2
+    cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
+        if not self.cache_gib >= 0:
+            raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
         if self.max_boxes < 0:
             raise ValueError(f"data.max_boxes is {self.max_boxes}; expected 0 or more")
 
@@ -68,7 +72,15 @@ def build_loader(
     pin_memory: bool,
 ) -> Iterator[LoadedBatch]:
     """Endless batches in the order of ``sampler``, whatever the number of workers."""
-    dataset = ClipDataset(rows, root, shape, seed=sampler.seed, decoder=config.decoder, ledger=ledger)
+    dataset = ClipDataset(
+        rows,
+        root,
+        shape,
+        seed=sampler.seed,
+        decoder=config.decoder,
+        ledger=ledger,
+        cache_bytes=int(config.cache_gib * 2**30),
+    )
     loader: DataLoader = DataLoader(
         dataset,
         batch_sampler=sampler,

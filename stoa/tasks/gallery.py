@@ -15,6 +15,7 @@ import torch
 from stoa.data.dataset import ClipDataset, ClipShape, collate
 from stoa.data.text import encode_caption
 from stoa.manifest import ClipRow
+from stoa.models.video_language import VideoFeatures
 from stoa.tasks.trained import TrainedModel
 
 
@@ -41,18 +42,18 @@ class Gallery:
 
 
 @torch.inference_mode()
-def encode_gallery(
-    trained: TrainedModel,
+def encode_galleries(
+    models: Sequence[TrainedModel],
     rows: Sequence[ClipRow],
     root: Path,
     *,
     decoder: Literal["auto", "decord", "pyav"] = "auto",
     batch_size: int = 16,
-) -> Gallery:
-    """Encode every video and every caption of the rows.
+) -> list[Gallery]:
+    """Encode every video and every caption of the rows with each model; videos are decoded once.
 
     Args:
-        trained: the model.
+        models: of one configuration.
         rows: of a manifest.
         root: folder the rows' paths are relative to.
         decoder: see :class:`stoa.data.loader.DataConfig`.
@@ -61,12 +62,13 @@ def encode_gallery(
     Raises:
         ValueError: no video can be read.
     """
-    model, device, config = trained.model, trained.device, trained.model.config
-    shape = ClipShape(num_frames=config.num_frames, side=trained.side, max_tokens=config.max_tokens, max_boxes=0)
+    config, side = models[0].model.config, models[0].side
+    assert all(trained.model.config == config for trained in models)
+    shape = ClipShape(num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=0)
     dataset = ClipDataset(rows, root, shape, seed=0, decoder=decoder)
     readable: list[ClipRow] = []
     unreadable: list[tuple[str, str]] = []
-    tokens, pooled = [], []
+    videos: list[list[VideoFeatures]] = [[] for _ in models]
     for start in range(0, len(rows), batch_size):
         samples = []
         for index in range(start, min(start + batch_size, len(rows))):
@@ -76,27 +78,33 @@ def encode_gallery(
             except ValueError as error:
                 unreadable.append((rows[index].id, str(error)))
         if samples:
-            video = model.encode_video(collate(samples).batch.frames_BTCHW.to(device))
-            tokens.append(video.tokens_BGd)
-            pooled.append(video.pooled_Bd)
+            frames_BTCHW = collate(samples).batch.frames_BTCHW
+            for trained, features in zip(models, videos, strict=True):
+                features.append(trained.model.encode_video(frames_BTCHW.to(trained.device)))
     if not readable:
         raise ValueError(f"none of the {len(rows)} videos can be read; the first: {unreadable[0][1]}")
 
     captions = [(video, caption) for video, row in enumerate(readable) for caption in row.captions]
     encoded = [encode_caption(caption, config.max_tokens) for _, caption in captions]
-    ids_QL = torch.stack([torch.from_numpy(e.tokens_L) for e in encoded]).to(device)
-    mask_QL = torch.stack([torch.from_numpy(e.text_mask_L) for e in encoded]).to(device)
-    texts = [
-        model.encode_text(ids, mask)
-        for ids, mask in zip(ids_QL.split(batch_size), mask_QL.split(batch_size), strict=True)
-    ]
-    return Gallery(
-        ids=[row.id for row in readable],
-        video_tokens_VGd=torch.cat(tokens),
-        video_pooled_Vd=torch.cat(pooled),
-        text_tokens_QLd=torch.cat([text.tokens_BLd for text in texts]),
-        text_pooled_Qd=torch.cat([text.pooled_Bd for text in texts]),
-        text_mask_QL=mask_QL,
-        video_of_text_Q=torch.tensor([video for video, _ in captions], device=device),
-        unreadable=unreadable,
-    )
+    ids_QL = torch.stack([torch.from_numpy(e.tokens_L) for e in encoded])
+    mask_QL = torch.stack([torch.from_numpy(e.text_mask_L) for e in encoded])
+    video_of_text_Q = torch.tensor([video for video, _ in captions])
+    galleries = []
+    for trained, features in zip(models, videos, strict=True):
+        batches = zip(
+            ids_QL.to(trained.device).split(batch_size), mask_QL.to(trained.device).split(batch_size), strict=True
+        )
+        texts = [trained.model.encode_text(ids, mask) for ids, mask in batches]
+        galleries.append(
+            Gallery(
+                ids=[row.id for row in readable],
+                video_tokens_VGd=torch.cat([video.tokens_BGd for video in features]),
+                video_pooled_Vd=torch.cat([video.pooled_Bd for video in features]),
+                text_tokens_QLd=torch.cat([text.tokens_BLd for text in texts]),
+                text_pooled_Qd=torch.cat([text.pooled_Bd for text in texts]),
+                text_mask_QL=mask_QL.to(trained.device),
+                video_of_text_Q=video_of_text_Q.to(trained.device),
+                unreadable=unreadable,
+            )
+        )
+    return galleries

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import stoa
-from stoa.manifest import read_manifest
-from stoa.tasks.gallery import Gallery, encode_gallery
+from stoa.manifest import ClipRow, read_manifest
+from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.metrics import RankMetrics, chance_metrics
 from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval
 from stoa.tasks.trained import TrainedModel, untrained
@@ -26,7 +27,7 @@ def retrieval_report(
     split: str,
     hard: Path | None,
     top_k: int,
-    decoder: str,
+    decoder: Literal["auto", "decord", "pyav"],
     batch_size: int,
 ) -> dict[str, Any]:
     """Retrieval of the trained and the untrained model, hard sets, chance, and the protocol card.
@@ -37,17 +38,19 @@ def retrieval_report(
         split: its rows.
         hard: folder of hard-set manifests (``<kind>.jsonl``), or none.
         top_k: candidates that the matching head re-ranks.
-        decoder, batch_size: see :func:`stoa.tasks.gallery.encode_gallery`.
+        decoder, batch_size: see :func:`stoa.tasks.gallery.encode_galleries`.
 
     Raises:
         ValueError: a manifest is wrong or none of its videos can be read.
     """
-    rows = read_manifest(manifest, split=split)
     models = {"trained": trained, "untrained": untrained(trained)}
-    galleries = {
-        name: encode_gallery(model, rows, manifest.parent, decoder=decoder, batch_size=batch_size)  # type: ignore[arg-type]
-        for name, model in models.items()
-    }
+
+    def encode(rows: Sequence[ClipRow], root: Path) -> dict[str, Gallery]:
+        galleries = encode_galleries(list(models.values()), rows, root, decoder=decoder, batch_size=batch_size)
+        return dict(zip(models, galleries, strict=True))
+
+    rows = read_manifest(manifest, split=split)
+    galleries = encode(rows, manifest.parent)
     gallery = galleries["trained"]
     report: dict[str, Any] = {
         "retrieval": {name: evaluate_retrieval(model, galleries[name], top_k=top_k) for name, model in models.items()},
@@ -59,13 +62,9 @@ def retrieval_report(
     }
     for path in sorted(hard.glob("*.jsonl")) if hard is not None else []:
         hard_rows = read_manifest(path)
-        report["hard_sets"][path.stem] = {
-            name: evaluate_hard_set(
-                model,
-                encode_gallery(model, hard_rows, path.parent, decoder=decoder, batch_size=batch_size),  # type: ignore[arg-type]
-            )
-            for name, model in models.items()
-        } | {"queries": len(hard_rows)}
+        hard_galleries = encode(hard_rows, path.parent)
+        results = {name: evaluate_hard_set(model, hard_galleries[name]) for name, model in models.items()}
+        report["hard_sets"][path.stem] = {**results, "queries": len(hard_rows)}
     report["protocol"] = _protocol(trained, gallery, manifest, split, len(rows), top_k, decoder)
     return report
 

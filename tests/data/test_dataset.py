@@ -115,6 +115,21 @@ def test_collate_counts(folder):
     assert loaded.batch.position_B.tolist() == [0, 1, 2, 3]
 
 
+def test_the_cache_gives_the_same_samples_and_keeps_to_its_size(folder):
+    plain = ClipDataset(rows(), folder, SHAPE, seed=0)
+    bytes_of_a_clip = 2 * 3 * 32 * 32
+    cached = ClipDataset(rows(), folder, SHAPE, seed=0, cache_bytes=3 * bytes_of_a_clip)
+    for epoch in range(2):
+        for i in range(6):
+            key = SampleKey(i, epoch, 0)
+            assert torch.equal(cached[key].frames_TCHW, plain[key].frames_TCHW)
+    for i in range(6):
+        (folder / f"{i}.mp4").unlink()
+    assert [cached[SampleKey(i, 0, 0)].replaced for i in range(3)] == [0, 0, 0]
+    with pytest.raises(ValueError, match="clip 'clip3'"):
+        cached.load(3)
+
+
 def load(folder, num_workers: int, batches: int = 7):
     sampler = GlobalBatchSampler(6, 2, rank=0, world=1, seed=3)
     config = DataConfig(num_workers=num_workers)

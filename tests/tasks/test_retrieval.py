@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from factories import USED, gray_frames, tiny_config, tiny_model, write_video
+
 from stoa.manifest import Caption, ClipRow, write_manifest
-from stoa.tasks.gallery import Gallery, encode_gallery
+from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.report import format_report, retrieval_report, write_report
 from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval, itc_scores, match_scores, rerank
 from stoa.tasks.trained import TrainedModel, load_trained, untrained
@@ -40,7 +40,8 @@ def trained() -> TrainedModel:
 def gallery_of(trained: TrainedModel, folder: Path, batch_size: int = 2) -> Gallery:
     from stoa.manifest import read_manifest
 
-    return encode_gallery(trained, read_manifest(folder / "m.jsonl"), folder, batch_size=batch_size)
+    (gallery,) = encode_galleries([trained], read_manifest(folder / "m.jsonl"), folder, batch_size=batch_size)
+    return gallery
 
 
 def test_a_gallery_holds_what_can_be_read(trained, folder):
