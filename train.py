@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-EXIT_USER_ERROR = 2
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 def moving_shapes(side: int) -> Path:
@@ -27,9 +28,12 @@ def main() -> int:
     try:
         config, deepspeed_config = parse_run(None, HERE / "recipes" / "base.yaml")
         pretrain(config, deepspeed_config, default_data=moving_shapes)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("train.py: interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -90,7 +90,15 @@ def build_loader(
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
-    return iter(loader)
+    return _one_line_errors(iter(loader))
+
+
+def _one_line_errors(batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
+    """A worker's error arrives with the worker's traceback around it; the user gets its last line."""
+    try:
+        yield from batches
+    except ValueError as error:
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
 def _one_thread(worker: int) -> None:

@@ -21,8 +21,22 @@ from stoa.models.layers import Block
 PRESETS: dict[str, dict[str, Any]] = {
     "stoa-small": {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 96, "layers": 3, "head_width": 32},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 4},
+        "vision_cfg": {
+            "image_size": 64,
+            "patch_size": 8,
+            "width": 96,
+            "layers": 3,
+            "head_width": 32,
+            "act_kwargs": {"approximate": "tanh"},  # a third faster than erf on a CPU
+        },
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 128,
+            "heads": 4,
+            "layers": 4,
+            "act_kwargs": {"approximate": "tanh"},
+        },
     },
     "stoa-tiny": {
         "embed_dim": 32,

@@ -5,6 +5,7 @@ Shape legend: B batch, S sequence, H heads, D head width, w model width.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from typing import Any
 
@@ -56,7 +57,7 @@ class Block(nn.Module):
         attn: Any = source.attn
         heads = attn.heads if isinstance(attn, SelfAttention) else attn.num_heads
         mlp: Any = source.mlp
-        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, type(mlp.gelu)())
+        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, copy.deepcopy(mlp.gelu))
         block.load_state_dict(source.state_dict())
         return block
 

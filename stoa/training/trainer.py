@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from stoa.data.dataset import LoadedBatch
 from stoa.data.sampler import GlobalBatchSampler
@@ -107,7 +108,10 @@ class Trainer:
         Raises:
             ValueError: it is of another model, data order or number of processes.
         """
-        path = checkpoint.newest(self.checkpoints)
+        # One rank reads and verifies the files, which all ranks share.
+        found: list[Path | None] = [checkpoint.newest(self.checkpoints) if rank() == 0 else None]
+        dist.broadcast_object_list(found)
+        (path,) = found
         if path is None:
             return False
         run = checkpoint.read_run(path)
