@@ -36,7 +36,7 @@ setup: $(STAMPS)/deepspeed
 
 demo: setup
 	stoa synth --out data/demo --workers 2
-	deepspeed train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
+	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
 	stoa evaluate --run runs/demo --manifest data/demo/manifest.jsonl --hard data/demo/hard
 
 # pytest exits with 5 when it collects nothing, which fails the target.

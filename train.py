@@ -11,14 +11,21 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-def moving_shapes(side: int) -> Path:
-    """The data used when a recipe names none: Moving Shapes at the model's size."""
+def moving_shapes(side: int, global_batch: int) -> Path:
+    """The data used when a recipe names none: Moving Shapes at the model's size, two global batches at least."""
     from stoa.synthetic import SynthConfig, build_data_set
 
-    folder = Path("data") / f"moving_shapes_{side}"
-    config = SynthConfig(size=side, num_train=512, num_val=64, num_test=64, num_galleries=16)
-    build_data_set(config, folder, workers=os.cpu_count() or 1)
+    clips = max(512, 2 * global_batch)
+    folder = Path("data") / f"moving_shapes_{side}px_{clips}"
+    config = SynthConfig(size=side, num_train=clips, num_val=64, num_test=64, num_galleries=16)
+    build_data_set(config, folder, workers=len(os.sched_getaffinity(0)))
     return folder / "manifest.jsonl"
+
+
+def complain(message: str) -> None:
+    """One line on stderr, with the rank where there are several."""
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"train.py: {rank}{message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -27,12 +34,17 @@ def main() -> int:
 
     try:
         config, deepspeed_config = parse_run(None, HERE / "recipes" / "base.yaml")
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":  # all ranks make the same mistake
+            complain(str(error))
+        return EXIT_ERROR
+    try:
         pretrain(config, deepspeed_config, default_data=moving_shapes)
     except (ValueError, FloatingPointError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr, flush=True)
+        complain(str(error))
         return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("train.py: interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as error:
+        complain(str(error) or "interrupted")
         return EXIT_INTERRUPTED
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +42,8 @@ class Detections:
                 f"frame_index spans {self.frame_index.min()}..{self.frame_index.max()} "
                 f"but there are {len(self.frame_times_seconds)} frames"
             )
+        if n and self.labels.min() < 0:
+            raise ValueError(f"labels hold {self.labels.min()}; a label is an index of the vocabulary, 0 or more")
         if self.size_wh.shape != (2,) or not (self.size_wh > 0).all():
             raise ValueError(f"size_wh is {self.size_wh}; expected a positive width and height")
 
@@ -59,5 +60,5 @@ class Detections:
         try:
             with np.load(path, allow_pickle=False) as data:
                 return cls(**{name: data[name] for name in _FIELDS})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"detections {os.fspath(path)}: {error}") from None
+        except Exception as error:  # zip, zlib and numpy each have their own for a damaged file
+            raise ValueError(f"detections {os.fspath(path)}: {type(error).__name__}: {error}") from None

@@ -9,6 +9,7 @@ Paths are relative to the manifest's folder.
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 Span = tuple[int, int]
+# Other fields are the user's own and ignored; these would be ignored by mistake.
+_MISTAKEN = {"start": "start_seconds", "end": "end_seconds", "boxes": "detections"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,19 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        for number, raw in enumerate(csv.DictReader(file), start=2):
-            yield f"{path}, row {number}", {key: value for key, value in raw.items() if key and value not in ("", None)}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            if "caption" not in (reader.fieldnames or ()):
+                raise ValueError(f"{path}: column 'caption' is missing; every row needs 'id', 'video' and 'caption'")
+            for raw in reader:
+                # An empty cell and a missing one look the same: an empty caption.
+                cells = {key: value for key, value in raw.items() if key and value not in ("", None)}
+                yield f"{path}, line {reader.line_num}", {"captions": [], **cells}
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not UTF-8 ({error.reason}); re-save the file as UTF-8") from None
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
 
 
 def _parse_row(raw: dict[str, Any], where: str) -> ClipRow:
@@ -137,19 +150,22 @@ def _parse_row(raw: dict[str, Any], where: str) -> ClipRow:
             raise ValueError(
                 f"{where}: field {field!r} is missing or empty; every row needs 'id', 'video' and 'captions'"
             )
-    if "captions" in raw:
+    for field, meant in _MISTAKEN.items():
+        if field in raw:
+            raise ValueError(f"{where}: field {field!r} has no meaning here; write {meant!r}")
+    if "caption" in raw:
+        texts = [raw["caption"]]
+    elif "captions" in raw:
         texts = raw["captions"]
         if not isinstance(texts, list):
             raise ValueError(
                 f"{where}: field 'captions' is a {type(texts).__name__}; expected a list (or use 'caption' for one)"
             )
-    elif "caption" in raw:
-        texts = [raw["caption"]]
-    elif where.split(",")[0].endswith(".csv"):
-        texts = []  # an empty CSV cell and a missing one look the same: an empty caption
     else:
         raise ValueError(f"{where}: field 'captions' is missing; every row needs 'id', 'video' and 'captions'")
-    captions = tuple(c for c in (_parse_caption(text, where) for text in texts) if c.text.strip())
+    captions = tuple(c for c in (_parse_caption(text, where) for text in texts) if html.unescape(c.text).strip())
+    if not isinstance(raw.get("detections", ""), str):
+        raise ValueError(f"{where}: field 'detections' is {raw['detections']!r}; expected the path of a .npz file")
     start, end = (_parse_seconds(raw, key, where) for key in ("start_seconds", "end_seconds"))
     if start is not None and end is not None and end <= start:
         raise ValueError(f"{where}: end_seconds {end} is not after start_seconds {start}")
@@ -171,7 +187,10 @@ def _parse_caption(raw: Any, where: str) -> Caption:
         raise ValueError(f"{where}: caption {raw!r} is neither a string nor an object with 'text'")
     spans = {}
     for kind in ("nouns", "verbs"):
-        spans[kind] = tuple((int(start), int(end)) for start, end in raw.get(kind, ()))
+        try:
+            spans[kind] = tuple((int(start), int(end)) for start, end in raw.get(kind, ()))
+        except (TypeError, ValueError):
+            raise ValueError(f"{where}: {kind} is {raw[kind]!r}; expected a list of [start, end] pairs") from None
         for start, end in spans[kind]:
             if not 0 <= start < end <= len(raw["text"]):
                 raise ValueError(

@@ -46,6 +46,13 @@ def test_csv_with_an_empty_caption(tmp_path):
         ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [[0, 9]]}]}, r"nouns span \[0, 9\)"),
         ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": "soon"}, "'start_seconds' is 'soon'"),
         ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": 3, "end_seconds": 2}, "end_seconds 2.0 is not"),
+        ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [3]}]}, r"nouns is \[3\]; expected a list"),
+        ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": None}]}, "nouns is None; expected a list"),
+        ({"id": "a", "video": "a.mp4", "caption": "x", "detections": 5}, "'detections' is 5; expected the path"),
+        (
+            {"id": "a", "video": "a.mp4", "caption": "x", "start": 5},
+            "'start' has no meaning here; write 'start_seconds'",
+        ),
         ('{"id": "a", "vid', "row 1: not valid JSON"),
         ("[1, 2]", "row 1: expected a JSON object, got list"),
     ],
@@ -53,6 +60,29 @@ def test_csv_with_an_empty_caption(tmp_path):
 def test_a_wrong_row_is_named(tmp_path, row, message):
     with pytest.raises(ValueError, match=message):
         read_manifest(write(tmp_path / "m.jsonl", row))
+
+
+def test_wrong_csv_files_are_named(tmp_path):
+    path = tmp_path / "m, n.csv"
+    path.write_text("id,video,text\na,a.mp4,x\n")
+    with pytest.raises(ValueError, match="column 'caption' is missing"):
+        read_manifest(path)
+    path.write_bytes("id,video,caption\na,a.mp4,é\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_manifest(path)
+    path.write_text('id,video,caption\na,a.mp4,"two\nlines"\n,b.mp4,x\n')
+    with pytest.raises(ValueError, match="line 4: field 'id' is missing"):
+        read_manifest(path)
+
+
+def test_a_spreadsheets_csv_is_read(tmp_path):
+    (tmp_path / "m.csv").write_bytes("\ufeffid,video,caption,note\na,a.mp4,a dog,mine\n".encode())
+    assert read_manifest(tmp_path / "m.csv") == [ClipRow("a", "a.mp4", (Caption("a dog"),))]
+
+
+def test_a_caption_of_blanks_in_html_is_empty(tmp_path):
+    path = write(tmp_path / "m.jsonl", {"id": "a", "video": "a.mp4", "captions": ["&nbsp; ", "a dog"]})
+    assert [c.text for c in read_manifest(path)[0].captions] == ["a dog"]
 
 
 def test_wrong_files_are_named(tmp_path):

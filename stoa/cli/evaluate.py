@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from stoa.config import from_dict
 from stoa.tasks.report import format_report, retrieval_report, write_report
@@ -19,9 +20,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--manifest", type=str, required=True, help="manifest that holds the gallery")
     parser.add_argument("--split", type=str, default="test", help="rows of the manifest")
     parser.add_argument("--hard", type=str | None, default=None, help="folder of hard-set manifests")
-    parser.add_argument("--top_k", type=int, default=32, help="candidates the matching head re-ranks")
+    parser.add_argument("--top_k", type=PositiveInt, default=32, help="candidates the matching head re-ranks")
     parser.add_argument("--decoder", type=Literal["auto", "decord", "pyav"], default="auto", help="video decoder")
-    parser.add_argument("--batch_size", type=int, default=16, help="videos encoded at once")
+    parser.add_argument("--batch_size", type=PositiveInt, default=16, help="videos encoded at once")
     parser.add_argument(
         "--out", type=str | None, default=None, help="JSON report; default: beside the checkpoint's run"
     )
@@ -41,6 +42,6 @@ def run(args: Namespace) -> None:
         batch_size=args.batch_size,
     )
     out = Path(args.out) if args.out else folder.parent.parent / f"retrieval-{args.split}.json"
-    write_report(report, out)
     print(format_report(report))
+    write_report(report, out)
     print(f"written to {out}")

@@ -103,6 +103,7 @@ class ClipDataset(Dataset[Sample]):
         self.ledger = ledger or Ledger(None)
         self.cache_bytes = cache_bytes
         self._cache: dict[str, tuple[torch.Tensor, np.ndarray]] = {}
+        self._fallbacks: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -158,7 +159,7 @@ class ClipDataset(Dataset[Sample]):
             labels_TK=labels_TK,
             scores_TK=scores_TK,
             clip_key=stable_hash(row.id),
-            caption_key=stable_hash(caption.text.strip()),
+            caption_key=stable_hash(*encoded.tokens_L),
             position=key.position,
             dropped_boxes=dropped,
             replaced=replaced,
@@ -169,7 +170,7 @@ class ClipDataset(Dataset[Sample]):
         if row.id in self._cache:
             return self._cache[row.id]
         decoders: dict[str, Callable[..., DecodedFrames]] = {
-            "auto": partial(decode_cpu, on_fallback=lambda why: self.ledger.record("fallback", row.id, why)),
+            "auto": partial(decode_cpu, on_fallback=partial(self._record_fallback, row.id)),
             "decord": decode_decord,
             "pyav": decode_pyav,
         }
@@ -179,6 +180,12 @@ class ClipDataset(Dataset[Sample]):
         if (len(self._cache) + 1) * frames[0].nbytes <= self.cache_bytes:
             self._cache[row.id] = frames
         return frames
+
+    def _record_fallback(self, clip: str, reason: str) -> None:
+        """Once a clip and process: a long run would repeat it every epoch."""
+        if clip not in self._fallbacks:
+            self._fallbacks.add(clip)
+            self.ledger.record("fallback", clip, reason)
 
     def _boxes(self, row: ClipRow, times_seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """The K most confident boxes of the nearest detected frame, for every sampled frame."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,6 +63,14 @@ def read_rows(config: DataConfig, manifest: Path, ledger: Ledger) -> list[ClipRo
     return rows
 
 
+def fingerprint(rows: Sequence[ClipRow]) -> str:
+    """Hash of the clips and captions, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.id, row.video, [caption.text for caption in row.captions])).encode())
+    return digest.hexdigest()
+
+
 def build_loader(
     config: DataConfig,
     rows: list[ClipRow],
@@ -87,7 +97,7 @@ def build_loader(
         num_workers=config.num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
     return _one_line_errors(iter(loader))
@@ -97,9 +107,16 @@ def _one_line_errors(batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
     """A worker's error arrives with the worker's traceback around it; the user gets its last line."""
     try:
         yield from batches
-    except ValueError as error:
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+    except (ValueError, OSError) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.removeprefix(f"{type(error).__name__}: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"a loader process died ({reason}); lower data.num_workers or free memory") from None
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer ends its workers

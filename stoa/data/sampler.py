@@ -36,12 +36,15 @@ class GlobalBatchSampler:
         micro_batch: clips of this rank in a batch.
         rank, world: this process among all.
         seed: of the run.
+        fingerprint: of the clips and captions; a saved position holds for the same ones only.
 
     Raises:
         ValueError: there are fewer clips than one global batch.
     """
 
-    def __init__(self, num_samples: int, micro_batch: int, *, rank: int, world: int, seed: int) -> None:
+    def __init__(
+        self, num_samples: int, micro_batch: int, *, rank: int, world: int, seed: int, fingerprint: str = ""
+    ) -> None:
         self.global_batch = micro_batch * world
         if num_samples < self.global_batch:
             raise ValueError(
@@ -53,6 +56,7 @@ class GlobalBatchSampler:
         self.micro_batch = micro_batch
         self.rank, self.world, self.seed = rank, world, seed
         self.batches_per_epoch = num_samples // self.global_batch
+        self.fingerprint = fingerprint
         self.next_batch = 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
@@ -69,7 +73,7 @@ class GlobalBatchSampler:
                 batch += 1
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("next_batch", "num_samples", "global_batch", "world", "seed")
+        names = ("next_batch", "num_samples", "global_batch", "world", "seed", "fingerprint")
         return {"version": STATE_VERSION, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -75,10 +75,12 @@ def _spans_after_cleaning(text: str, spans: tuple[Span, ...]) -> list[Span]:
     """Move character spans of the raw caption to the text the tokenizer sees (mojibake and HTML mended,
     blanks collapsed, lower case)."""
     cleaned = tokenizer().clean_fn(text)
-    if not spans or len(cleaned) == len(text):
+    lowered = [c.lower() for c in text]
+    if not spans or (cleaned == "".join(lowered) and len(cleaned) == len(text)):
         return list(spans)
-    matcher = difflib.SequenceMatcher(None, text.lower(), cleaned, autojunk=False)
-    target = {a + i: b + i for a, b, size in matcher.get_matching_blocks() for i in range(size)}
+    origin = [i for i, c in enumerate(lowered) for _ in c]  # a few letters grow in lower case
+    matcher = difflib.SequenceMatcher(None, "".join(lowered), cleaned, autojunk=False)
+    target = {origin[a + i]: b + i for a, b, size in matcher.get_matching_blocks() for i in range(size)}
     moved = []
     for start, end in spans:
         places = [target[i] for i in range(start, end) if i in target]

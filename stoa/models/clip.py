@@ -70,9 +70,6 @@ class VisionTower(nn.Module):
 
     def __init__(self, source: open_clip.transformer.VisionTransformer) -> None:
         super().__init__()
-        self.patch_size: tuple[int, int] = source.patch_size
-        self.image_size: tuple[int, int] = source.image_size
-        self.grid_hw: tuple[int, int] = source.grid_size
         self.conv1 = source.conv1
         self.class_embedding = source.class_embedding
         self.positional_embedding = source.positional_embedding
@@ -95,8 +92,7 @@ class VisionTower(nn.Module):
         Returns:
             the projected [CLS] (F, d), and per tapped block its patch tokens (F, P, h).
         """
-        patches_FhHW = self.conv1(images_FCHW)
-        x_FSh = patches_FhHW.flatten(2).transpose(1, 2)
+        x_FSh = self._embed_patches(images_FCHW)
         x_FSh = torch.cat([self.class_embedding.expand(len(x_FSh), 1, -1), x_FSh], dim=1)
         x_FSh = self.ln_pre(x_FSh + self.positional_embedding)
         tapped = {}
@@ -105,6 +101,16 @@ class VisionTower(nn.Module):
             if number in taps:
                 tapped[number] = x_FSh[:, 1:]
         return self.ln_post(x_FSh[:, 0]) @ self.proj, tapped
+
+    def _embed_patches(self, images_FCHW: torch.Tensor) -> torch.Tensor:
+        """The patch convolution as the product it is: its stride is its kernel.
+
+        oneDNN's gradient of that convolution can run for ever on a CPU (strided, few images, two threads).
+        """
+        num_frames, C, H, W = images_FCHW.shape
+        side_h, side_w = self.conv1.weight.shape[-2:]
+        patches = images_FCHW.view(num_frames, C, H // side_h, side_h, W // side_w, side_w).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(num_frames, -1, C * side_h * side_w) @ self.conv1.weight.flatten(1).T
 
 
 class Clip(nn.Module):
@@ -117,16 +123,16 @@ class Clip(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         source = build_open_clip(config)
-        if not hasattr(source, "token_embedding") or not isinstance(
-            source.visual, open_clip.transformer.VisionTransformer
-        ):
+        try:
+            self.visual = VisionTower(source.visual)
+            text_blocks = [Block.like(block) for block in source.transformer.resblocks]
+        except (AttributeError, RuntimeError):
             raise ValueError(
                 f"model.backbone.name {config.name!r} is not a plain CLIP with a ViT and CLIP's own text tower; "
                 "choose for example ViT-B-16-quickgelu, ViT-B-32 or ViT-L-14"
-            )
-        self.visual = VisionTower(source.visual)
+            ) from None
         self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList(Block.like(block) for block in source.transformer.resblocks)
+        self.transformer.resblocks = nn.ModuleList(text_blocks)
         self.token_embedding: nn.Embedding = source.token_embedding
         self.positional_embedding: nn.Parameter = source.positional_embedding
         self.ln_final: nn.LayerNorm = source.ln_final
@@ -173,10 +179,14 @@ class Clip(nn.Module):
         return self.ln_final(x_BLw) @ self.text_projection
 
 
+def architecture(config: BackboneConfig) -> dict[str, Any]:
+    """Sizes and activation of a backbone, in open_clip's form: what its name stands for."""
+    return PRESETS.get(config.name) or open_clip.get_model_config(config.name)
+
+
 def image_side(config: BackboneConfig) -> int:
     """Side in pixels of the square frames a backbone sees."""
-    preset = PRESETS.get(config.name) or open_clip.get_model_config(config.name)
-    side = preset["vision_cfg"]["image_size"]
+    side = architecture(config)["vision_cfg"]["image_size"]
     return int(side[0] if isinstance(side, (list, tuple)) else side)
 
 

@@ -68,9 +68,13 @@ class FusionEncoder(nn.Module):
         type_of_slot = [index for index, size in enumerate(group_sizes.values()) for _ in range(size)]
         self.register_buffer("type_of_slot_G", torch.tensor(type_of_slot), persistent=False)
 
-    @property
-    def num_video_tokens(self) -> int:
-        return self.video_positions.shape[0]
+    @torch.no_grad()
+    def start_from(self, text_blocks: nn.ModuleList, text_positions_Lw: torch.Tensor, final_norm: nn.LayerNorm) -> None:
+        """Copy the text tower's weights, as construction does; for towers that were loaded since."""
+        for own, source in zip(self.blocks, text_blocks, strict=False):
+            own.load_state_dict(source.state_dict())
+        self.ln_final.load_state_dict(final_norm.state_dict())
+        self.text_positions.copy_(text_positions_Lw)
 
     def slot(self, group: str) -> slice:
         """Where a video-side group stands in the sequence."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import open_clip
@@ -10,7 +9,17 @@ import torch
 from open_clip.factory import load_state_dict
 from torch import nn
 
-from stoa.models.clip import BackboneConfig, Clip
+from stoa.files import sha256
+from stoa.models.clip import BackboneConfig, Clip, architecture
+from stoa.models.video_language import VideoLanguageModel
+
+
+def initialize(model: VideoLanguageModel, init: str) -> str:
+    """Start the towers, and the encoders copied from them, from pretrained weights; see :func:`load_clip`."""
+    said = load_clip(model.clip, model.config.backbone, init)
+    clip = model.clip
+    model.fusion.start_from(clip.text_blocks, clip.positional_embedding[: model.config.max_tokens], clip.ln_final)
+    return said
 
 
 def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
@@ -35,7 +44,7 @@ def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
     path = Path(init)
     if path.is_file():
         state = _read_state(path)
-        source = f"{path} (sha256 {_sha256(path)[:12]})"
+        source = f"{path} (sha256 {sha256(path)[:12]})"
     else:
         state = _download(config, init)
         source = f"open_clip {config.name} / {init}"
@@ -79,6 +88,11 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     # open_clip stores OpenAI's archives with these three beside the weights.
     for key in ("input_resolution", "context_length", "vocab_size"):
         state.pop(key, None)
+    if "clip.visual.conv1.weight" in state:  # a checkpoint of ours: its towers
+        state = {key.removeprefix("clip."): value for key, value in state.items() if key.startswith("clip.")}
+    odd = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise ValueError(f"--init {path}: {odd[0]!r} is not a tensor; expected a state dict of weights")
     return {key: value.float() for key, value in state.items()}
 
 
@@ -89,19 +103,17 @@ def _download(config: BackboneConfig, tag: str) -> dict[str, torch.Tensor]:
             f"--init {tag!r} is neither a file nor a pretrained tag of {config.name} (tags: {tags or 'none'})"
         )
     record = open_clip.get_pretrained_cfg(config.name, tag)
-    quick = bool((open_clip.get_model_config(config.name) or {}).get("quick_gelu"))
+    quick = bool(architecture(config).get("quick_gelu"))
     if bool(record.get("quick_gelu")) != quick:
         right = config.name.removesuffix("-quickgelu") + ("-quickgelu" if record.get("quick_gelu") else "")
         raise ValueError(
             f"--init {tag!r} was trained with {'QuickGELU' if not quick else 'GELU'}, {config.name} has the other "
             f"activation; use --model.backbone.name {right}"
         )
-    return open_clip.create_model(config.name, pretrained=tag).float().state_dict()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    try:
+        return open_clip.create_model(config.name, pretrained=tag).float().state_dict()
+    except Exception as error:  # of the download, whose exceptions are many
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"--init {tag!r}: the weights of {config.name} could not be fetched ({reason}); name a local file instead"
+        ) from None

@@ -54,4 +54,4 @@ def uniform(seed: int, step: int, stream: Stream, rows: torch.Tensor, columns: t
         torch.full_like(rows, int(stream)),
     )
     word, _, _, _ = philox(counter, (seed & _MASK, seed >> 32 & _MASK))
-    return ((word >> 8).to(torch.float32) + 0.5) * 2.0**-24
+    return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23

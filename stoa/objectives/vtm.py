@@ -44,7 +44,7 @@ def vtm_loss(
     """Cross-entropy of matched / unmatched over 3B pairs: (v, t), (hard v, t), (v, hard t).
 
     Returns:
-        (loss, accuracy over this rank's pairs, detached)
+        (loss, accuracy); averaged over ranks, each is the mean over all pairs.
     """
     columns_A = torch.arange(scores.same_BA.shape[1], device=scores.same_BA.device)
     rows_B1 = batch.position_B[:, None]
@@ -67,5 +67,5 @@ def vtm_loss(
     target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()
     weight = torch.cat([torch.ones_like(usable_B), usable_B, usable_B]).to(logits.dtype)
     total = (weight * F.cross_entropy(logits, target, reduction="none")).sum()
-    correct = (weight * (logits.argmax(dim=1) == target)).sum() / weight.sum()
-    return global_mean(total, weight.sum()), correct.detach()
+    correct = (weight * (logits.argmax(dim=1) == target)).sum()
+    return global_mean(total, weight.sum()), global_mean(correct, weight.sum()).detach()

@@ -286,7 +286,7 @@ def _sample_rests(rng: np.random.Generator, story: Story) -> tuple[Rest, ...]:
             bearing, gap = rng.uniform(0, 2 * math.pi), rng.uniform(0.28, 0.36)
             centres[role.partner] = centres[index] + gap * np.array((math.cos(bearing), math.sin(bearing)))
     return tuple(
-        Rest(float(x), float(y), float(rng.uniform(0.12, 0.16)), float(rng.uniform(0, 2 * math.pi)), rng.random())
+        Rest(float(x), float(y), float(rng.uniform(0.14, 0.18)), float(rng.uniform(0, 2 * math.pi)), rng.random())
         for x, y in centres
     )
 

@@ -40,6 +40,11 @@ class Gallery:
     video_of_text_Q: torch.Tensor
     unreadable: list[tuple[str, str]]
 
+    @property
+    def relevant_QV(self) -> torch.Tensor:
+        """(Q, V) bool, True where the caption is of the video."""
+        return self.video_of_text_Q[:, None] == torch.arange(len(self.ids), device=self.video_of_text_Q.device)
+
 
 @torch.inference_mode()
 def encode_galleries(

@@ -28,8 +28,7 @@ class RankMetrics:
 def rank_metrics(scores_QG: torch.Tensor, relevant_QG: torch.Tensor) -> RankMetrics:
     """Metrics of the best-placed relevant item of each query.
 
-    A tie with ``n`` irrelevant items is the average over all their orders, so a constant scorer gets
-    chance, neither all nor nothing.
+    Ties are averaged over all their orders, so a constant scorer gets chance, neither all nor nothing.
 
     Args:
         scores_QG: higher is better; finite or -inf.
@@ -43,17 +42,32 @@ def rank_metrics(scores_QG: torch.Tensor, relevant_QG: torch.Tensor) -> RankMetr
     if not relevant_QG.any(dim=1).all():
         raise ValueError(f"query {int((~relevant_QG.any(dim=1)).nonzero()[0])} has no relevant item in the gallery")
     best_Q1 = scores_QG.masked_fill(~relevant_QG, -torch.inf).amax(dim=1, keepdim=True)
-    better_Q = ((scores_QG > best_Q1) & ~relevant_QG).sum(dim=1).double()
-    tied_Q = ((scores_QG == best_Q1) & ~relevant_QG).sum(dim=1).double()
-    rank_Q = 1 + better_Q + tied_Q / 2
+    better_Q = (scores_QG > best_Q1).sum(dim=1).double()
+    tied_QG = scores_QG == best_Q1
+    hits_Q = (tied_QG & relevant_QG).sum(dim=1).double()
+    tied_Q = tied_QG.sum(dim=1).double()
+    # The first of h relevant items among n in random order stands at (n + 1) / (h + 1) on average.
+    rank_Q = better_Q + (tied_Q + 1) / (hits_Q + 1)
 
     def recall(k: int) -> float:
-        return float(((k - better_Q) / (tied_Q + 1)).clamp(0, 1).mean() * 100)
+        places_Q = (k - better_Q).clamp(min=0).minimum(tied_Q)
+        return float((1 - _none_in_front(tied_Q, hits_Q, places_Q)).mean() * 100)
 
-    return RankMetrics(recall(1), recall(5), recall(10), float(rank_Q.median()), float(rank_Q.mean()), len(scores_QG))
+    return RankMetrics(
+        recall(1), recall(5), recall(10), float(rank_Q.quantile(0.5)), float(rank_Q.mean()), len(scores_QG)
+    )
 
 
-def chance_metrics(num_gallery: int, num_queries: int) -> RankMetrics:
-    """What a scorer that knows nothing gets, with one relevant item a query."""
-    r1, r5, r10 = (min(100.0, 100.0 * k / num_gallery) for k in (1, 5, 10))
-    return RankMetrics(r1, r5, r10, (num_gallery + 1) / 2, (num_gallery + 1) / 2, num_queries)
+def chance_metrics(relevant_QG: torch.Tensor) -> RankMetrics:
+    """What a scorer that knows nothing gets, on average."""
+    return rank_metrics(torch.zeros(relevant_QG.shape), relevant_QG)
+
+
+def _none_in_front(n: torch.Tensor, h: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Probability that none of h items is among the first k of n in random order: C(n-h, k) / C(n, k)."""
+
+    def log_choose(m: torch.Tensor) -> torch.Tensor:
+        return torch.lgamma(m + 1) - torch.lgamma((m - k).clamp(min=0) + 1)
+
+    possible = n - h >= k
+    return torch.where(possible, (log_choose(n - h) - log_choose(n)).exp(), 0.0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import stoa
+from stoa.files import sha256, write_whole
 from stoa.manifest import ClipRow, read_manifest
 from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.metrics import RankMetrics, chance_metrics
@@ -49,22 +48,26 @@ def retrieval_report(
         galleries = encode_galleries(list(models.values()), rows, root, decoder=decoder, batch_size=batch_size)
         return dict(zip(models, galleries, strict=True))
 
+    hard_manifests = sorted(hard.glob("*.jsonl")) if hard is not None else []
+    if hard is not None and not hard_manifests:
+        raise ValueError(f"--hard {hard} holds no .jsonl manifest; name the folder 'hard' of a Moving Shapes set")
     rows = read_manifest(manifest, split=split)
     galleries = encode(rows, manifest.parent)
     gallery = galleries["trained"]
     report: dict[str, Any] = {
         "retrieval": {name: evaluate_retrieval(model, galleries[name], top_k=top_k) for name, model in models.items()},
         "chance": {
-            "text-to-video": chance_metrics(len(gallery.ids), len(gallery.video_of_text_Q)),
-            "video-to-text": chance_metrics(len(gallery.video_of_text_Q), len(gallery.ids)),
+            "text-to-video": chance_metrics(gallery.relevant_QV),
+            "video-to-text": chance_metrics(gallery.relevant_QV.T),
         },
         "hard_sets": {},
+        "unreadable": dict(gallery.unreadable),
     }
-    for path in sorted(hard.glob("*.jsonl")) if hard is not None else []:
-        hard_rows = read_manifest(path)
-        hard_galleries = encode(hard_rows, path.parent)
+    for path in hard_manifests:
+        hard_galleries = encode(read_manifest(path), path.parent)
         results = {name: evaluate_hard_set(model, hard_galleries[name]) for name, model in models.items()}
-        report["hard_sets"][path.stem] = {**results, "queries": len(hard_rows)}
+        report["hard_sets"][path.stem] = results
+        report["unreadable"] |= dict(hard_galleries["trained"].unreadable)
     report["protocol"] = _protocol(trained, gallery, manifest, split, len(rows), top_k, decoder)
     return report
 
@@ -75,7 +78,7 @@ def _protocol(
     parameter = next(trained.model.parameters())
     return {
         "manifest": str(manifest),
-        "manifest sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "manifest sha256": sha256(manifest),
         "split": split,
         "videos": f"{len(gallery.ids)} of {num_rows} readable",
         "captions": len(gallery.video_of_text_Q),
@@ -93,9 +96,8 @@ def _protocol(
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report, indent=2, default=RankMetrics.to_dict) + "\n")
-    os.replace(temporary, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(report, indent=2, default=RankMetrics.to_dict) + "\n")
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -118,6 +120,9 @@ def format_report(report: dict[str, Any]) -> str:
         for kind, result in report["hard_sets"].items():
             trained, fresh = result["trained"], result["untrained"]
             lines.append(f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{fresh['vtm']:11.1f}{HARD_CHANCE:8.1f}")
+    if report["unreadable"]:
+        clip, why = next(iter(report["unreadable"].items()))
+        lines += ["", f"{len(report['unreadable'])} videos could not be read and are left out, the first {clip}: {why}"]
     lines += ["", "protocol"]
     lines += [f"  {name}: {value}" for name, value in report["protocol"].items() if name != "versions"]
     return "\n".join(lines)

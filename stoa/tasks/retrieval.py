@@ -16,7 +16,7 @@ from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics import RankMetrics, rank_metrics
 from stoa.tasks.trained import TrainedModel
 
-# Scores of items below the candidates: their itc order, under every candidate.
+# Added to the scores of items that are no candidates: their itc order, under every candidate.
 _BELOW_CANDIDATES = -1e6
 
 
@@ -69,13 +69,12 @@ def rerank(
     rows_N1 = torch.arange(len(scores_NM), device=scores_NM.device)[:, None].expand_as(best.indices)
     texts, videos = (rows_N1, best.indices) if queries == "text" else (best.indices, rows_N1)
     combined = best.values.log_softmax(dim=1) + match_scores(trained, gallery, texts, videos)
-    return (scores_NM + _BELOW_CANDIDATES).scatter(1, best.indices, combined)
+    return (scores_NM.double() + _BELOW_CANDIDATES).scatter(1, best.indices, combined.double())
 
 
 def evaluate_retrieval(trained: TrainedModel, gallery: Gallery, *, top_k: int) -> dict[str, dict[str, RankMetrics]]:
     """Metrics by method (``itc``, ``itc+vtm``) and direction (``text-to-video``, ``video-to-text``)."""
-    itc_QV = itc_scores(trained, gallery)
-    relevant_QV = gallery.video_of_text_Q[:, None] == torch.arange(len(gallery.ids), device=itc_QV.device)
+    itc_QV, relevant_QV = itc_scores(trained, gallery), gallery.relevant_QV
     return {
         "itc": {
             "text-to-video": rank_metrics(itc_QV, relevant_QV),
@@ -90,17 +89,29 @@ def evaluate_retrieval(trained: TrainedModel, gallery: Gallery, *, top_k: int) -
     }
 
 
-def evaluate_hard_set(trained: TrainedModel, gallery: Gallery) -> dict[str, float]:
-    """Text-to-video accuracy (percent) within small galleries, by ``vtm`` (the headline) and ``itc`` (a control).
+def evaluate_hard_set(trained: TrainedModel, gallery: Gallery, size: int = 4) -> dict[str, float]:
+    """Text-to-video accuracy (percent) within galleries of ``size``, by ``vtm`` (the headline) and ``itc`` (a control).
 
-    Rows whose ids agree up to the last underscore form a gallery. A tie counts as a random choice.
+    Rows whose ids agree up to the last underscore form a gallery; one that misses a video is left out. A tie
+    counts as a random choice.
+
+    Returns:
+        accuracy of each method, and the number of ``queries``.
+
+    Raises:
+        ValueError: no gallery is whole.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for index, clip in enumerate(gallery.ids):
         members[clip.rsplit("_", 1)[0]].append(index)
+    whole = [videos for videos in members.values() if len(videos) == size]
+    if not whole:
+        raise ValueError(
+            f"none of the {len(members)} galleries has {size} readable videos (ids like name_0, name_1, ...)"
+        )
     itc_QV = itc_scores(trained, gallery)
     num_queries, correct = 0, {"vtm": 0.0, "itc": 0.0}
-    for videos in members.values():
+    for videos in whole:
         columns = torch.tensor(videos, device=itc_QV.device)
         texts = torch.isin(gallery.video_of_text_Q, columns).nonzero().squeeze(1)
         relevant = gallery.video_of_text_Q[texts][:, None] == columns
@@ -109,4 +120,4 @@ def evaluate_hard_set(trained: TrainedModel, gallery: Gallery) -> dict[str, floa
         for method, score in scores.items():
             correct[method] += rank_metrics(score, relevant).r1 * len(texts)
         num_queries += len(texts)
-    return {method: total / num_queries for method, total in correct.items()}
+    return {**{method: total / num_queries for method, total in correct.items()}, "queries": num_queries}

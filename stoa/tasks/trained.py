@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stoa.models.clip import image_side
+from stoa.models.clip import architecture, image_side
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import load_strictly
 from stoa.training import checkpoint
@@ -41,18 +40,22 @@ def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> Tra
         device: where to put it.
 
     Raises:
-        ValueError: the weights do not fit; the message names the keys.
+        ValueError: the weights do not fit, or the architecture has changed; the message names what.
     """
     run = checkpoint.read_run(folder)
+    if run["architecture"] != architecture(config.backbone):
+        raise ValueError(
+            f"checkpoint {folder} was trained when {config.backbone.name} stood for {run['architecture']}, now it is "
+            f"{architecture(config.backbone)}; evaluate it with the version of stoa that trained it"
+        )
     model = VideoLanguageModel(config, used_token_ids=run["used_token_ids"])
-    weights = {name: tensor.float() for name, tensor in checkpoint.read_weights(folder).items()}
-    load_strictly(model, weights, str(folder))
-    sums = json.loads((folder / "manifest.json").read_text())["sha256"]
+    weights, weights_sha256 = checkpoint.read_weights(folder)
+    load_strictly(model, {name: tensor.float() for name, tensor in weights.items()}, str(folder))
     origin = {
         "checkpoint": str(folder),
         "step": run["step"],
         "trained at commit": run["commit"],
-        "weights sha256": sums["model.safetensors"],
+        "weights sha256": weights_sha256,
     }
     return TrainedModel(model.to(device).eval(), device, image_side(config.backbone), origin)
 

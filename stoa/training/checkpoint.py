@@ -9,7 +9,6 @@ model elsewhere) and ``manifest.json``.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,9 +20,10 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from stoa.files import fsync, sha256
 from stoa.training import engine as ds
 
-_PREFIX, _TEMPORARY = "step-", ".tmp"
+_PREFIX, _TEMPORARY, _DAMAGED = "step-", ".tmp", ".damaged"
 _MANIFEST, _RUN, _WEIGHTS = "manifest.json", "run.json", "model.safetensors"
 
 
@@ -40,6 +40,9 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
 
     Returns:
         the folder of the new checkpoint.
+
+    Raises:
+        OSError: the disk refuses, or the ranks do not write to one folder. What was there stays.
     """
     final = folder / f"{_PREFIX}{step:08d}"
     temporary = folder / (final.name + _TEMPORARY)
@@ -54,28 +57,49 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / _WEIGHTS)
         (temporary / _RUN).write_text(json.dumps(run, indent=2))
+        _check_every_rank_wrote(engine, temporary)
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        sums = {str(p.relative_to(temporary)): _sha256(p) for p in files}
+        sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
         (temporary / _MANIFEST).write_text(json.dumps({"step": step, "sha256": sums}, indent=2))
         for path in [*files, temporary / _MANIFEST, temporary]:
-            _fsync(path)
+            fsync(path)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
-        _fsync(folder)
+        fsync(folder)
         _delete_old(folder, keep)
     dist.barrier()
     return final
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete and unharmed; damaged ones are passed over with a warning."""
-    for path in reversed(_complete(folder)):
+    """The newest sound checkpoint; ``None`` where there is no checkpoint at all.
+
+    Damaged ones after it are named and passed over.
+
+    Raises:
+        ValueError: there are checkpoints and all are damaged: going on would start from scratch.
+    """
+    problems: list[str] = []
+    for path in reversed(_steps(folder)):
         problem = damage(path)
         if problem is None:
+            for other in problems:
+                print(f"checkpoint {other}; using {path.name}", flush=True)
             return path
-        print(f"checkpoint {path} is damaged ({problem}); using the one before", flush=True)
+        problems.append(f"{path} is damaged: {problem}")
+    if problems:
+        raise ValueError(f"no checkpoint is sound ({'; '.join(problems)}); remove {folder} to start from scratch")
     return None
+
+
+def set_aside_after(path: Path) -> None:
+    """Rename the damaged checkpoints after ``path``, so that they never count as newer ones."""
+    for other in _steps(path.parent):
+        if other.name > path.name:
+            aside = other.with_name(other.name + _DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
 
 
 def damage(path: Path) -> str | None:
@@ -87,7 +111,7 @@ def damage(path: Path) -> str | None:
     for name, expected in sums.items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _sha256(path / name) != expected:
+        if sha256(path / name) != expected:
             return f"{name} has changed since it was written"
     return None
 
@@ -97,9 +121,9 @@ def read_run(path: Path) -> dict[str, Any]:
     return json.loads((path / _RUN).read_text())
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights of a checkpoint, on the CPU."""
-    return load_file(path / _WEIGHTS)
+def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Weights of a checkpoint, on the CPU, and the SHA-256 of their file."""
+    return load_file(path / _WEIGHTS), json.loads((path / _MANIFEST).read_text())["sha256"][_WEIGHTS]
 
 
 def load(engine: Any, path: Path) -> None:
@@ -111,10 +135,10 @@ def find(path: str | os.PathLike[str]) -> Path:
     """A checkpoint from what a user names: a checkpoint folder, a folder of checkpoints, or a run's folder.
 
     Raises:
-        ValueError: there is none; the message names the folder.
+        ValueError: there is none, or none is sound; the message names the folder.
     """
     path = Path(path)
-    if (path / _MANIFEST).is_file():
+    if path.name.startswith(_PREFIX) and path.is_dir():
         problem = damage(path)
         if problem is not None:
             raise ValueError(f"checkpoint {path} is damaged: {problem}; choose another")
@@ -123,36 +147,28 @@ def find(path: str | os.PathLike[str]) -> Path:
         found = newest(folder)
         if found is not None:
             return found
-    raise ValueError(
-        f"no complete checkpoint under {path}; name a run's folder (training.output_dir) or a step-N folder"
-    )
+    raise ValueError(f"no checkpoint under {path}; name a run's folder (training.output_dir) or a step-N folder")
 
 
-def _complete(folder: Path) -> list[Path]:
+def _steps(folder: Path) -> list[Path]:
+    """Checkpoint folders, sound or not, oldest first."""
     if not folder.is_dir():
         return []
-    names = (p for p in folder.iterdir() if p.name.startswith(_PREFIX) and not p.name.endswith(_TEMPORARY))
-    return sorted(p for p in names if (p / _MANIFEST).is_file())
+    return sorted(p for p in folder.iterdir() if p.name.startswith(_PREFIX) and not p.suffix)
+
+
+def _check_every_rank_wrote(engine: Any, temporary: Path) -> None:
+    expected = dist.get_world_size() if ds.zero_stage(engine) > 0 else 0
+    found = len(list(temporary.glob("*optim_states.pt")))
+    if found < expected:
+        raise OSError(
+            f"{temporary} holds the optimiser states of {found} of {expected} processes; "
+            "training.output_dir must be on a file system that all nodes share"
+        )
 
 
 def _delete_old(folder: Path, keep: int) -> None:
-    for path in _complete(folder)[:-keep]:
+    for path in _steps(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(f"{_PREFIX}*{_TEMPORARY}"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

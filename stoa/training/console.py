@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 
@@ -28,24 +29,35 @@ class Console:
             return
         if self._live:
             self._clear()
+            text = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be taken back
             self._width = len(text)
             print(text, end="", flush=True)
         else:
             print(text, flush=True)
 
+    def close(self) -> None:
+        """Leave the live line standing."""
+        if self._width:
+            print(flush=True)
+            self._width = 0
+
     def _clear(self) -> None:
-        if self._live and self._width:
+        if self._width:
             print("\r" + " " * self._width + "\r", end="")
             self._width = 0
 
 
 def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str:
-    """``step 20/400 | loss 9.1 (vtc 3.2 ...) | 55.1 samples/s | data wait 2% | ETA 5m02s``."""
+    """``step 20/400 | loss 9.1 (vtc 3.2 ...) | 55.1 samples/s | data wait 2% | ETA 5m02s``, and what went wrong."""
     terms = " ".join(f"{name} {values[name]:.3f}" for name in _LOSSES if name in values)
-    return (
+    line = (
         f"step {step}/{max_steps} | loss {values['loss']:.3f} ({terms}) | {values['samples_per_second']:.1f} samples/s"
         f" | data wait {values['data_wait_share']:.0%} | ETA {duration(values['eta_seconds'])}"
     )
+    for name in ("replaced_clips", "skipped_steps"):
+        if values.get(name):
+            line += f" | {values[name]:.0f} {name.replace('_', ' ')}"
+    return line
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+# The first rank may make a data set while the others wait.
+START_TIMEOUT = timedelta(minutes=30)
+
 
 def init_distributed() -> torch.device:
     """Join the process group the launcher describes, or make one of a single process.
 
     Returns:
         this process's device.
+
+    Raises:
+        ValueError: srun started several processes without telling them of each other.
     """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            f"srun started {tasks} processes that do not know of each other (WORLD_SIZE is not set); "
+            "use cluster/slurm.sbatch, or srun one cluster/node.sh a node"
+        )
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -33,7 +46,9 @@ def init_distributed() -> torch.device:
     if has_cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if has_cuda else "gloo", auto_mpi_discovery=False, verbose=False)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if has_cuda else "gloo", auto_mpi_discovery=False, verbose=False, timeout=START_TIMEOUT
+        )
     return device
 
 
@@ -41,7 +56,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a DeepSpeed JSON.
 
     Raises:
-        ValueError: missing, not JSON, or without ``train_micro_batch_size_per_gpu``.
+        ValueError: missing, not JSON, without ``train_micro_batch_size_per_gpu``, or ZeRO 3.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +70,22 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"--deepspeed_config {path}: train_micro_batch_size_per_gpu is missing; set it and leave train_batch_size "
             "out, so that the same file serves any number of processes"
         )
+    if config.get("zero_optimization", {}).get("stage", 0) > 2:
+        raise ValueError(
+            f"--deepspeed_config {path}: zero_optimization.stage 3 splits the weights themselves, which this model is "
+            "too small to need and its checkpoints do not support; use stage 0, 1 or 2"
+        )
     return config
+
+
+def layout(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a DeepSpeed JSON the saved states depend on."""
+    return {
+        "fp16": bool(config.get("fp16", {}).get("enabled")),
+        "bf16": bool(config.get("bf16", {}).get("enabled")),
+        "ZeRO stage": config.get("zero_optimization", {}).get("stage", 0),
+        "gradient_accumulation_steps": config.get("gradient_accumulation_steps", 1),
+    }
 
 
 def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str | None]:
@@ -98,6 +128,14 @@ def grad_norm(engine: Any) -> float | None:
     return None if norm is None else float(norm)
 
 
+def zero_stage(engine: Any) -> int:
+    return int(engine.zero_optimization_stage())
+
+
+def uses_fp16(engine: Any) -> bool:
+    return bool(engine.fp16_enabled())
+
+
 def skipped_steps(engine: Any) -> int:
     """Steps the fp16 loss scaler has skipped because gradients overflowed."""
     return int(engine.skipped_steps)
@@ -112,7 +150,14 @@ def load_states(engine: Any, folder: Path, tag: str) -> None:
     """All ranks: the reverse of :func:`save_states`.
 
     DeepSpeed's files are pickles: call this only for files whose hashes a manifest of ours vouches for.
+    They also hold the hyper-parameters of the time; this run's stay in force.
     """
+    names = ("peak_lr", "weight_decay", "betas", "eps")
+    settings = [{name: group[name] for name in names} for group in engine.optimizer.param_groups]
     path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
     if path is None:
         raise ValueError(f"checkpoint {folder / tag} holds no DeepSpeed states; remove it to use the one before")
+    for group, setting in zip(engine.optimizer.param_groups, settings, strict=True):
+        group.update(setting)
+    if hasattr(engine.optimizer, "clip_grad"):
+        engine.optimizer.clip_grad = engine.gradient_clipping()

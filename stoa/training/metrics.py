@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from stoa.files import write_whole
 
 
 class MetricsLog:
@@ -61,6 +62,4 @@ def _keep_before(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= last_step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))

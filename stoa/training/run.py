@@ -5,19 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from stoa.data.dataset import ClipShape
 from stoa.data.ledger import Ledger
-from stoa.data.loader import build_loader, read_rows
+from stoa.data.loader import build_loader, fingerprint, read_rows
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.text import used_token_ids
-from stoa.models.clip import image_side
+from stoa.models.clip import architecture, image_side
 from stoa.models.video_language import VideoLanguageModel
-from stoa.models.weights import load_clip
+from stoa.models.weights import initialize
 from stoa.objectives.gather import rank, world_size
 from stoa.objectives.total import PretrainingObjective
 from stoa.training import engine as ds
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from stoa.config import Config
 
 
-def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[int], Path]) -> None:
+def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[int, int], Path]) -> None:
     """Run a recipe on this rank: read, build, resume, train.
 
     Args:
         config: the recipe.
         deepspeed_config: path of DeepSpeed's JSON.
-        default_data: given the side of the frames, makes the data used where the recipe names none and
-            returns its manifest. Called on the first rank alone.
+        default_data: given the side of the frames and the global batch, makes the data used where the recipe
+            names none and returns its manifest. Called on the first rank alone.
 
     Raises:
         ValueError: whatever of this is wrong, in one line.
@@ -50,32 +50,36 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     ds_config, changed = ds.fit_precision(ds_config, device)
     if changed is not None:
         console.say(changed)
-    output = Path(config.training.output_dir)
-    ledger = Ledger(output / "ledger.jsonl")
+    ledger = Ledger(Path(config.training.output_dir) / "ledger.jsonl")
 
+    torch.set_float32_matmul_precision(config.training.float32_matmul_precision)
     torch.manual_seed(config.training.seed)
-    manifest, side = _manifest(config, default_data, console)
-    rows = read_rows(config.data, manifest, ledger)
+    side = image_side(config.model.backbone)
+    micro_batch = ds_config["train_micro_batch_size_per_gpu"]
+    manifest = _manifest(config, default_data, side, micro_batch * world_size(), console)
+    rows = read_rows(config.data, manifest, ledger if rank() == 0 else Ledger(None))
     used = used_token_ids(c for row in rows for c in row.captions) if config.model.lm_vocab == "used" else None
     model = VideoLanguageModel(config.model, used_token_ids=used)
     if config.init is not None:
-        console.say(load_clip(model.clip, config.model.backbone, config.init))
+        console.say(initialize(model, config.init))
     else:
         console.say(f"{config.model.backbone.name} starts from random weights; --init names pretrained ones")
 
     objective = PretrainingObjective(model, config.objectives, seed=config.training.seed)
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), ds_config)
     sampler = GlobalBatchSampler(
-        len(rows), ds.micro_batch_size(engine), rank=rank(), world=world_size(), seed=config.training.seed
+        len(rows),
+        micro_batch,
+        rank=rank(),
+        world=world_size(),
+        seed=config.training.seed,
+        fingerprint=fingerprint(rows),
     )
-    trainer = Trainer(
-        config.training,
-        engine,
-        sampler,
-        device=device,
-        run_facts=run_facts(config.to_dict(), ds_config, used),
-        console=console,
-    )
+    facts = run_facts(config.to_dict(), architecture(config.model.backbone), ds_config, used) if rank() == 0 else None
+    shared = [facts]
+    dist.broadcast_object_list(shared)
+    assert shared[0] is not None
+    trainer = Trainer(config.training, engine, sampler, device=device, run_facts=shared[0], console=console)
     trainer.resume()
     shape = ClipShape(
         num_frames=config.model.num_frames,
@@ -89,15 +93,15 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     dist.destroy_process_group()
 
 
-def _manifest(config: Config, default_data: Callable[[int], Path], console: Console) -> tuple[Path, int]:
-    """The manifest to train on, and the side of the frames the backbone sees."""
-    side = image_side(config.model.backbone)
+def _manifest(
+    config: Config, default_data: Callable[[int, int], Path], side: int, global_batch: int, console: Console
+) -> Path:
+    """The manifest to train on; without one in the recipe, of data the first rank makes."""
     if config.data.manifest is not None:
-        return Path(config.data.manifest), side
+        return Path(config.data.manifest)
     console.say("no data.manifest given: training on Moving Shapes, generated on this machine")
-    result: list[str | None] = [None]
+    result: list[Any] = [None]
     if rank() == 0:
-        result = [str(default_data(side))]
+        result = [str(default_data(side, global_batch))]
     dist.broadcast_object_list(result)
-    assert result[0] is not None
-    return Path(result[0]), side
+    return Path(result[0])

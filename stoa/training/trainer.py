@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -23,6 +26,20 @@ from stoa.training.metrics import MetricsLog
 from stoa.training.optim import OptimConfig, lr_factor, set_learning_rates
 
 PAPER_BATCH = 1024
+# Keys of the model that change neither its weights nor its outputs.
+_FREE_TO_CHANGE = {"activation_checkpointing"}
+
+
+class _StepRecord(NamedTuple):
+    """One step, until its scalars are fetched from the device."""
+
+    step: int
+    names: list[str]
+    scalars: torch.Tensor
+    learning_rate: float
+    waited: float
+    replaced: int
+    dropped: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +55,8 @@ class TrainingConfig:
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: complete checkpoints kept.
         tensorboard: write event files beside ``metrics.jsonl``.
+        float32_matmul_precision: torch's setting of that name: ``highest`` multiplies fp32 in fp32, ``high`` in
+            TF32 on a GPU, ``medium`` in bf16 where the processor has it (AMX on a CPU), with fp32 sums.
     """
 
     output_dir: str = "runs/base"
@@ -48,6 +67,7 @@ class TrainingConfig:
     save_every: int = 500
     keep_checkpoints: int = 2
     tensorboard: bool = True
+    float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every", "save_every", "keep_checkpoints"):
@@ -65,8 +85,7 @@ class Trainer:
         engine: a DeepSpeed engine around a :class:`PretrainingObjective`.
         sampler: whose position is saved and restored.
         device: batches are moved to it.
-        run_facts: JSON-able facts stored with every checkpoint; ``run_facts["config"]["model"]`` must equal
-            that of a checkpoint it resumes from.
+        run_facts: JSON-able facts stored with every checkpoint (:func:`stoa.training.state.run_facts`).
         console: shows progress.
     """
 
@@ -89,8 +108,11 @@ class Trainer:
         self.accumulation = ds.accumulation_steps(engine)
         self.checkpoints = Path(config.output_dir) / "checkpoints"
         self.step = 0
-        self._saved_step = -1
-        self._pending: list[tuple[int, dict[str, torch.Tensor], dict[str, float]]] = []
+        self._saved_step = 0
+        self._updating = False
+        self._signals: set[int] = set()
+        self._replaced_clips = 0.0
+        self._pending: list[_StepRecord] = []
         self._window_start = 0.0
 
     @property
@@ -103,27 +125,44 @@ class Trainer:
         return self.sampler.global_batch
 
     def resume(self) -> bool:
-        """Continue from the newest complete checkpoint of ``output_dir``, if there is one.
+        """Continue from the newest sound checkpoint of ``output_dir``, if there is one.
 
         Raises:
-            ValueError: it is of another model, data order or number of processes.
+            ValueError: it is of another model, precision, data order or number of processes, or all are damaged.
         """
         # One rank reads and verifies the files, which all ranks share.
-        found: list[Path | None] = [checkpoint.newest(self.checkpoints) if rank() == 0 else None]
+        found: list[Any] = [None]
+        if rank() == 0:
+            try:
+                found = [checkpoint.newest(self.checkpoints)]
+            except ValueError as error:
+                found = [error]
         dist.broadcast_object_list(found)
         (path,) = found
+        if isinstance(path, ValueError):
+            raise path
         if path is None:
             return False
         run = checkpoint.read_run(path)
-        _check_same_model(run["config"]["model"], self.run_facts["config"]["model"], path)
+        _check_same(run, self.run_facts, path)
         self.sampler.load_state_dict(run["sampler"])
         checkpoint.load(self.engine, path)
+        if rank() == 0:
+            checkpoint.set_aside_after(path)
         self.step = self._saved_step = int(run["step"])
         self.console.say(f"resuming from {path} at step {self.step}")
         return True
 
     def fit(self, batches: Iterator[LoadedBatch]) -> None:
-        """Train to ``max_steps``. An error or Ctrl-C saves what a single process has trained so far."""
+        """Train to ``max_steps``.
+
+        SIGINT (Ctrl-C) and SIGTERM end a run at the next step (with several processes: the next report),
+        saved; the same one again ends it at once. After an error a single process saves what it has trained.
+
+        Raises:
+            KeyboardInterrupt: it was ended by a signal, after saving.
+            FloatingPointError: a loss or gradient is not finite; nothing is saved.
+        """
         if self.step >= self.config.max_steps:
             self.console.say(
                 f"{self.config.output_dir} is already trained to step {self.step}; nothing to do "
@@ -131,36 +170,49 @@ class Trainer:
             )
             return
         self._announce()
-        log = (
-            MetricsLog(Path(self.config.output_dir), last_step=self.step, tensorboard=self.config.tensorboard)
-            if rank() == 0
-            else None
-        )
+        folder = Path(self.config.output_dir)
+        log = MetricsLog(folder, last_step=self.step, tensorboard=self.config.tensorboard) if rank() == 0 else None
         self.engine.train()
         self._window_start = time.perf_counter()
-        try:
-            while self.step < self.config.max_steps:
-                self._train_step(batches)
-                if self.step % self.config.log_every == 0 or self.step in (1, self.config.max_steps):
-                    self._report(log)
-                if self.step % self.config.save_every == 0 or self.step == self.config.max_steps:
+        with self._signals_end_at_a_step():
+            try:
+                self._loop(batches, log)
+            except FloatingPointError:
+                raise
+            except Exception:
+                # With several processes the others wait in a collective and cannot take part in a save.
+                if world_size() == 1 and not self._updating:
                     self._report(log)
                     self.save()
-        except (KeyboardInterrupt, ValueError):
-            # With several processes the others wait in a collective and cannot take part in a save.
-            if world_size() == 1 and self.step > max(0, self._saved_step):
+                if self._signals:  # which also ended the loader's processes
+                    self._stop()
+                raise
+            finally:
+                self.console.close()
+                if log is not None:
+                    log.close()
+
+    def _loop(self, batches: Iterator[LoadedBatch], log: MetricsLog | None) -> None:
+        config, first = self.config, self.step + 1
+        while self.step < config.max_steps:
+            self._train_step(batches)
+            last = self.step == config.max_steps
+            if self.step % config.log_every == 0 or self.step == first or last:
+                stop = self._report(log)
+            else:
+                stop = bool(self._signals) and world_size() == 1
+            if self.step % config.save_every == 0 or last or stop:
+                self._report(log)
                 self.save()
-            raise
-        finally:
-            if log is not None:
-                log.close()
+            if stop and not last:
+                self._stop()
 
     def _train_step(self, batches: Iterator[LoadedBatch]) -> None:
         """One optimiser step."""
-        set_learning_rates(
-            self.engine.optimizer, lr_factor(self.step, self.config.optim.warmup_steps, self.config.max_steps)
-        )
-        waited, counts = 0.0, {"replaced_clips": 0, "dropped_boxes": 0}
+        factor = lr_factor(self.step, self.config.optim.warmup_steps, self.config.max_steps)
+        set_learning_rates(self.engine.optimizer, factor)
+        waited, replaced, dropped = 0.0, 0, 0
+        micro_scalars = []
         for micro_step in range(self.step * self.accumulation, (self.step + 1) * self.accumulation):
             start = time.perf_counter()
             loaded = next(batches)
@@ -168,57 +220,76 @@ class Trainer:
             batch = loaded.batch.to(self.device, non_blocking=True)
             loss, scalars = self.engine(batch, micro_step)
             self.engine.backward(loss)
+            self._updating = True
             self.engine.step()
-            counts["replaced_clips"] += loaded.replaced
-            counts["dropped_boxes"] += loaded.dropped_boxes
+            self._updating = False
+            micro_scalars.append(torch.stack([value.float() for value in scalars.values()]))
+            replaced += loaded.replaced
+            dropped += loaded.dropped_boxes
         self.step += 1
         self.sampler.next_batch = self.step * self.accumulation
-        self._pending.append((self.step, scalars, {"data_wait_seconds": waited, **counts}))
+        means = torch.stack(micro_scalars).mean(dim=0)
+        rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
+        self._pending.append(_StepRecord(self.step, list(scalars), means, rate, waited, replaced, dropped))
 
-    def _report(self, log: MetricsLog | None) -> None:
+    def _report(self, log: MetricsLog | None) -> bool:
         """Fetch the scalars of the steps since the last report (the only wait for the device), log and show them.
 
+        Returns:
+            whether a rank has been told to stop.
+
         Raises:
-            FloatingPointError: a loss is not finite.
+            FloatingPointError: a loss or gradient is not finite.
         """
         if not self._pending:
-            return
-        names = list(self._pending[0][1])
-        stacked = torch.stack(
-            [torch.stack([scalars[name].float() for name in names]) for _, scalars, _ in self._pending]
-        )
-        table = mean_over_ranks(stacked).tolist()
+            return bool(self._signals)
+        names = self._pending[0].names
+        scalars = torch.stack([record.scalars for record in self._pending])
+        host = [[r.waited, r.replaced, r.dropped, float(bool(self._signals))] for r in self._pending]
+        table = torch.cat([scalars, torch.tensor(host, device=scalars.device)], dim=1)
+        rows = mean_over_ranks(table).tolist()
         now = time.perf_counter()
         elapsed, steps = now - self._window_start, len(self._pending)
-        waited = sum(host["data_wait_seconds"] for _, _, host in self._pending)
-        shared = {
-            "samples_per_second": steps * self.accumulation * self.global_batch / elapsed,
+        samples = self.accumulation * self.global_batch
+        timing = {
+            "samples_per_second": steps * samples / elapsed,
             "step_seconds": elapsed / steps,
-            "data_wait_share": waited / elapsed,
+            "data_wait_share": sum(row[-4] for row in rows) / elapsed,
             "eta_seconds": (self.config.max_steps - self.step) * elapsed / steps,
-            "learning_rate": max(group["lr"] for group in self.engine.optimizer.param_groups),
             "skipped_steps": float(ds.skipped_steps(self.engine)),
         }
         norm = ds.grad_norm(self.engine)
-        if norm is not None:
-            shared["grad_norm"] = norm
         values: dict[str, float] = {}
-        for (step, _, host), row in zip(self._pending, table, strict=True):
-            values = {**dict(zip(names, row, strict=True)), **host, **shared}
+        for record, row in zip(self._pending, rows, strict=True):
+            _, replaced, dropped, _ = (x * world_size() for x in row[-4:])
+            self._replaced_clips += replaced
+            values = dict(zip(names, row[:-4], strict=True))
+            values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
+            values |= timing
+            if record is self._pending[-1] and norm is not None:
+                values["grad_norm"] = norm
             if log is not None:
-                log.write(step, values)
-            if not math.isfinite(values["loss"]):
-                raise FloatingPointError(
-                    f"the loss of step {step} is {values['loss']}; lower training.optim.*_lr, or raise "
-                    f"warmup_steps. The last good checkpoint is under {self.checkpoints}"
-                )
+                log.write(record.step, values)
+            self._check_finite(record.step, values)
         if log is not None:
             log.flush()
-        self.console.progress(progress_line(self.step, self.config.max_steps, values))
-        if self.step == 1 and self.device.type == "cpu" and values["step_seconds"] > 5:
-            self.console.say(f"a step takes {duration(values['step_seconds'])} on the CPU of this machine")
+        shown = {**values, "replaced_clips": self._replaced_clips}
+        self.console.progress(progress_line(self.step, self.config.max_steps, shown))
+        if self.device.type == "cpu" and timing["step_seconds"] > 5 and steps == 1:
+            self.console.say(f"a step takes {duration(timing['step_seconds'])} on the CPU of this machine")
         self._pending.clear()
         self._window_start = time.perf_counter()
+        return rows[-1][-1] > 0
+
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+        """The fp16 loss scaler meets infinite gradients by skipping a step; anywhere else they are an end."""
+        for name in ("loss", "grad_norm"):
+            value = values.get(name, 0.0)
+            if not math.isfinite(value) and not (name == "grad_norm" and ds.uses_fp16(self.engine)):
+                raise FloatingPointError(
+                    f"{name} of step {step} is {value}; lower training.optim.clip_lr and new_lr, or raise "
+                    f"training.optim.warmup_steps. The last good checkpoint is under {self.checkpoints}"
+                )
 
     def save(self) -> None:
         """Write a checkpoint of the current step."""
@@ -231,6 +302,9 @@ class Trainer:
         self._saved_step = self.step
         self.console.say(f"saved {path}")
         self._window_start = time.perf_counter()
+
+    def _stop(self) -> NoReturn:
+        raise KeyboardInterrupt(f"interrupted, saved at step {self._saved_step}; the same command goes on from there")
 
     def _announce(self) -> None:
         effective = self.global_batch
@@ -249,13 +323,49 @@ class Trainer:
                 f"{effective * self.accumulation} clips, each contrastive loss {effective}"
             )
 
+    @contextmanager
+    def _signals_end_at_a_step(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for an end; the same one again takes effect at once.
 
-def _check_same_model(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
-    for key, (old, new) in sorted(_differences(saved, current)):
-        raise ValueError(
-            f"checkpoint {path} is of another model: model.{key} is {old!r} there and {new!r} here; "
-            "choose another training.output_dir, or give the checkpoint's value"
-        )
+        DeepSpeed's launcher follows the terminal's SIGINT with a SIGTERM of its own.
+        """
+
+        def handler(signum: int, frame: Any) -> None:
+            if signum in self._signals:
+                raise KeyboardInterrupt("interrupted twice, stopped at once; see the last checkpoint")
+            self._signals.add(signum)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
+    """What a checkpoint's states depend on must be what this run has.
+
+    Raises:
+        ValueError: names the first difference and both values.
+    """
+    parts = [
+        ("model", saved["config"]["model"], current["config"]["model"]),
+        ("architecture", saved["architecture"], current["architecture"]),
+        ("DeepSpeed", ds.layout(saved["deepspeed_config"]), ds.layout(current["deepspeed_config"])),
+    ]
+    for part, old, new in parts:
+        for key, (before, now) in sorted(_differences(old, new)):
+            if key in _FREE_TO_CHANGE:
+                continue
+            what = "another model" if part != "DeepSpeed" else "another DeepSpeed configuration"
+            raise ValueError(
+                f"checkpoint {path} is of {what}: {part}.{key} is {before!r} there and {now!r} here; "
+                "choose another training.output_dir, or give the checkpoint's value"
+            )
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

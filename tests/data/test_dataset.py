@@ -14,6 +14,7 @@ from stoa.data.dataset import ClipDataset, ClipShape, collate, stable_hash
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, build_loader, read_rows
 from stoa.data.sampler import GlobalBatchSampler, SampleKey
+from stoa.data.text import encode_caption
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, write_manifest
 
@@ -34,6 +35,10 @@ def rows(count: int = 6, **changes) -> list[ClipRow]:
     ]
 
 
+def caption_key(text: str) -> int:
+    return stable_hash(*encode_caption(Caption(text), SHAPE.max_tokens).tokens_L)
+
+
 def events(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -50,7 +55,7 @@ def test_a_sample(folder):
 def test_captions_take_turns_by_epoch(folder):
     data = ClipDataset(rows(), folder, SHAPE, seed=0)
     used = {data[SampleKey(0, epoch, 0)].caption_key for epoch in range(12)}
-    assert used == {stable_hash("number 0"), stable_hash("clip 0")}
+    assert used == {caption_key("number 0"), caption_key("clip 0")}
     assert data[SampleKey(0, 3, 0)].caption_key == data[SampleKey(0, 3, 0)].caption_key
 
 
@@ -63,7 +68,7 @@ def test_a_bad_clip_is_replaced_always_by_the_same_one(folder):
     assert first.replaced == 1
     assert first.clip_key == again.clip_key != stable_hash("clip2")
     number = next(i for i in range(6) if stable_hash(f"clip{i}") == first.clip_key)
-    assert first.caption_key in (stable_hash(f"number {number}"), stable_hash(f"clip {number}"))
+    assert first.caption_key in (caption_key(f"number {number}"), caption_key(f"clip {number}"))
     assert gray_number(first.frames_TCHW[0].numpy()) == number + 1
     assert data[SampleKey(3, 0, 0)].replaced == 1
     written = events(folder / "ledger.jsonl")

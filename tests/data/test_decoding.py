@@ -76,6 +76,18 @@ def test_a_truncated_file(tmp_path, decode, faststart):
         decode(str(path), 6, None, None)
 
 
+def test_a_truncated_webm(tmp_path):
+    """Matroska states its duration for the file alone, and FFmpeg reads a cut one to its end without an error."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / "v.webm", noise, codec="libsvtav1", options={"preset": "12", "crf": "30"})
+    assert decode_pyav(str(path), 4).frames_THWC.shape == (4, 64, 64, 3)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DecodeError, match="truncated"):
+        decode_pyav(str(path), 4)
+
+
 @each_backend
 def test_a_part_after_the_end(tmp_path, decode):
     path = str(write_video(tmp_path / "v.mp4", gray_frames(5)))

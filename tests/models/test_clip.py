@@ -46,11 +46,11 @@ def test_taps_are_the_outputs_of_the_named_blocks():
     torch.manual_seed(0)
     ours, theirs = tower_pair("stoa-small")
     images = torch.randn(3, 3, 64, 64)
-    expected = theirs.visual.forward_intermediates(images, indices=[1, 3], output_fmt="NLC", intermediates_only=True)
-    _, taps = ours.visual(images, taps=(2, 4))
-    assert sorted(taps) == [2, 4]
+    expected = theirs.visual.forward_intermediates(images, indices=[0, 2], output_fmt="NLC", intermediates_only=True)
+    _, taps = ours.visual(images, taps=(1, 3))
+    assert sorted(taps) == [1, 3]
     for tapped, reference in zip(taps.values(), expected["image_intermediates"], strict=True):
-        assert tapped.shape == (3, 64, 128)
+        assert tapped.shape == (3, 64, 96)
         torch.testing.assert_close(tapped, reference, atol=1e-5, rtol=1e-5)
 
 

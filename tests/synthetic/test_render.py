@@ -92,4 +92,8 @@ def test_videos_decode_with_exact_times(
     frames, times = decode(tmp_path / "clip.mp4")
     assert frames.shape == rendering.frames.shape == (num_frames, size, size, 3)
     assert times == [frame / fps for frame in range(num_frames)]
-    assert np.abs(frames.astype(int) - rendering.frames).mean() < 4
+    # H.264 stores one colour for 2 x 2 pixels.
+    decoded, drawn = (
+        x.reshape(num_frames, size // 2, 2, size // 2, 2, 3).mean(axis=(2, 4)) for x in (frames, rendering.frames)
+    )
+    assert np.abs(decoded - drawn).mean() < 3

@@ -12,18 +12,12 @@ from stoa.tasks.metrics import chance_metrics, rank_metrics
 
 
 def by_permutations(scores: list[float], relevant: list[bool], k: int) -> tuple[float, float]:
-    """Recall at k and rank of the best relevant item, over all orders of its ties."""
-    hits, ranks = [], []
-    best = max(s for s, r in zip(scores, relevant, strict=True) if r)
-    others = [s for s, r in zip(scores, relevant, strict=True) if not r]
-    for order in itertools.permutations(range(len(others) + 1)):
-        keyed = sorted(
-            zip([best, *others], order, [True] + [False] * len(others), strict=True), key=lambda x: (-x[0], x[1])
-        )
-        rank = 1 + [hit for _, _, hit in keyed].index(True)
-        hits.append(rank <= k)
-        ranks.append(rank)
-    return 100 * float(np.mean(hits)), float(np.mean(ranks))
+    """Recall at k and rank of the best relevant item, over all orders of equal scores."""
+    ranks = []
+    for order in itertools.permutations(range(len(scores))):
+        placed = sorted(range(len(scores)), key=lambda i: (-scores[i], order[i]))
+        ranks.append(1 + [relevant[i] for i in placed].index(True))
+    return 100 * float(np.mean([rank <= k for rank in ranks])), float(np.mean(ranks))
 
 
 @given(
@@ -41,14 +35,20 @@ def test_metrics_are_the_mean_over_all_orders_of_ties(scores, data):
 
 def test_a_constant_scorer_gets_chance():
     found = rank_metrics(torch.zeros(50, 200), torch.eye(200, dtype=torch.bool)[:50])
-    assert found.to_dict() == pytest.approx(chance_metrics(200, 50).to_dict())
-    assert found.r1 == pytest.approx(0.5)
+    assert found == chance_metrics(torch.eye(200, dtype=torch.bool)[:50])
+    assert (found.r1, found.r10, found.median_rank) == pytest.approx((0.5, 5.0, 100.5))
 
 
 def test_several_captions_a_video():
     """From video to text the best of its captions counts."""
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.2]])
     assert rank_metrics(scores, torch.tensor([[True, False, True, False]])).mean_rank == 2
+
+
+def test_the_median_of_an_even_number_is_between_the_two():
+    relevant = torch.eye(4, dtype=torch.bool)[:2]
+    scores = torch.tensor([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 2.0, 1.0]])
+    assert rank_metrics(scores, relevant).median_rank == 2.5
 
 
 def test_what_cannot_be_ranked_is_named():

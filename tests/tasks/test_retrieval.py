@@ -1,5 +1,6 @@
 """Retrieval of a model on videos, from checkpoint to report."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from factories import USED, gray_frames, tiny_config, tiny_model, write_video
 
 from stoa.manifest import Caption, ClipRow, write_manifest
+from stoa.models.clip import PRESETS
 from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.report import format_report, retrieval_report, write_report
 from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval, itc_scores, match_scores, rerank
@@ -28,7 +30,7 @@ def folder(tmp_path) -> Path:
     (tmp_path / "hard").mkdir()
     for row in rows:
         object.__setattr__(row, "video", f"../{row.video}")
-    write_manifest(tmp_path / "hard" / "kind.jsonl", rows[:3])
+    write_manifest(tmp_path / "hard" / "kind.jsonl", rows)
     return tmp_path
 
 
@@ -90,7 +92,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, step / "model.safetensors")
-    run = {"step": 3, "used_token_ids": USED, "commit": "abc"}
+    run = {"step": 3, "used_token_ids": USED, "commit": "abc", "architecture": PRESETS["stoa-tiny"]}
     (step / "run.json").write_text(json.dumps(run))
     (step / "manifest.json").write_text(json.dumps({"step": 3, "sha256": {"model.safetensors": "f00d"}}))
     loaded = load_trained(step, tiny_config(), torch.device("cpu"))
@@ -102,8 +104,10 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     assert report["retrieval"]["untrained"] == evaluate_retrieval(
         untrained(trained), gallery_of(untrained(trained), folder), top_k=3
     )
-    assert report["chance"]["text-to-video"].r1 == 25.0
+    assert report["chance"]["text-to-video"].r1 == pytest.approx(25.0)
     assert set(report["hard_sets"]) == {"kind"}
+    assert report["hard_sets"]["kind"]["trained"]["queries"] == 5
+    assert set(report["unreadable"]) == {"set_0_3"}
     assert report["protocol"]["videos"] == "4 of 5 readable"
     assert report["protocol"]["weights sha256"] == "f00d"
     assert report["protocol"]["trained at commit"] == "abc"
@@ -120,9 +124,23 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
 def test_hard_sets_compare_within_their_gallery(trained, folder):
     """With galleries of one clip everything is right; in one gallery of four, what the scores say."""
     gallery = gallery_of(trained, folder)
-    alone = Gallery(**{f: getattr(gallery, f) for f in gallery.__slots__} | {"ids": ["a_0", "b_0", "c_0", "d_0"]})
-    assert evaluate_hard_set(trained, alone) == {"vtm": 100.0, "itc": 100.0}
+    alone = dataclasses.replace(gallery, ids=["a_0", "b_0", "c_0", "d_0"])
+    assert evaluate_hard_set(trained, alone, size=1) == {"vtm": 100.0, "itc": 100.0, "queries": 5}
     together = evaluate_hard_set(trained, gallery)
-    scores = itc_scores(trained, gallery)
-    expected = (scores.argmax(dim=1) == gallery.video_of_text_Q).double().mean() * 100
+    expected = (itc_scores(trained, gallery).argmax(dim=1) == gallery.video_of_text_Q).double().mean() * 100
     assert together["itc"] == pytest.approx(float(expected))
+    with pytest.raises(ValueError, match="none of the 4 galleries has 4 readable videos"):
+        evaluate_hard_set(trained, alone)
+
+
+def test_an_empty_hard_folder_is_an_error(trained, folder):
+    options = {"split": "test", "top_k": 3, "decoder": "auto", "batch_size": 4}
+    with pytest.raises(ValueError, match="--hard .*typo holds no .jsonl manifest"):
+        retrieval_report(trained, folder / "m.jsonl", hard=folder / "typo", **options)
+
+
+def test_an_architecture_that_has_changed_is_refused(tmp_path):
+    run = {"step": 3, "used_token_ids": USED, "commit": "abc", "architecture": {"embed_dim": 7}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match="was trained when stoa-tiny stood for {'embed_dim': 7}"):
+        load_trained(tmp_path, tiny_config(), torch.device("cpu"))

@@ -1,6 +1,7 @@
 """Runs of train.py on a small data set, as processes of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,27 +25,42 @@ def data_set(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def start(data_set, tmp_path) -> Callable[..., subprocess.Popen]:
-    """Start train.py with a tiny model; further arguments override."""
-    ds_config = tmp_path / "ds.json"
-    ds_config.write_text(
-        '{"train_micro_batch_size_per_gpu": 8, "gradient_clipping": 1.0, "zero_optimization": {"stage": 1}}'
-    )
+    """Start train.py with a tiny model on global batches of 8; further arguments override."""
 
-    def run(output: Path, *arguments: str, manifest: Path | None = None) -> subprocess.Popen:
+    def run(output: Path, *arguments: str, manifest: Path | None = None, processes: int = 1) -> subprocess.Popen:
+        ds_config = tmp_path / f"ds{processes}.json"
+        ds_config.write_text(
+            f'{{"train_micro_batch_size_per_gpu": {8 // processes}, "gradient_clipping": 1.0, '
+            '"zero_optimization": {"stage": 1}}'
+        )
+        launcher = [sys.executable, "train.py"] if processes == 1 else ["cluster/node.sh"]
         command = [
-            *(sys.executable, str(ROOT / "train.py"), "--deepspeed_config", str(ds_config)),
-            *("--recipe", str(ROOT / "recipes" / "demo.yaml")),
+            *(*launcher, "--deepspeed_config", str(ds_config)),
+            *("--recipe", "recipes/demo.yaml"),
             *("--data.manifest", str(manifest or data_set / "manifest.jsonl")),
             *("--training.output_dir", str(output), "--model.backbone.name", "stoa-tiny"),
             *("--model.fusion.layers", "2", "--model.num_frames", "3", "--training.log_every", "1"),
             *("--training.max_steps", "10", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),
             *("--training.tensorboard", "false", "--data.num_workers", "0", *arguments),
         ]
+        settings = {**os.environ, "NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=settings,
+            cwd=ROOT,
+            start_new_session=True,
         )
 
     return run
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def finish(process: subprocess.Popen, *, code: int = 0) -> tuple[str, str]:

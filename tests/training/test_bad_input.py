@@ -62,7 +62,7 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
     manifest = manifest_with(data_set, tmp_path / "m", change)
     shutil.copytree(data_set / "videos" / "train", videos)
     run = tmp_path / "run"
-    arguments = ("--training.max_steps", "300", "--training.save_every", "1000")
+    arguments = ("--training.max_steps", "300", "--training.save_every", "1000", "--data.num_workers", "1")
     process = start(run, *arguments, manifest=manifest)
     for line in process.stdout:
         if line.startswith("step 5/"):
@@ -71,12 +71,13 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
     _, err = finish(process, code=2)
     assert err.strip().splitlines()[-1].startswith("train.py: clip 'train_")
     assert "16 replacements could not be read" in err
-    (saved,) = (run / "checkpoints").iterdir()
+    (saved,) = (run / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))
     assert step >= 5
     videos.with_name("away").rename(videos)
     out, _ = finish(start(run, "--training.max_steps", str(step + 1), manifest=manifest))
     assert f"at step {step}" in out
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == list(range(1, step + 2))
 
 
 @pytest.mark.dist

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stoa.training.checkpoint import damage, find, newest
+from stoa.training.checkpoint import damage, find, newest, set_aside_after
 
 
 def make(folder: Path, step: int, content: bytes = b"weights") -> Path:
@@ -22,7 +22,6 @@ def test_the_newest_complete_one_counts(tmp_path):
     make(tmp_path, 5)
     expected = make(tmp_path, 10)
     make(tmp_path, 15).rename(tmp_path / "step-00000015.tmp")  # killed before the rename
-    (make(tmp_path, 20) / "manifest.json").unlink()
     assert newest(tmp_path) == expected
     assert newest(tmp_path / "absent") is None
 
@@ -46,13 +45,21 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path, capsys, how):
     assert damage(good) is None
     assert newest(tmp_path) == good
     assert "step-00000010 is damaged" in capsys.readouterr().out
-    if how != "manifest":
-        with pytest.raises(ValueError, match=r"step-00000010 is damaged: inner/states.pt"):
-            find(bad)
+    with pytest.raises(ValueError, match=r"step-00000010 is damaged: (inner/states.pt|manifest.json)"):
+        find(bad)
+    set_aside_after(good)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000005", "step-00000010.damaged"]
+    assert newest(tmp_path) == good
+
+
+def test_going_on_from_scratch_is_never_silent(tmp_path):
+    damage_by(make(tmp_path, 5), "bit")
+    with pytest.raises(ValueError, match="no checkpoint is sound .*step-00000005 is damaged.*remove"):
+        newest(tmp_path)
 
 
 def test_a_user_may_name_a_run_or_a_checkpoint(tmp_path):
     path = make(tmp_path / "checkpoints", 5)
     assert find(tmp_path) == find(tmp_path / "checkpoints") == find(path) == path
-    with pytest.raises(ValueError, match="no complete checkpoint under .*elsewhere"):
+    with pytest.raises(ValueError, match="no checkpoint under .*elsewhere"):
         find(tmp_path / "elsewhere")

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-
 from conftest import finish
+
 from stoa.training.metrics import read_metrics
 
 

@@ -1,7 +1,9 @@
 """A killed run, resumed with the same command, ends as one that was never killed, bit for bit."""
 
+import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -33,8 +35,8 @@ def kill_when(process, path: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 @pytest.mark.dist
@@ -61,6 +63,53 @@ def test_kill_and_resume(start, tmp_path):
     assert "the checkpoint's data order has seed 0, this run has 4" in err
 
 
+@pytest.mark.dist
+def test_two_processes_train_as_one_and_resume(start, tmp_path):
+    """The launch of cluster/node.sh: the losses of one process, and the same bits after a kill."""
+    one, straight, killed = tmp_path / "one", tmp_path / "straight", tmp_path / "killed"
+    finish(start(one))
+    finish(start(straight, processes=2))
+    kill_when(start(killed, processes=2), killed / "checkpoints" / "step-00000005")
+    out, _ = finish(start(killed, processes=2))
+    assert "at step 5" in out
+    assert_same_run(straight, killed)
+    records = [read_metrics(folder / "metrics.jsonl") for folder in (one, straight)]
+    for a, b in zip(*records, strict=True):
+        for name in ("loss", "vtc", "vtm", "mlm", "plm"):
+            assert a[name] == pytest.approx(b[name], rel=1e-3), (a["step"], name)
+
+    _, err = finish(start(straight, "--training.max_steps", "12"), code=2)
+    assert "ZeRO" not in err
+    assert "the checkpoint's data order has world 2, this run has 1" in err
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_ends_a_run_saved(start, tmp_path, number):
+    process = start(tmp_path, "--training.max_steps", "100000", "--training.save_every", "100000")
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            process.send_signal(number)
+            break
+    _, err = finish(process, code=130)
+    (saved,) = (tmp_path / "checkpoints").glob("step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert f"interrupted, saved at step {step}; the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, step + 1))
+
+
+@pytest.mark.dist
+def test_hyper_parameters_of_a_resumed_run_are_its_own(start, tmp_path):
+    """DeepSpeed's states carry those of the time."""
+    finish(start(tmp_path, "--training.optim.warmup_steps", "0"))
+    rates = {"--training.optim.clip_lr": "5e-5", "--training.optim.new_lr": "1e-4", "--training.max_steps": "20"}
+    finish(start(tmp_path, "--training.optim.warmup_steps", "0", *(x for pair in rates.items() for x in pair)))
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert records[0]["learning_rate"] == pytest.approx(1e-3)
+    assert records[10]["learning_rate"] == pytest.approx(5e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 def test_killed_at_random_moments(start, tmp_path):
@@ -74,10 +123,8 @@ def test_killed_at_random_moments(start, tmp_path):
         wait = rng.uniform(4, 16)
         try:
             process.communicate(timeout=wait)
-        except TimeoutError:
-            pass
-        except Exception:
-            process.send_signal(signal.SIGKILL)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             kills += 1
         assert kills < 60

@@ -84,7 +84,8 @@ def _duration_seconds(path: str) -> float:
         base = float(stream.time_base or 1)
         ends = [(p.pts + (p.duration or 0)) * base for p in container.demux(stream) if p.pts is not None]
         starts = stream.start_time * base if stream.start_time is not None else 0.0
-        promised = (stream.duration or 0) * base
+        # Matroska and WebM state a duration for the file alone.
+        promised = stream.duration * base if stream.duration else (container.duration or 0) / av.time_base
     if not ends:
         raise DecodeError("PyAV: no video packet")
     duration = max(ends) - starts
