@@ -52,7 +52,6 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         console.say(changed)
     ledger = Ledger(Path(config.training.output_dir) / "ledger.jsonl")
 
-    torch.set_float32_matmul_precision(config.training.float32_matmul_precision)
     torch.manual_seed(config.training.seed)
     side = image_side(config.model.backbone)
     micro_batch = ds_config["train_micro_batch_size_per_gpu"]

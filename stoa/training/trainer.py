@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -55,8 +55,6 @@ class TrainingConfig:
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: complete checkpoints kept.
         tensorboard: write event files beside ``metrics.jsonl``.
-        float32_matmul_precision: torch's setting of that name: ``highest`` multiplies fp32 in fp32, ``high`` in
-            TF32 on a GPU, ``medium`` in bf16 where the processor has it (AMX on a CPU), with fp32 sums.
     """
 
     output_dir: str = "runs/base"
@@ -67,7 +65,6 @@ class TrainingConfig:
     save_every: int = 500
     keep_checkpoints: int = 2
     tensorboard: bool = True
-    float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every", "save_every", "keep_checkpoints"):

@@ -80,7 +80,7 @@ def test_reranking_adds_log_probabilities_and_keeps_the_rest_below(trained, fold
         rest = [m for m in range(scores.shape[1]) if m not in best.tolist()]
         pair = (torch.full((2,), n), best) if queries == "text" else (best, torch.full((2,), n))
         expected = scores[n, best].log_softmax(0) + match_scores(trained, gallery, *pair)
-        torch.testing.assert_close(found[n, best], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[n, best].float(), expected, atol=1e-5, rtol=1e-5)
         assert found[n, rest].max() < found[n, best].min()
         assert found[n, rest].argsort().tolist() == scores[n, rest].argsort().tolist()
 

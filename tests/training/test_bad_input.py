@@ -62,7 +62,16 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
     manifest = manifest_with(data_set, tmp_path / "m", change)
     shutil.copytree(data_set / "videos" / "train", videos)
     run = tmp_path / "run"
-    arguments = ("--training.max_steps", "300", "--training.save_every", "1000", "--data.num_workers", "1")
+    arguments = (
+        "--training.max_steps",
+        "300",
+        "--training.save_every",
+        "1000",
+        "--data.num_workers",
+        "1",
+        "--data.cache_gib",
+        "0",
+    )
     process = start(run, *arguments, manifest=manifest)
     for line in process.stdout:
         if line.startswith("step 5/"):

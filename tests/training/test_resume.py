@@ -1,12 +1,12 @@
 """A killed run, resumed with the same command, ends as one that was never killed, bit for bit."""
 
-import os
 import random
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import finish
@@ -35,7 +35,13 @@ def kill_when(process, path: Path) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
+    kill_all(process)
+
+
+def kill_all(process) -> None:
+    """SIGKILL a run and what it has started: torchrun's processes are in sessions of their own."""
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        victim.kill()
     process.communicate()
 
 
@@ -124,8 +130,7 @@ def test_killed_at_random_moments(start, tmp_path):
         try:
             process.communicate(timeout=wait)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            kill_all(process)
             kills += 1
         assert kills < 60
     finish(start(killed, "--training.save_every", "1"))
