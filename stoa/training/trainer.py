@@ -109,6 +109,7 @@ class Trainer:
         self._updating = False
         self._signals: set[int] = set()
         self._replaced_clips = 0.0
+        self._said_slow = False
         self._pending: list[_StepRecord] = []
         self._window_start = 0.0
 
@@ -272,8 +273,9 @@ class Trainer:
             log.flush()
         shown = {**values, "replaced_clips": self._replaced_clips}
         self.console.progress(progress_line(self.step, self.config.max_steps, shown))
-        if self.device.type == "cpu" and timing["step_seconds"] > 5 and steps == 1:
+        if self.device.type == "cpu" and timing["step_seconds"] > 5 and not self._said_slow:
             self.console.say(f"a step takes {duration(timing['step_seconds'])} on the CPU of this machine")
+            self._said_slow = True
         self._pending.clear()
         self._window_start = time.perf_counter()
         return rows[-1][-1] > 0
