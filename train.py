@@ -33,7 +33,7 @@ def main() -> int:
     from stoa.training.run import pretrain
 
     try:
-        config, deepspeed_config = parse_run(None, HERE / "recipes" / "base.yaml")
+        config, deepspeed_config = parse_run(None, HERE / "recipes" / "stoa.yaml")
     except ValueError as error:
         if os.environ.get("RANK", "0") == "0":  # all ranks make the same mistake
             complain(str(error))

@@ -21,9 +21,14 @@ class VideoTextBatch:
         text_mask_BL: bool, True up to and including the end token. Padding is told by this mask alone:
             id 0 is a real token.
         noun_mask_BL, verb_mask_BL: bool, tokens that are (parts of) common nouns and main verbs.
+        word_end_BL: bool, the last token of each noun and verb, where it has not been cut off.
+        noun_labels_BL: int64, at the last token of a noun its class in the label vocabulary; -1 elsewhere and where
+            not known. For metrics, never an input.
         boxes_BTK4: float32, x1, y1, x2, y2 in [0, 1] of the frame as the model sees it.
         labels_BTK: int64, class index in the label vocabulary; -1 marks an empty slot.
         scores_BTK: float32, detector confidence; 0 in empty slots.
+        true_labels_BTK: int64, class of the object that a box really shows, -1 for none and where the data do not
+            know. For metrics, never an input.
         clip_keys_B, caption_keys_B: int64, hashes that are equal for the same clip and the same caption.
         position_B: int64, place of the clip in the global batch; keys the counter-based generator.
 
@@ -36,9 +41,12 @@ class VideoTextBatch:
     text_mask_BL: torch.Tensor
     noun_mask_BL: torch.Tensor
     verb_mask_BL: torch.Tensor
+    word_end_BL: torch.Tensor
+    noun_labels_BL: torch.Tensor
     boxes_BTK4: torch.Tensor
     labels_BTK: torch.Tensor
     scores_BTK: torch.Tensor
+    true_labels_BTK: torch.Tensor
     clip_keys_B: torch.Tensor
     caption_keys_B: torch.Tensor
     position_B: torch.Tensor
@@ -57,9 +65,12 @@ class VideoTextBatch:
             "text_mask_BL": ((B, L), torch.bool),
             "noun_mask_BL": ((B, L), torch.bool),
             "verb_mask_BL": ((B, L), torch.bool),
+            "word_end_BL": ((B, L), torch.bool),
+            "noun_labels_BL": ((B, L), torch.int64),
             "boxes_BTK4": ((B, T, K, 4), torch.float32),
             "labels_BTK": ((B, T, K), torch.int64),
             "scores_BTK": ((B, T, K), torch.float32),
+            "true_labels_BTK": ((B, T, K), torch.int64),
             "clip_keys_B": ((B,), torch.int64),
             "caption_keys_B": ((B,), torch.int64),
             "position_B": ((B,), torch.int64),

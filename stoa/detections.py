@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FIELDS = ("frame_times_seconds", "frame_index", "boxes", "labels", "scores", "size_wh")
+_FIELDS = ("frame_times_seconds", "frame_index", "boxes", "labels", "scores", "size_wh", "true_labels")
+_OPTIONAL = {"true_labels"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Detections:
         labels: (n,) int64, class index in the label vocabulary.
         scores: (n,) float32, confidence.
         size_wh: (2,) int64, width and height of the frame the boxes refer to.
+        true_labels: (n,) int64 or None, class of the object that each box really shows, -1 for none; for data that
+            know it. Never seen by a model.
     """
 
     frame_times_seconds: np.ndarray
@@ -29,6 +32,7 @@ class Detections:
     labels: np.ndarray
     scores: np.ndarray
     size_wh: np.ndarray
+    true_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.frame_index)
@@ -37,6 +41,8 @@ class Detections:
                 f"boxes {self.boxes.shape}, labels {self.labels.shape}, scores {self.scores.shape} and frame_index "
                 f"{self.frame_index.shape} disagree; expected (n, 4), (n,), (n,), (n,)"
             )
+        if self.true_labels is not None and self.true_labels.shape != (n,):
+            raise ValueError(f"true_labels is {self.true_labels.shape}; expected ({n},), one for each box")
         if n and not (self.frame_index.min() >= 0 and self.frame_index.max() < len(self.frame_times_seconds)):
             raise ValueError(
                 f"frame_index spans {self.frame_index.min()}..{self.frame_index.max()} "
@@ -48,7 +54,8 @@ class Detections:
             raise ValueError(f"size_wh is {self.size_wh}; expected a positive width and height")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        np.savez(path, **{name: getattr(self, name) for name in _FIELDS})
+        fields = {name: getattr(self, name) for name in _FIELDS}
+        np.savez(path, **{name: value for name, value in fields.items() if value is not None})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Detections:
@@ -59,6 +66,6 @@ class Detections:
         """
         try:
             with np.load(path, allow_pickle=False) as data:
-                return cls(**{name: data[name] for name in _FIELDS})
+                return cls(**{name: data[name] for name in _FIELDS if name in data or name not in _OPTIONAL})
         except Exception as error:  # zip, zlib and numpy each have their own for a damaged file
             raise ValueError(f"detections {os.fspath(path)}: {type(error).__name__}: {error}") from None

@@ -1,8 +1,8 @@
 """The manifest: one row a clip, as JSONL or CSV.
 
 JSONL rows hold ``id``, ``video``, ``captions`` (a list of strings, or of objects with ``text`` and the
-character spans ``nouns`` and ``verbs``) or ``caption`` (one of them), and optionally ``split``,
-``start_seconds``, ``end_seconds`` and ``detections``. CSV has the same columns with one ``caption``.
+character spans ``nouns`` and ``verbs``, and perhaps ``noun_labels``) or ``caption`` (one of them), and optionally
+``split``, ``start_seconds``, ``end_seconds`` and ``detections``. CSV has the same columns with one ``caption``.
 Paths are relative to the manifest's folder.
 """
 
@@ -25,11 +25,15 @@ _MISTAKEN = {"start": "start_seconds", "end": "end_seconds", "boxes": "detection
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption and the half-open character spans of its common nouns and main verbs."""
+    """A caption and the half-open character spans of its common nouns and main verbs.
+
+    ``noun_labels``, where known, names for each noun its class in the label vocabulary of the detections, or -1.
+    """
 
     text: str
     nouns: tuple[Span, ...] = ()
     verbs: tuple[Span, ...] = ()
+    noun_labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,10 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ClipRow]) -> Non
 
 
 def _to_json(row: ClipRow) -> dict[str, Any]:
-    captions = [{"text": c.text, "nouns": c.nouns, "verbs": c.verbs} for c in row.captions]
+    captions = [
+        {"text": c.text, "nouns": c.nouns, "verbs": c.verbs} | ({"noun_labels": c.noun_labels} if c.noun_labels else {})
+        for c in row.captions
+    ]
     out: dict[str, Any] = {"id": row.id, "video": row.video, "captions": captions, "split": row.split}
     for key in ("start_seconds", "end_seconds", "detections"):
         value = getattr(row, key)
@@ -196,7 +203,14 @@ def _parse_caption(raw: Any, where: str) -> Caption:
                 raise ValueError(
                     f"{where}: {kind} span [{start}, {end}) lies outside the caption of {len(raw['text'])} characters"
                 )
-    return Caption(raw["text"], spans["nouns"], spans["verbs"])
+    labels = raw.get("noun_labels", ())
+    if not isinstance(labels, (list, tuple)) or not all(type(label) is int and label >= -1 for label in labels):
+        raise ValueError(f"{where}: noun_labels is {labels!r}; expected a list of class indices, -1 for unknown")
+    if labels and len(labels) != len(spans["nouns"]):
+        raise ValueError(
+            f"{where}: noun_labels has {len(labels)} entries for {len(spans['nouns'])} nouns; give each one"
+        )
+    return Caption(raw["text"], spans["nouns"], spans["verbs"], tuple(labels))
 
 
 def _parse_seconds(raw: dict[str, Any], key: str, where: str) -> float | None:

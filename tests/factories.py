@@ -10,18 +10,23 @@ import numpy as np
 import torch
 
 from stoa.batch import VideoTextBatch
+from stoa.models.actions import ActionConfig
 from stoa.models.clip import BackboneConfig
 from stoa.models.fusion import FusionConfig
+from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 
 START, END = 49406, 49407
 WORDS = range(320, 360)
+BOXES, LABELS = 3, 5
 USED = [*WORDS, START, END]
 
 
 def tiny_config(**changes) -> ModelConfig:
     values = {
         "backbone": BackboneConfig(name="stoa-tiny"),
+        "objects": ObjectConfig(num_trajectories=4, max_boxes=BOXES),
+        "actions": ActionConfig(num_tokens=3),
         "fusion": FusionConfig(layers=2),
         "num_frames": 2,
         "max_tokens": 12,
@@ -37,9 +42,17 @@ def tiny_model(seed: int = 0, **changes) -> VideoLanguageModel:
 
 
 def random_batch(
-    size: int, *, seed: int = 0, frames: int = 2, side: int = 32, max_tokens: int = 12, lengths: list[int] | None = None
+    size: int,
+    *,
+    seed: int = 0,
+    frames: int = 2,
+    side: int = 32,
+    max_tokens: int = 12,
+    max_boxes: int = BOXES,
+    lengths: list[int] | None = None,
 ) -> VideoTextBatch:
-    """Random clips; ``lengths`` counts the tokens of each caption, start and end included."""
+    """Random clips, a fifth of the box slots empty; ``lengths`` counts the tokens of each caption, start and end
+    included. Of the words each is a noun, a verb or neither."""
     generator = torch.Generator().manual_seed(seed)
     if lengths is None:
         lengths = torch.randint(3, max_tokens + 1, (size,), generator=generator).tolist()
@@ -49,15 +62,28 @@ def random_batch(
     tokens[:, 0] = START
     tokens.scatter_(1, (length_B - 1)[:, None], END)
     tokens *= text_mask
+    words = text_mask & (torch.arange(max_tokens) > 0) & (torch.arange(max_tokens) < length_B[:, None] - 1)
+    kind = torch.randint(0, 3, words.shape, generator=generator)
+    nouns, verbs = words & (kind == 1), words & (kind == 2)
+    noun_labels = torch.randint(0, LABELS, words.shape, generator=generator).where(nouns, torch.tensor(-1))
+
+    shape = (size, frames, max_boxes)
+    corners = torch.rand(*shape, 2, 2, generator=generator).sort(dim=-2).values
+    filled = torch.rand(shape, generator=generator) < 0.8
+    boxes = torch.cat([corners[..., 0, :] * 0.9, corners[..., 1, :] * 0.9 + 0.1], dim=-1) * filled[..., None]
+    empty = torch.tensor(-1)
     return VideoTextBatch(
         frames_BTCHW=torch.randint(0, 256, (size, frames, 3, side, side), generator=generator, dtype=torch.uint8),
         tokens_BL=tokens,
         text_mask_BL=text_mask,
-        noun_mask_BL=torch.zeros_like(text_mask),
-        verb_mask_BL=torch.zeros_like(text_mask),
-        boxes_BTK4=torch.zeros(size, frames, 0, 4),
-        labels_BTK=torch.zeros(size, frames, 0, dtype=torch.int64),
-        scores_BTK=torch.zeros(size, frames, 0),
+        noun_mask_BL=nouns,
+        verb_mask_BL=verbs,
+        word_end_BL=nouns | verbs,
+        noun_labels_BL=noun_labels,
+        boxes_BTK4=boxes,
+        labels_BTK=torch.randint(0, LABELS, shape, generator=generator).where(filled, empty),
+        scores_BTK=torch.rand(shape, generator=generator) * filled,
+        true_labels_BTK=torch.randint(0, LABELS, shape, generator=generator).where(filled, empty),
         clip_keys_B=torch.arange(size),
         caption_keys_B=torch.arange(size) + 1000,
         position_B=torch.arange(size),

@@ -40,6 +40,7 @@ def run(args: Namespace) -> None:
         top_k=args.top_k,
         decoder=args.decoder,
         batch_size=args.batch_size,
+        null_token=config.objectives.null_token,
     )
     out = Path(args.out) if args.out else folder.parent.parent / f"retrieval-{args.split}.json"
     print(format_report(report))

@@ -53,9 +53,12 @@ class Sample(NamedTuple):
     text_mask_L: np.ndarray
     noun_mask_L: np.ndarray
     verb_mask_L: np.ndarray
+    word_end_L: np.ndarray
+    noun_labels_L: np.ndarray
     boxes_TK4: np.ndarray
     labels_TK: np.ndarray
     scores_TK: np.ndarray
+    true_labels_TK: np.ndarray
     clip_key: int
     caption_key: int
     position: int
@@ -81,7 +84,7 @@ class ClipDataset(Dataset[Sample]):
         seed: fixes which of several captions an epoch uses, and the replacements.
         decoder: ``auto`` is decord, then PyAV for what decord cannot read.
         ledger: where replacements and fallbacks are recorded.
-        cache_bytes: frames kept in memory by each loader process, decoded and cropped; for sets that fit.
+        cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class ClipDataset(Dataset[Sample]):
         self.decoder = decoder
         self.ledger = ledger or Ledger(None)
         self.cache_bytes = cache_bytes
-        self._cache: dict[str, tuple[torch.Tensor, np.ndarray]] = {}
+        self._cache: dict[str, tuple[torch.Tensor, _Boxes]] = {}
         self._fallbacks: set[str] = set()
 
     def __len__(self) -> int:
@@ -146,8 +149,7 @@ class ClipDataset(Dataset[Sample]):
     def _load(self, row: ClipRow, key: SampleKey, *, replaced: int, caption: Caption | None = None) -> Sample:
         if caption is None:
             caption = row.captions[stable_hash(self.seed, key.epoch, key.clip) % len(row.captions)]
-        frames_TCHW, times_seconds = self._frames(row)
-        boxes_TK4, labels_TK, scores_TK, dropped = self._boxes(row, times_seconds)
+        frames_TCHW, boxes = self._video(row)
         encoded = encode_caption(caption, self.shape.max_tokens)
         return Sample(
             frames_TCHW=frames_TCHW,
@@ -155,18 +157,21 @@ class ClipDataset(Dataset[Sample]):
             text_mask_L=encoded.text_mask_L,
             noun_mask_L=encoded.noun_mask_L,
             verb_mask_L=encoded.verb_mask_L,
-            boxes_TK4=boxes_TK4,
-            labels_TK=labels_TK,
-            scores_TK=scores_TK,
+            word_end_L=encoded.word_end_L,
+            noun_labels_L=encoded.noun_labels_L,
+            boxes_TK4=boxes.boxes_TK4,
+            labels_TK=boxes.labels_TK,
+            scores_TK=boxes.scores_TK,
+            true_labels_TK=boxes.true_labels_TK,
             clip_key=stable_hash(row.id),
             caption_key=stable_hash(*encoded.tokens_L),
             position=key.position,
-            dropped_boxes=dropped,
+            dropped_boxes=boxes.dropped,
             replaced=replaced,
         )
 
-    def _frames(self, row: ClipRow) -> tuple[torch.Tensor, np.ndarray]:
-        """Frames as the model sees them, (T, 3, S, S) uint8, and their times in seconds, (T,)."""
+    def _video(self, row: ClipRow) -> tuple[torch.Tensor, _Boxes]:
+        """Frames as the model sees them, (T, 3, S, S) uint8, and the boxes on them."""
         if row.id in self._cache:
             return self._cache[row.id]
         decoders: dict[str, Callable[..., DecodedFrames]] = {
@@ -176,10 +181,11 @@ class ClipDataset(Dataset[Sample]):
         }
         path = str(self.root / row.video)
         decoded = decoders[self.decoder](path, self.shape.num_frames, row.start_seconds, row.end_seconds)
-        frames = resize_and_crop(decoded.frames_THWC, self.shape.side), decoded.times_seconds
-        if (len(self._cache) + 1) * frames[0].nbytes <= self.cache_bytes:
-            self._cache[row.id] = frames
-        return frames
+        frames_TCHW = resize_and_crop(decoded.frames_THWC, self.shape.side)
+        video = frames_TCHW, self._boxes(row, decoded.times_seconds)
+        if (len(self._cache) + 1) * frames_TCHW.nbytes <= self.cache_bytes:
+            self._cache[row.id] = video
+        return video
 
     def _record_fallback(self, clip: str, reason: str) -> None:
         """Once a clip and process: a long run would repeat it every epoch."""
@@ -187,14 +193,18 @@ class ClipDataset(Dataset[Sample]):
             self._fallbacks.add(clip)
             self.ledger.record("fallback", clip, reason)
 
-    def _boxes(self, row: ClipRow, times_seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    def _boxes(self, row: ClipRow, times_seconds: np.ndarray) -> _Boxes:
         """The K most confident boxes of the nearest detected frame, for every sampled frame."""
         T, K = self.shape.num_frames, self.shape.max_boxes
-        boxes_TK4 = np.zeros((T, K, 4), dtype=np.float32)
-        labels_TK = np.full((T, K), -1, dtype=np.int64)
-        scores_TK = np.zeros((T, K), dtype=np.float32)
-        if row.detections is None:
-            return boxes_TK4, labels_TK, scores_TK, 0
+        out = _Boxes(
+            boxes_TK4=np.zeros((T, K, 4), dtype=np.float32),
+            labels_TK=np.full((T, K), -1, dtype=np.int64),
+            scores_TK=np.zeros((T, K), dtype=np.float32),
+            true_labels_TK=np.full((T, K), -1, dtype=np.int64),
+            dropped=0,
+        )
+        if row.detections is None or K == 0:
+            return out
         found = Detections.load(self.root / row.detections)
         width, height = (int(v) for v in found.size_wh)
         boxes_n4, usable_n = boxes_to_model(found.boxes, height, width, self.shape.side)
@@ -202,10 +212,20 @@ class ClipDataset(Dataset[Sample]):
             for t, frame in enumerate(nearest_frames(found.frame_times_seconds, times_seconds)):
                 here = np.flatnonzero((found.frame_index == frame) & usable_n)
                 best = here[np.argsort(-found.scores[here], kind="stable")[:K]]
-                boxes_TK4[t, : len(best)] = boxes_n4[best]
-                labels_TK[t, : len(best)] = found.labels[best]
-                scores_TK[t, : len(best)] = found.scores[best]
-        return boxes_TK4, labels_TK, scores_TK, int((~usable_n).sum())
+                out.boxes_TK4[t, : len(best)] = boxes_n4[best]
+                out.labels_TK[t, : len(best)] = found.labels[best]
+                out.scores_TK[t, : len(best)] = found.scores[best]
+                if found.true_labels is not None:
+                    out.true_labels_TK[t, : len(best)] = found.true_labels[best]
+        return out._replace(dropped=int((~usable_n).sum()))
+
+
+class _Boxes(NamedTuple):
+    boxes_TK4: np.ndarray
+    labels_TK: np.ndarray
+    scores_TK: np.ndarray
+    true_labels_TK: np.ndarray
+    dropped: int
 
 
 def collate(samples: Sequence[Sample]) -> LoadedBatch:
@@ -223,9 +243,12 @@ def collate(samples: Sequence[Sample]) -> LoadedBatch:
         text_mask_BL=stack("text_mask_L"),
         noun_mask_BL=stack("noun_mask_L"),
         verb_mask_BL=stack("verb_mask_L"),
+        word_end_BL=stack("word_end_L"),
+        noun_labels_BL=stack("noun_labels_L"),
         boxes_BTK4=stack("boxes_TK4"),
         labels_BTK=stack("labels_TK"),
         scores_BTK=stack("scores_TK"),
+        true_labels_BTK=stack("true_labels_TK"),
         clip_keys_B=numbers("clip_key"),
         caption_keys_B=numbers("caption_key"),
         position_B=numbers("position"),

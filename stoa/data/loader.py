@@ -27,7 +27,6 @@ class DataConfig:
     Attributes:
         manifest: a ``.jsonl`` or ``.csv`` file; none means Moving Shapes, generated on the spot.
         split: rows of the manifest to train on.
-        max_boxes: detected boxes kept per frame (K).
         decoder: ``auto`` is decord, then PyAV for what decord cannot read.
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
@@ -35,7 +34,6 @@ class DataConfig:
 
     manifest: str | None = None
     split: str = "train"
-    max_boxes: int = 10
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     num_workers: int = 2
     cache_gib: float = 0.0
@@ -45,8 +43,6 @@ class DataConfig:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
         if not self.cache_gib >= 0:
             raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
-        if self.max_boxes < 0:
-            raise ValueError(f"data.max_boxes is {self.max_boxes}; expected 0 or more")
 
 
 def read_rows(config: DataConfig, manifest: Path, ledger: Ledger) -> list[ClipRow]:

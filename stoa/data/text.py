@@ -15,12 +15,14 @@ from stoa.manifest import Caption, Span
 
 @dataclass(frozen=True, slots=True)
 class EncodedCaption:
-    """A caption padded to L tokens: ids int64, the others bool, all (L,)."""
+    """A caption padded to L tokens; see :class:`stoa.batch.VideoTextBatch` for the fields, here all (L,)."""
 
     tokens_L: np.ndarray
     text_mask_L: np.ndarray
     noun_mask_L: np.ndarray
     verb_mask_L: np.ndarray
+    word_end_L: np.ndarray
+    noun_labels_L: np.ndarray
 
 
 @cache
@@ -31,16 +33,23 @@ def tokenizer() -> SimpleTokenizer:
 
 def encode_caption(caption: Caption, max_tokens: int) -> EncodedCaption:
     """Encode as start, words, end, padding. A longer caption is cut and keeps its end token."""
-    pieces = _pieces(caption.text)[: max_tokens - 2]
+    whole = _pieces(caption.text)
+    pieces = whole[: max_tokens - 2]
     n = len(pieces) + 2
     tokens = np.zeros(max_tokens, dtype=np.int64)
     tokens[:n] = [tokenizer().sot_token_id, *(piece for piece, _ in pieces), tokenizer().eot_token_id]
-    masks = {}
-    for kind in ("nouns", "verbs"):
+    masks = {kind: np.zeros(max_tokens, dtype=bool) for kind in ("nouns", "verbs")}
+    word_end, noun_labels = np.zeros(max_tokens, dtype=bool), np.full(max_tokens, -1, dtype=np.int64)
+    for kind, mask in masks.items():
         spans = _spans_after_cleaning(caption.text, getattr(caption, kind))
-        masks[kind] = np.zeros(max_tokens, dtype=bool)
-        masks[kind][1 : n - 1] = [any(s < end and start < e for s, e in spans) for _, (start, end) in pieces]
-    return EncodedCaption(tokens, np.arange(max_tokens) < n, masks["nouns"], masks["verbs"])
+        labels = caption.noun_labels if kind == "nouns" and caption.noun_labels else (-1,) * len(spans)
+        for (start, end), label in zip(spans, labels, strict=True):
+            inside = [i for i, (_, (s, e)) in enumerate(whole, start=1) if s < end and start < e]
+            mask[[i for i in inside if i < n - 1]] = True
+            if inside and inside[-1] < n - 1:
+                word_end[inside[-1]] = True
+                noun_labels[inside[-1]] = label
+    return EncodedCaption(tokens, np.arange(max_tokens) < n, masks["nouns"], masks["verbs"], word_end, noun_labels)
 
 
 def used_token_ids(captions: Iterable[Caption]) -> list[int]:
@@ -73,7 +82,7 @@ def _pieces(text: str) -> list[tuple[int, Span]]:
 
 def _spans_after_cleaning(text: str, spans: tuple[Span, ...]) -> list[Span]:
     """Move character spans of the raw caption to the text the tokenizer sees (mojibake and HTML mended,
-    blanks collapsed, lower case)."""
+    blanks collapsed, lower case). A span of which nothing is left becomes empty."""
     cleaned = tokenizer().clean_fn(text)
     lowered = [c.lower() for c in text]
     if not spans or (cleaned == "".join(lowered) and len(cleaned) == len(text)):
@@ -84,6 +93,5 @@ def _spans_after_cleaning(text: str, spans: tuple[Span, ...]) -> list[Span]:
     moved = []
     for start, end in spans:
         places = [target[i] for i in range(start, end) if i in target]
-        if places:
-            moved.append((min(places), max(places) + 1))
+        moved.append((min(places), max(places) + 1) if places else (0, 0))
     return moved

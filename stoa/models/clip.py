@@ -1,6 +1,6 @@
 """CLIP's two towers, from open_clip, with taps on inner blocks.
 
-Shape legend: F frames in the batch (B*T), P patches, h vision width, w text width, d joint width, L tokens.
+Shape legend: B clips, T frames, F = B * T, P patches, S = P + 1, h vision width, w text width, d joint width, L tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from stoa.models.layers import Block
+from stoa.models.layers import Attend, Block, causal, full
 
 #: Architectures of ours beside open_clip's, in its format. ``stoa-small`` trains on a CPU in minutes.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,9 +66,15 @@ class BackboneConfig:
 
 
 class VisionTower(nn.Module):
-    """CLIP's ViT, each frame on its own. Parameter names are open_clip's."""
+    """CLIP's ViT. Parameter names are open_clip's.
 
-    def __init__(self, source: open_clip.transformer.VisionTransformer) -> None:
+    Args:
+        source: open_clip's tower.
+        joint_last_blocks: in the last blocks the tokens of all frames of a clip see each other; in the others each
+            frame is on its own.
+    """
+
+    def __init__(self, source: open_clip.transformer.VisionTransformer, *, joint_last_blocks: int = 0) -> None:
         super().__init__()
         self.conv1 = source.conv1
         self.class_embedding = source.class_embedding
@@ -78,29 +84,42 @@ class VisionTower(nn.Module):
         self.transformer.resblocks = nn.ModuleList(Block.like(block) for block in source.transformer.resblocks)
         self.ln_post = source.ln_post
         self.proj = source.proj
+        self.grid_hw: tuple[int, int] = source.grid_size
+        self.joint_last_blocks = joint_last_blocks
         self.checkpointing = False
 
+    @property
+    def width(self) -> int:
+        return self.class_embedding.shape[0]
+
+    @property
+    def blocks(self) -> list[Block]:
+        return list(self.transformer.resblocks)  # type: ignore[arg-type]
+
     def forward(
-        self, images_FCHW: torch.Tensor, taps: tuple[int, ...] = ()
+        self, images_BTCHW: torch.Tensor, taps: frozenset[int] = frozenset()
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """Encode normalised frames.
 
         Args:
-            images_FCHW: in the dtype of the weights.
-            taps: 1-based blocks whose outputs are wanted.
+            images_BTCHW: in the dtype of the weights.
+            taps: blocks, counted from 1, whose outputs are wanted; 0 is the input of the first.
 
         Returns:
-            the projected [CLS] (F, d), and per tapped block its patch tokens (F, P, h).
+            the projected [CLS] (B, T, d), and per tapped block its patch tokens (B*T, P, h).
         """
-        x_FSh = self._embed_patches(images_FCHW)
+        B, T = images_BTCHW.shape[:2]
+        x_FSh = self._embed_patches(images_BTCHW.flatten(0, 1))
         x_FSh = torch.cat([self.class_embedding.expand(len(x_FSh), 1, -1), x_FSh], dim=1)
         x_FSh = self.ln_pre(x_FSh + self.positional_embedding)
-        tapped = {}
-        for number, block in enumerate(self.transformer.resblocks, start=1):  # type: ignore[arg-type]
-            x_FSh = _run(block, x_FSh, self.checkpointing)
+        tapped = {0: x_FSh[:, 1:]} if 0 in taps else {}
+        first_joint = len(self.blocks) - self.joint_last_blocks + 1
+        for number, block in enumerate(self.blocks, start=1):
+            rows = (B, -1, self.width) if number >= first_joint else (B * T, -1, self.width)
+            x_FSh = _run(block, x_FSh.view(rows), self.checkpointing).view(x_FSh.shape)
             if number in taps:
                 tapped[number] = x_FSh[:, 1:]
-        return self.ln_post(x_FSh[:, 0]) @ self.proj, tapped
+        return (self.ln_post(x_FSh[:, 0]) @ self.proj).unflatten(0, (B, T)), tapped
 
     def _embed_patches(self, images_FCHW: torch.Tensor) -> torch.Tensor:
         """The patch convolution as the product it is: its stride is its kernel.
@@ -115,16 +134,21 @@ class VisionTower(nn.Module):
 
 class Clip(nn.Module):
     """Both towers and the temperature. Its state dict has the keys of ``open_clip.CLIP``;
-    ``logit_scale`` has shape (1,), as with open_clip's ``nonscalar_logit_scale``."""
+    ``logit_scale`` has shape (1,), as with open_clip's ``nonscalar_logit_scale``.
+
+    Args:
+        config: which.
+        joint_last_blocks: see :class:`VisionTower`.
+    """
 
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, *, joint_last_blocks: int = 0) -> None:
         super().__init__()
         source = build_open_clip(config)
         try:
-            self.visual = VisionTower(source.visual)
+            self.visual = VisionTower(source.visual, joint_last_blocks=joint_last_blocks)
             text_blocks = [Block.like(block) for block in source.transformer.resblocks]
         except (AttributeError, RuntimeError):
             raise ValueError(
@@ -164,18 +188,18 @@ class Clip(nn.Module):
         self.checkpointing = self.visual.checkpointing = enable
 
     def encode_frames(
-        self, frames_FCHW: torch.Tensor, taps: tuple[int, ...] = ()
+        self, frames_BTCHW: torch.Tensor, taps: frozenset[int] = frozenset()
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """uint8 frames -> projected [CLS] (F, d) and tapped patch tokens (F, P, h)."""
-        images_FCHW = ((frames_FCHW - self.pixel_mean) / self.pixel_std).to(self.visual.conv1.weight.dtype)
-        return self.visual(images_FCHW, taps)
+        """uint8 frames -> projected [CLS] (B, T, d) and tapped patch tokens (B*T, P, h)."""
+        images_BTCHW = ((frames_BTCHW - self.pixel_mean) / self.pixel_std).to(self.visual.conv1.weight.dtype)
+        return self.visual(images_BTCHW, taps)
 
     def encode_text(self, embeddings_BLw: torch.Tensor) -> torch.Tensor:
         """Token embeddings (before positions are added) -> projected outputs at every position (B, L, d)."""
         L = embeddings_BLw.shape[1]
         x_BLw = embeddings_BLw + self.positional_embedding[:L]
         for block in self.text_blocks:
-            x_BLw = _run(block, x_BLw, self.checkpointing, is_causal=True)
+            x_BLw = _run(block, x_BLw, self.checkpointing, causal)
         return self.ln_final(x_BLw) @ self.text_projection
 
 
@@ -202,7 +226,7 @@ def build_open_clip(config: BackboneConfig) -> open_clip.CLIP:
         logging.getLogger().setLevel(level)
 
 
-def _run(block: nn.Module, x: torch.Tensor, checkpointing: bool, **kwargs: Any) -> torch.Tensor:
+def _run(block: nn.Module, x: torch.Tensor, checkpointing: bool, attend: Attend = full) -> torch.Tensor:
     if checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, **kwargs)
-    return block(x, **kwargs)
+        return checkpoint(block, x, attend, use_reentrant=False, preserve_rng_state=False)
+    return block(x, attend)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stoa.models.layers import Block
+from stoa.models.layers import Block, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,11 @@ class FusionEncoder(nn.Module):
         raise KeyError(group)
 
     def forward(
-        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor
+        self,
+        video_BGd: torch.Tensor,
+        text_BLd: torch.Tensor,
+        mask_BSS: torch.Tensor,
+        positions_L: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fuse.
 
@@ -94,15 +98,18 @@ class FusionEncoder(nn.Module):
             video_BGd: joint-space tokens of all groups, in order.
             text_BLd: joint-space text tokens.
             mask_BSS: bool, (B or 1, S, S); True where a row sees a column. Every row must see something.
+            positions_L: int64, text position of each text token; default 0, 1, ...
 
         Returns:
             outputs at the video side (B, G, w) and at the text (B, L, w).
         """
         L, G = text_BLd.shape[1], video_BGd.shape[1]
+        positions_Lw = self.text_positions[:L] if positions_L is None else self.text_positions[positions_L]
         video_BGw = self.video_in(video_BGd) + self.video_positions + self.type_embeddings[self.type_of_slot_G]
-        text_BLw = self.text_in(text_BLd) + self.text_positions[:L] + self.type_embeddings[-1]
+        text_BLw = self.text_in(text_BLd) + positions_Lw + self.type_embeddings[-1]
         x_BSw = torch.cat([video_BGw, text_BLw], dim=1)
+        attend = masked(mask_BSS[:, None])
         for block in self.blocks:
-            x_BSw = block(x_BSw, mask_BSS[:, None])
+            x_BSw = block(x_BSw, attend)
         x_BSw = self.ln_final(x_BSw)
         return x_BSw[:, :G], x_BSw[:, G:]

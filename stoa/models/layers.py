@@ -1,17 +1,35 @@
 """The pre-norm transformer block of CLIP, shared by the towers and every encoder copied from them.
 
-Shape legend: B batch, S sequence, H heads, D head width, w model width.
+Shape legend: B batch, S sequence, Q queries, H heads, D head width, w model width.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""q (B, H, Q, D), k and v (B, H, S, D) -> (B, H, Q, D)."""
+
+full: Attend = F.scaled_dot_product_attention
+causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
+
+
+def masked(mask: torch.Tensor) -> Attend:
+    """``mask`` is bool, broadcastable to (B, H, Q, S); True lets a query (row) see a key (column)."""
+    return partial(F.scaled_dot_product_attention, attn_mask=mask)
+
+
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
+    """fp16 and bf16 to fp32; fp32 and fp64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class SelfAttention(nn.Module):
@@ -25,15 +43,19 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(
-        self, x_BSw: torch.Tensor, mask: torch.Tensor | None = None, *, is_causal: bool = False
-    ) -> torch.Tensor:
-        """``mask`` is bool, broadcastable to (B, H, S, S); True lets a query (row) see a key (column)."""
-        B, S, w = x_BSw.shape
-        qkv = F.linear(x_BSw, self.in_proj_weight, self.in_proj_bias).view(B, S, 3, self.heads, w // self.heads)
-        q_BHSD, k_BHSD, v_BHSD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out_BHSD = F.scaled_dot_product_attention(q_BHSD, k_BHSD, v_BHSD, attn_mask=mask, is_causal=is_causal)
-        return self.out_proj(out_BHSD.transpose(1, 2).reshape(B, S, w))
+    def forward(self, x_BSw: torch.Tensor, attend: Attend = full, num_queries: int | None = None) -> torch.Tensor:
+        """With ``num_queries`` only the first rows ask, and come out: (B, Q, w)."""
+        w = x_BSw.shape[-1]
+        if num_queries is None:
+            q, k, v = F.linear(x_BSw, self.in_proj_weight, self.in_proj_bias).split(w, dim=-1)
+        else:
+            q = F.linear(x_BSw[:, :num_queries], self.in_proj_weight[:w], self.in_proj_bias[:w])
+            k, v = F.linear(x_BSw, self.in_proj_weight[w:], self.in_proj_bias[w:]).split(w, dim=-1)
+        out_BHQD = attend(self._heads(q), self._heads(k), self._heads(v))
+        return self.out_proj(out_BHQD.transpose(1, 2).flatten(2))
+
+    def _heads(self, x_BSw: torch.Tensor) -> torch.Tensor:
+        return x_BSw.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -61,8 +83,7 @@ class Block(nn.Module):
         block.load_state_dict(source.state_dict())
         return block
 
-    def forward(
-        self, x_BSw: torch.Tensor, mask: torch.Tensor | None = None, *, is_causal: bool = False
-    ) -> torch.Tensor:
-        x_BSw = x_BSw + self.attn(self.ln_1(x_BSw), mask, is_causal=is_causal)
-        return x_BSw + self.mlp(self.ln_2(x_BSw))
+    def forward(self, x_BSw: torch.Tensor, attend: Attend = full, num_queries: int | None = None) -> torch.Tensor:
+        """With ``num_queries`` only the first rows are computed: (B, Q, w)."""
+        x_BQw = x_BSw[:, :num_queries] + self.attn(self.ln_1(x_BSw), attend, num_queries)
+        return x_BQw + self.mlp(self.ln_2(x_BQw))

@@ -1,7 +1,7 @@
-"""The assembled video-language model: towers, fusion encoder, heads.
+"""The assembled video-language model: towers, objects, actions, fusion encoder, heads.
 
-Shape legend: B clips, T frames, G video-side tokens, L text tokens, V vocabulary (of the language head),
-w text width, d joint width.
+Shape legend: B clips, T frames, P patches, N trajectories, M action tokens, G video-side tokens, L text tokens,
+V vocabulary (of the language head), h vision width, w text width, d joint width.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stoa.batch import VideoTextBatch
+from stoa.models.actions import ActionConfig, ActionEncoder
 from stoa.models.clip import BackboneConfig, Clip
 from stoa.models.fusion import FusionConfig, FusionEncoder
+from stoa.models.objects import ObjectConfig, ObjectEncoder, TrajectoryEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,9 @@ class ModelConfig:
 
     Attributes:
         backbone: which CLIP.
+        joint_last_blocks: vision blocks, the last ones, in which the tokens of all frames see each other.
+        objects: object features and trajectories.
+        actions: action tokens.
         fusion: the fusion encoder.
         num_frames: frames sampled from a clip (T).
         max_tokens: text length with start and end token (L); longer captions are cut.
@@ -33,6 +39,9 @@ class ModelConfig:
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    joint_last_blocks: int = 0
+    objects: ObjectConfig = field(default_factory=ObjectConfig)
+    actions: ActionConfig = field(default_factory=ActionConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     num_frames: int = 12
     max_tokens: int = 32
@@ -45,12 +54,37 @@ class ModelConfig:
         if self.max_tokens < 3:
             raise ValueError(f"model.max_tokens is {self.max_tokens}; expected at least 3 (start, a word, end)")
 
+    @property
+    def num_boxes(self) -> int:
+        """Boxes per frame (K) that the model reads."""
+        return self.objects.max_boxes if self.objects.num_trajectories else 0
+
+    @property
+    def group_sizes(self) -> dict[str, int]:
+        """Tokens of each video-side group of the fusion encoder, in order."""
+        sizes = {
+            "frames": self.num_frames,
+            "pooled": 1,
+            "objects": self.objects.num_trajectories,
+            "actions": self.actions.num_tokens,
+        }
+        return {name: size for name, size in sizes.items() if size}
+
 
 class VideoFeatures(NamedTuple):
-    """Video-side tokens in the joint space (B, G, d), and the pooled ``v_[CLS]`` (B, d)."""
+    """The video side of a batch.
+
+    Attributes:
+        tokens_BGd: all groups in the joint space, in the order of ``ModelConfig.group_sizes``.
+        valid_BG: bool, tokens that others may see: all but the trajectories a clip lacks.
+        pooled_Bd: the mean of the frames, ``v_[CLS]``.
+        trajectory_labels_BN: int64, detector label of each trajectory, -1 for none; N is 0 without objects.
+    """
 
     tokens_BGd: torch.Tensor
+    valid_BG: torch.Tensor
     pooled_Bd: torch.Tensor
+    trajectory_labels_BN: torch.Tensor
 
 
 class TextFeatures(NamedTuple):
@@ -61,30 +95,50 @@ class TextFeatures(NamedTuple):
 
 
 class VideoLanguageModel(nn.Module):
-    """CLIP towers, the fusion encoder on ``[v, v_cls, t]``, a language head and a matching head.
+    """CLIP towers, object and action modules, the fusion encoder on ``[v, v_cls, o, x, t]``, a language head and a
+    matching head.
 
     Args:
         config: see :class:`ModelConfig`.
         used_token_ids: with ``lm_vocab: used``, the token ids the language head can predict.
 
     Raises:
-        ValueError: ``max_tokens`` exceeds the text tower's context, or ``used_token_ids`` is missing.
+        ValueError: ``max_tokens`` exceeds the text tower's context, a tap or a depth does not fit the towers, or
+            ``used_token_ids`` is missing.
     """
 
     def __init__(self, config: ModelConfig, *, used_token_ids: Sequence[int] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.clip = Clip(config.backbone)
+        self.clip = Clip(config.backbone, joint_last_blocks=config.joint_last_blocks)
         self.clip.set_checkpointing(config.activation_checkpointing)
+        vision = self.clip.visual
         if config.max_tokens > self.clip.context_length:
             raise ValueError(
                 f"model.max_tokens is {config.max_tokens}, more than the {self.clip.context_length} positions of "
                 f"{config.backbone.name}; lower it"
             )
+        depth = len(vision.blocks)
+        for name, value in (
+            ("objects.tap_from_top", config.objects.tap_from_top),
+            ("actions.tap_from_top", config.actions.tap_from_top),
+            ("joint_last_blocks", config.joint_last_blocks),
+        ):
+            if not 0 <= value <= depth:
+                raise ValueError(
+                    f"model.{name} is {value}; {config.backbone.name} has {depth} vision blocks, expected 0 to {depth}"
+                )
+        if config.objects.num_trajectories:
+            self.objects = ObjectEncoder(
+                config.objects, width=vision.width, grid_hw=vision.grid_hw, num_frames=config.num_frames
+            )
+            self.trajectories = TrajectoryEncoder(config.objects, vision)
+        if config.actions.num_tokens:
+            self.actions = ActionEncoder(config.actions, vision, num_frames=config.num_frames)
         w = self.clip.text_width
         self.fusion = FusionEncoder(
             config.fusion,
-            group_sizes={"frames": config.num_frames, "pooled": 1},
+            group_sizes=config.group_sizes,
             text_blocks=self.clip.text_blocks,
             text_positions_Lw=self.clip.positional_embedding[: config.max_tokens],
             final_norm=self.clip.ln_final,
@@ -94,13 +148,44 @@ class VideoLanguageModel(nn.Module):
         self.lm_head = LanguageHead(w, vocabulary_size(config, used_token_ids, self.clip), used_token_ids)
         self.match_head = nn.Linear(2 * w, 2)
 
-    def encode_video(self, frames_BTCHW: torch.Tensor) -> VideoFeatures:
-        """uint8 frames (B, T, 3, H, W) -> video-side tokens, one [CLS] a frame and their mean."""
-        B, T = frames_BTCHW.shape[:2]
-        cls_Fd, _ = self.clip.encode_frames(frames_BTCHW.flatten(0, 1))
-        frames_BTd = cls_Fd.view(B, T, -1)
+    def start_from_towers(self) -> None:
+        """Copy the towers' weights into the encoders that start from them; for towers that were loaded since."""
+        clip = self.clip
+        self.fusion.start_from(clip.text_blocks, clip.positional_embedding[: self.config.max_tokens], clip.ln_final)
+        if self.config.objects.num_trajectories:
+            self.trajectories.encoder.start_from(clip.visual)
+        if self.config.actions.num_tokens:
+            self.actions.encoder.start_from(clip.visual)
+
+    def encode_video(self, batch: VideoTextBatch) -> VideoFeatures:
+        """Frames and boxes -> video-side tokens: one [CLS] a frame, their mean, trajectories, actions."""
+        with_objects, with_actions = self.config.objects.num_trajectories > 0, self.config.actions.num_tokens > 0
+        depth = len(self.clip.visual.blocks)
+        object_tap, action_tap = depth - self.config.objects.tap_from_top, depth - self.config.actions.tap_from_top
+        taps = [tap for tap, wanted in ((object_tap, with_objects), (action_tap, with_actions)) if wanted]
+        frames_BTd, tapped = self.clip.encode_frames(batch.frames_BTCHW, frozenset(taps))
+        B, T = frames_BTd.shape[:2]
         pooled_Bd = frames_BTd.mean(dim=1)
-        return VideoFeatures(torch.cat([frames_BTd, pooled_Bd[:, None]], dim=1), pooled_Bd)
+        groups = [frames_BTd, pooled_Bd[:, None]]
+        valid = [batch.text_mask_BL.new_ones(B, T + 1)]
+        labels_BN, boxes = batch.labels_BTK.new_empty(B, 0), None
+        if with_objects:
+            patches_FPh = tapped[object_tap].detach() if self.config.objects.detach_tap else tapped[object_tap]
+            boxes = self.objects(patches_FPh, batch)
+            trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
+            labels_BN = trajectories.labels_BN
+            groups.append(trajectories.tokens_BNd)
+            valid.append(labels_BN >= 0)
+        if with_actions:
+            patches_FPh = tapped[action_tap].detach() if self.config.actions.detach_tap else tapped[action_tap]
+            actions_BMd = self.actions(patches_FPh.unflatten(0, (B, T)), boxes)
+            groups.append(actions_BMd)
+            valid.append(valid[0].new_ones(actions_BMd.shape[:2]))
+        return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN)
+
+    def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
+        """Tokens of one video-side group: ``frames``, ``pooled``, ``objects`` or ``actions``."""
+        return video.tokens_BGd[:, self.fusion.slot(name)]
 
     def encode_text(
         self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor, hidden_BL: torch.Tensor | None = None
@@ -114,10 +199,14 @@ class VideoLanguageModel(nn.Module):
         return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)))
 
     def fuse(
-        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor
+        self,
+        video_BGd: torch.Tensor,
+        text_BLd: torch.Tensor,
+        mask_BSS: torch.Tensor,
+        positions_L: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fusion outputs at the video side (B, G, w) and at the text (B, L, w). See :class:`FusionEncoder`."""
-        return self.fusion(video_BGd, text_BLd, mask_BSS)
+        return self.fusion(video_BGd, text_BLd, mask_BSS, positions_L)
 
     def match_logits(
         self, fused_video_BGw: torch.Tensor, fused_text_BLw: torch.Tensor, text_mask_BL: torch.Tensor

@@ -17,8 +17,7 @@ from stoa.models.video_language import VideoLanguageModel
 def initialize(model: VideoLanguageModel, init: str) -> str:
     """Start the towers, and the encoders copied from them, from pretrained weights; see :func:`load_clip`."""
     said = load_clip(model.clip, model.config.backbone, init)
-    clip = model.clip
-    model.fusion.start_from(clip.text_blocks, clip.positional_embedding[: model.config.max_tokens], clip.ln_final)
+    model.start_from_towers()
     return said
 
 

@@ -48,13 +48,17 @@ def global_mean(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return total * world_size() / count.clamp(min=1)
 
 
-def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """Average of a detached tensor, for logs."""
+def all_sum(x: torch.Tensor) -> torch.Tensor:
+    """Sum of a detached tensor over ranks, for logs."""
     x = x.detach().clone()
     if world_size() > 1:
         dist.all_reduce(x)
-        x /= world_size()
     return x
+
+
+def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Average of a detached tensor, for logs."""
+    return all_sum(x) / world_size()
 
 
 def _all_gather(x: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import global_mean
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.vtc import at_least_fp32
 
 MASK_SHARE = 0.15
 
@@ -54,7 +54,7 @@ def mlm_loss(
     positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, uniform_BL)
     hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ)
     text = model.encode_text(batch.tokens_BL, batch.text_mask_BL, hidden_BL)
-    mask_BSS = bidirectional_mask(batch.text_mask_BL, video.tokens_BGd.shape[1])
+    mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
     _, fused_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, mask_BSS)
     rows_BQw = fused_BLw.gather(1, positions_BQ[..., None].expand(-1, -1, fused_BLw.shape[-1]))
     target_BQ = batch.tokens_BL.gather(1, positions_BQ)

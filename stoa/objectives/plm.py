@@ -5,13 +5,17 @@ Shape legend: B clips, L text tokens, w text width.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from stoa.batch import VideoTextBatch
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
-from stoa.objectives.masks import prefix_mask
+from stoa.objectives.masks import prefix_mask, two_stream_mask
 from stoa.objectives.mlm import language_loss
 from stoa.objectives.random import Stream, uniform
+
+PlmForm = Literal["one_pass", "two_stream"]
 
 
 def draw_prefix(text_mask_BL: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
@@ -26,14 +30,36 @@ def plm_loss(
     video: VideoFeatures,
     text: TextFeatures,
     *,
+    form: PlmForm = "one_pass",
     seed: int,
     step: int,
 ) -> torch.Tensor:
-    """Row i predicts token i+1, for every token after the prefix, the end token included."""
+    """Row i predicts token i+1, for every token after the prefix, the end token included.
+
+    ``one_pass`` reads the prediction at token i itself, and the prefix is bidirectional. ``two_stream`` is what the
+    method's release computes by one pass per position: a blank, with nothing but its position, reads the video and
+    the text before it; the prefix only selects the tokens that count.
+    """
     zero = torch.zeros_like(batch.position_B)
     prefix_B = draw_prefix(batch.text_mask_BL, uniform(seed, step, Stream.PLM, batch.position_B, zero))
-    mask_BSS = prefix_mask(batch.text_mask_BL, prefix_B, video.tokens_BGd.shape[1])
-    _, fused_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, mask_BSS)
-    next_L = torch.arange(1, batch.tokens_BL.shape[1], device=prefix_B.device)
+    L = batch.tokens_BL.shape[1]
+    next_L = torch.arange(1, L, device=prefix_B.device)
+    if form == "one_pass":
+        mask_BSS = prefix_mask(batch.text_mask_BL, prefix_B, video.valid_BG)
+        _, fused_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, mask_BSS)
+        rows_BLw = fused_BLw[:, :-1]
+    else:
+        rows_BLw = predict_at_blanks(model, batch.text_mask_BL, video, text)[:, 1:]
     valid = (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
-    return language_loss(model, fused_BLw[:, :-1], batch.tokens_BL[:, 1:], valid)
+    return language_loss(model, rows_BLw, batch.tokens_BL[:, 1:], valid)
+
+
+def predict_at_blanks(
+    model: VideoLanguageModel, text_mask_BL: torch.Tensor, video: VideoFeatures, text: TextFeatures
+) -> torch.Tensor:
+    """Fused rows (B, L, w) of the blanks: row j knows the video and the text before position j."""
+    L = text_mask_BL.shape[1]
+    positions_L = torch.arange(L, device=text_mask_BL.device).repeat(2)
+    tokens = torch.cat([text.tokens_BLd, torch.zeros_like(text.tokens_BLd)], dim=1)
+    _, fused = model.fuse(video.tokens_BGd, tokens, two_stream_mask(text_mask_BL, video.valid_BG), positions_L)
+    return fused[:, L:]

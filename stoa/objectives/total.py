@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -10,28 +9,50 @@ from torch import nn
 
 from stoa.batch import VideoTextBatch
 from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.alignment import AlignLoss, asp_loss, ota_loss
+from stoa.objectives.matching import NullToken
 from stoa.objectives.mlm import mlm_loss
-from stoa.objectives.plm import plm_loss
+from stoa.objectives.plm import PlmForm, plm_loss
 from stoa.objectives.vtc import similarities, temperature, vtc_loss
 from stoa.objectives.vtm import vtm_loss
+
+LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectivesConfig:
-    """Weights of the losses; 0 leaves a loss out."""
+    """Weights of the losses (0 leaves a loss out) and their forms.
+
+    Attributes:
+        vtc, vtm, mlm, plm, ota, asp: config.
+        plm_form: see :func:`stoa.objectives.plm.plm_loss`.
+        align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
+        null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
+            nothing of the caption.
+        pad_null: in ASP draw every unmatched action token to the null, not one alone.
+    """
 
     vtc: float = 1.0
     vtm: float = 1.0
     mlm: float = 1.0
     plm: float = 1.0
+    ota: float = 1.0
+    asp: float = 1.0
+    plm_form: PlmForm = "one_pass"
+    align_loss: AlignLoss = "mse"
+    null_token: NullToken = "end"
+    pad_null: bool = False
 
     def __post_init__(self) -> None:
-        weights = dataclasses.asdict(self)
-        for name, weight in weights.items():
+        for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ValueError(f"objectives.{name} is {weight}; a weight is >= 0 (0 leaves it out)")
-        if not any(weights.values()):
+        if not any(self.weights.values()):
             raise ValueError("all weights under objectives are 0; give at least one a positive weight")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in LOSSES}
 
 
 class PretrainingObjective(nn.Module):
@@ -39,12 +60,24 @@ class PretrainingObjective(nn.Module):
 
     Args:
         model: see :class:`VideoLanguageModel`.
-        config: the weights.
+        config: the config.
         seed: keys the counter-based generator of masks, prefixes and negatives.
+
+    Raises:
+        ValueError: a loss has a weight and the model lacks the tokens it is about.
     """
 
     def __init__(self, model: VideoLanguageModel, config: ObjectivesConfig, *, seed: int) -> None:
         super().__init__()
+        for loss, group, switch in (
+            ("ota", "objects", "model.objects.num_trajectories"),
+            ("asp", "actions", "model.actions.num_tokens"),
+        ):
+            if getattr(config, loss) and group not in model.config.group_sizes:
+                raise ValueError(
+                    f"objectives.{loss} is {getattr(config, loss)} and {switch} is 0; raise it, or set "
+                    f"objectives.{loss} to 0"
+                )
         self.model = model
         self.config = config
         self.seed = seed
@@ -59,25 +92,41 @@ class PretrainingObjective(nn.Module):
         Returns:
             (total, scalars to log, detached and on the device). Averaged over ranks, each is its global mean.
         """
-        model, weights = self.model, self.config
+        model, config = self.model, self.config
         draws = {"seed": self.seed, "step": step}
-        video = model.encode_video(batch.frames_BTCHW)
+        video = model.encode_video(batch)
         text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
         losses: dict[str, torch.Tensor] = {}
         extras: dict[str, torch.Tensor] = {}
-        if weights.vtc or weights.vtm:
+        if config.vtc or config.vtm:
             scores = similarities(
                 video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
             )
-        if weights.vtc:
+        if config.vtc:
             losses["vtc"] = vtc_loss(scores)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
-        if weights.vtm:
+        if config.vtm:
             losses["vtm"], extras["vtm_accuracy"] = vtm_loss(model, batch, video, text, scores, **draws)
-        if weights.mlm:
+        if config.mlm:
             losses["mlm"] = mlm_loss(model, batch, video, **draws)
-        if weights.plm:
-            losses["plm"] = plm_loss(model, batch, video, text, **draws)
-        terms = [getattr(weights, name) * loss for name, loss in losses.items()]
+        if config.plm:
+            losses["plm"] = plm_loss(model, batch, video, text, form=config.plm_form, **draws)
+        if config.ota:
+            losses["ota"], metrics = ota_loss(
+                model, batch, video, text, form=config.align_loss, null_token=config.null_token
+            )
+            extras |= metrics
+        if config.asp:
+            losses["asp"], metrics = asp_loss(
+                model,
+                batch,
+                video,
+                text,
+                form=config.align_loss,
+                null_token=config.null_token,
+                pad_null=config.pad_null,
+            )
+            extras |= metrics
+        terms = [getattr(config, name) * loss for name, loss in losses.items()]
         total = torch.stack(terms).sum()
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **extras}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from stoa.models.layers import at_least_fp32
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, rank
 
 MAX_LOGIT_SCALE = math.log(100.0)
@@ -25,11 +26,6 @@ class Similarities(NamedTuple):
     video_to_text_BA: torch.Tensor
     text_to_video_BA: torch.Tensor
     same_BA: torch.Tensor
-
-
-def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
-    """fp16 and bf16 to fp32; fp32 and fp64 as they are."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def temperature(logit_scale: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.vtc import Similarities, at_least_fp32
+from stoa.objectives.vtc import Similarities
 
 
 def draw_negatives(
@@ -55,12 +56,14 @@ def vtm_loss(
         scores.video_to_text_BA, scores.same_BA, uniform(seed, step, Stream.VTM_TEXT, rows_B1, columns_A)
     )
     video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
+    video_valid_AG = gather_rows_no_grad(video.valid_BG)
     text_mask_AL = gather_rows_no_grad(batch.text_mask_BL)
 
     pairs_video = torch.cat([video.tokens_BGd, video_AGd[hard_video_B], video.tokens_BGd])
+    pairs_valid = torch.cat([video.valid_BG, video_valid_AG[hard_video_B], video.valid_BG])
     pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
     pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
-    fused_video, fused_text = model.fuse(pairs_video, pairs_text, bidirectional_mask(pairs_mask, pairs_video.shape[1]))
+    fused_video, fused_text = model.fuse(pairs_video, pairs_text, bidirectional_mask(pairs_mask, pairs_valid))
     logits = at_least_fp32(model.match_logits(fused_video, fused_text, pairs_mask))
 
     B = len(batch)

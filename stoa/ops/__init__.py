@@ -6,5 +6,7 @@ torch.compile and torch.export see one and the same operator. The functions here
 
 from stoa.ops._extension import build_info
 from stoa.ops.batched_assignment import batched_assignment
+from stoa.ops.roi_align_max import roi_align_max
+from stoa.ops.trajectory_attention import trajectory_attention
 
-__all__ = ["batched_assignment", "build_info"]
+__all__ = ["batched_assignment", "build_info", "roi_align_max", "trajectory_attention"]

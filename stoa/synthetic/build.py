@@ -29,7 +29,7 @@ from stoa.synthetic.questions import Question, ask, balance
 from stoa.synthetic.render import encode, render
 from stoa.synthetic.scene import SHAPES, Pool, Scene, Story, count_stories, sample_scene, sample_story
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same configuration would give another data set."""
 
 SPLITS: dict[str, Pool] = {"train": "seen", "val": "held_out", "test": "held_out"}

@@ -1,4 +1,4 @@
-"""Captions of stories, with the character spans of their nouns and verbs."""
+"""Captions of stories, with the character spans of their nouns and verbs and the labels of the nouns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from stoa.manifest import Caption, Span
 from stoa.synthetic.actions import FAMILIES
-from stoa.synthetic.scene import Story
+from stoa.synthetic.scene import SHAPES, Story
 
 PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
     "move_right": (("moves", "right"), ("slides", "right"), ("travels", "right")),
@@ -96,7 +96,12 @@ def describe(story: Story, wording: Wording) -> Description:
             text += " "
             name(role.partner)
     return Description(
-        Caption(text, tuple(span for span, _ in nouns), tuple(span for span, _ in verbs)),
+        Caption(
+            text,
+            tuple(span for span, _ in nouns),
+            tuple(span for span, _ in verbs),
+            tuple(SHAPES.index(story.roles[index].shape) for _, index in nouns),
+        ),
         tuple(index for _, index in nouns),
         tuple(index for _, index in verbs),
     )

@@ -62,4 +62,5 @@ def detect(
         labels=all_labels[order].astype(np.int64),
         scores=all_scores[order].astype(np.float32),
         size_wh=np.array((size, size), np.int64),
+        true_labels=np.concatenate((labels[object_index], np.full(num_spurious, -1)))[order].astype(np.int64),
     )

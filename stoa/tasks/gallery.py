@@ -1,21 +1,23 @@
 """Videos and captions of an evaluation, encoded once.
 
-Shape legend: V videos, Q captions, G video-side tokens, L text tokens, d joint width.
+Shape legend: V videos, Q captions, G video-side tokens, N trajectories, L text tokens, d joint width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from stoa.data.dataset import ClipDataset, ClipShape, collate
 from stoa.data.text import encode_caption
 from stoa.manifest import ClipRow
 from stoa.models.video_language import VideoFeatures
+from stoa.objectives.matching import majority_class
 from stoa.tasks.trained import TrainedModel
 
 
@@ -25,18 +27,28 @@ class Gallery:
 
     Attributes:
         ids: of the videos, in order.
-        video_tokens_VGd, video_pooled_Vd: of each video.
+        video_tokens_VGd, video_valid_VG, video_pooled_Vd, trajectory_labels_VN: of each video, see
+            :class:`stoa.models.video_language.VideoFeatures`.
+        trajectory_classes_VN: what each trajectory truly shows, -1 where the data do not know.
+        twins_V: bool, a frame shows two objects of one class, which a trajectory cannot tell apart.
         text_tokens_QLd, text_pooled_Qd, text_mask_QL: of each caption.
+        noun_QL, noun_labels_QL: bool, the last token of each noun; its class or -1.
         video_of_text_Q: index of each caption's video.
         unreadable: (id, reason) of the videos left out.
     """
 
     ids: list[str]
     video_tokens_VGd: torch.Tensor
+    video_valid_VG: torch.Tensor
     video_pooled_Vd: torch.Tensor
+    trajectory_labels_VN: torch.Tensor
+    trajectory_classes_VN: torch.Tensor
+    twins_V: torch.Tensor
     text_tokens_QLd: torch.Tensor
     text_pooled_Qd: torch.Tensor
     text_mask_QL: torch.Tensor
+    noun_QL: torch.Tensor
+    noun_labels_QL: torch.Tensor
     video_of_text_Q: torch.Tensor
     unreadable: list[tuple[str, str]]
 
@@ -58,7 +70,7 @@ def encode_galleries(
     """Encode every video and every caption of the rows with each model; videos are decoded once.
 
     Args:
-        models: of one configuration.
+        models: of one configuration, on one device.
         rows: of a manifest.
         root: folder the rows' paths are relative to.
         decoder: see :class:`stoa.data.loader.DataConfig`.
@@ -69,11 +81,13 @@ def encode_galleries(
     """
     config, side = models[0].model.config, models[0].side
     assert all(trained.model.config == config for trained in models)
-    shape = ClipShape(num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=0)
+    shape = ClipShape(num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=config.num_boxes)
     dataset = ClipDataset(rows, root, shape, seed=0, decoder=decoder)
     readable: list[ClipRow] = []
     unreadable: list[tuple[str, str]] = []
     videos: list[list[VideoFeatures]] = [[] for _ in models]
+    classes: list[torch.Tensor] = []
+    twins: list[torch.Tensor] = []
     for start in range(0, len(rows), batch_size):
         samples = []
         for index in range(start, min(start + batch_size, len(rows))):
@@ -83,33 +97,46 @@ def encode_galleries(
             except ValueError as error:
                 unreadable.append((rows[index].id, str(error)))
         if samples:
-            frames_BTCHW = collate(samples).batch.frames_BTCHW
+            batch = collate(samples).batch.to(models[0].device)
             for trained, features in zip(models, videos, strict=True):
-                features.append(trained.model.encode_video(frames_BTCHW.to(trained.device)))
+                features.append(trained.model.encode_video(batch))
+            classes.append(majority_class(videos[0][-1].trajectory_labels_BN, batch))
+            twins.append(_has_twins(batch.true_labels_BTK))
     if not readable:
         raise ValueError(f"none of the {len(rows)} videos can be read; the first: {unreadable[0][1]}")
 
     captions = [(video, caption) for video, row in enumerate(readable) for caption in row.captions]
     encoded = [encode_caption(caption, config.max_tokens) for _, caption in captions]
-    ids_QL = torch.stack([torch.from_numpy(e.tokens_L) for e in encoded])
-    mask_QL = torch.stack([torch.from_numpy(e.text_mask_L) for e in encoded])
-    video_of_text_Q = torch.tensor([video for video, _ in captions])
+
+    def stack(arrays: Iterable[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack(list(arrays))).to(models[0].device)
+
+    ids_QL, mask_QL = stack(e.tokens_L for e in encoded), stack(e.text_mask_L for e in encoded)
     galleries = []
     for trained, features in zip(models, videos, strict=True):
-        batches = zip(
-            ids_QL.to(trained.device).split(batch_size), mask_QL.to(trained.device).split(batch_size), strict=True
-        )
+        batches = zip(ids_QL.split(batch_size), mask_QL.split(batch_size), strict=True)
         texts = [trained.model.encode_text(ids, mask) for ids, mask in batches]
         galleries.append(
             Gallery(
                 ids=[row.id for row in readable],
                 video_tokens_VGd=torch.cat([video.tokens_BGd for video in features]),
+                video_valid_VG=torch.cat([video.valid_BG for video in features]),
                 video_pooled_Vd=torch.cat([video.pooled_Bd for video in features]),
+                trajectory_labels_VN=torch.cat([video.trajectory_labels_BN for video in features]),
+                trajectory_classes_VN=torch.cat(classes),
+                twins_V=torch.cat(twins),
                 text_tokens_QLd=torch.cat([text.tokens_BLd for text in texts]),
                 text_pooled_Qd=torch.cat([text.pooled_Bd for text in texts]),
-                text_mask_QL=mask_QL.to(trained.device),
-                video_of_text_Q=video_of_text_Q.to(trained.device),
+                text_mask_QL=mask_QL,
+                noun_QL=stack(e.noun_mask_L & e.word_end_L for e in encoded),
+                noun_labels_QL=stack(e.noun_labels_L for e in encoded),
+                video_of_text_Q=stack(np.array(video) for video, _ in captions),
                 unreadable=unreadable,
             )
         )
     return galleries
+
+
+def _has_twins(true_labels_BTK: torch.Tensor) -> torch.Tensor:
+    same_BTKK = (true_labels_BTK[..., None] == true_labels_BTK[..., None, :]) & (true_labels_BTK >= 0)[..., None]
+    return (same_BTKK.sum(dim=-1) > 1).flatten(1).any(dim=1)

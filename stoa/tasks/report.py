@@ -10,7 +10,9 @@ from typing import Any, Literal
 import stoa
 from stoa.files import sha256, write_whole
 from stoa.manifest import ClipRow, read_manifest
+from stoa.objectives.matching import NullToken
 from stoa.tasks.gallery import Gallery, encode_galleries
+from stoa.tasks.matching import MatchAccuracy, evaluate_matching
 from stoa.tasks.metrics import RankMetrics, chance_metrics
 from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval
 from stoa.tasks.trained import TrainedModel, untrained
@@ -28,8 +30,10 @@ def retrieval_report(
     top_k: int,
     decoder: Literal["auto", "decord", "pyav"],
     batch_size: int,
+    null_token: NullToken,
 ) -> dict[str, Any]:
-    """Retrieval of the trained and the untrained model, hard sets, chance, and the protocol card.
+    """Retrieval of the trained and the untrained model, hard sets, matches of trajectories to nouns, chance, and the
+    protocol card.
 
     Args:
         trained: the model.
@@ -38,6 +42,7 @@ def retrieval_report(
         hard: folder of hard-set manifests (``<kind>.jsonl``), or none.
         top_k: candidates that the matching head re-ranks.
         decoder, batch_size: see :func:`stoa.tasks.gallery.encode_galleries`.
+        null_token: of the model's objectives.
 
     Raises:
         ValueError: a manifest is wrong or none of its videos can be read.
@@ -61,8 +66,13 @@ def retrieval_report(
             "video-to-text": chance_metrics(gallery.relevant_QV.T),
         },
         "hard_sets": {},
+        "matches": {},
         "unreadable": dict(gallery.unreadable),
     }
+    if trained.model.config.objects.num_trajectories:
+        report["matches"] = {
+            name: evaluate_matching(model, galleries[name], null_token=null_token) for name, model in models.items()
+        }
     for path in hard_manifests:
         hard_galleries = encode(read_manifest(path), path.parent)
         results = {name: evaluate_hard_set(model, hard_galleries[name]) for name, model in models.items()}
@@ -97,7 +107,11 @@ def _protocol(
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(report, indent=2, default=RankMetrics.to_dict) + "\n")
+    write_whole(path, json.dumps(report, indent=2, default=_to_dict) + "\n")
+
+
+def _to_dict(value: RankMetrics | MatchAccuracy) -> dict[str, float]:
+    return value.to_dict()
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -120,6 +134,16 @@ def format_report(report: dict[str, Any]) -> str:
         for kind, result in report["hard_sets"].items():
             trained, fresh = result["trained"], result["untrained"]
             lines.append(f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{fresh['vtm']:11.1f}{HARD_CHANCE:8.1f}")
+    if report["matches"].get("trained"):
+        lines += [
+            "",
+            f"{'trajectories matched to nouns (%)':32}{'right':>8}{'untrained':>11}{'chance':>8}{'matches':>9}",
+        ]
+        for name, result in report["matches"]["trained"].items():
+            fresh = report["matches"]["untrained"][name]
+            title = {"distinct": "objects of distinct classes", "twins": "two objects of one class"}[name]
+            values = f"{result.accuracy:8.1f}{fresh.accuracy:11.1f}{result.chance:8.1f}{result.matches:9d}"
+            lines.append(f"  {title:30}{values}")
     if report["unreadable"]:
         clip, why = next(iter(report["unreadable"].items()))
         lines += ["", f"{len(report['unreadable'])} videos could not be read and are left out, the first {clip}: {why}"]

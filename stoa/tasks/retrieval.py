@@ -42,10 +42,8 @@ def match_scores(
     pairs = zip(text_index.flatten().split(batch_size), video_index.flatten().split(batch_size), strict=True)
     for texts, videos in pairs:
         mask = gallery.text_mask_QL[texts]
-        video_BGd = gallery.video_tokens_VGd[videos]
-        fused = trained.model.fuse(
-            video_BGd, gallery.text_tokens_QLd[texts], bidirectional_mask(mask, video_BGd.shape[1])
-        )
+        seen = bidirectional_mask(mask, gallery.video_valid_VG[videos])
+        fused = trained.model.fuse(gallery.video_tokens_VGd[videos], gallery.text_tokens_QLd[texts], seen)
         out.append(trained.model.match_logits(*fused, mask).float().log_softmax(dim=-1)[:, 1])
     return torch.cat(out).view(text_index.shape)
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-_LOSSES = ("vtc", "vtm", "mlm", "plm")
+from stoa.objectives.total import LOSSES
 
 
 class Console:
@@ -49,11 +49,13 @@ class Console:
 
 def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str:
     """``step 20/400 | loss 9.1 (vtc 3.2 ...) | 55.1 samples/s | data wait 2% | ETA 5m02s``, and what went wrong."""
-    terms = " ".join(f"{name} {values[name]:.3f}" for name in _LOSSES if name in values)
+    terms = " ".join(f"{name} {values[name]:.3f}" for name in LOSSES if name in values)
     line = (
         f"step {step}/{max_steps} | loss {values['loss']:.3f} ({terms}) | {values['samples_per_second']:.1f} samples/s"
         f" | data wait {values['data_wait_share']:.0%} | ETA {duration(values['eta_seconds'])}"
     )
+    if "ota_match_accuracy" in values:
+        line += f" | match {values['ota_match_accuracy']:.0%} (chance {values['ota_match_chance']:.0%})"
     for name in ("replaced_clips", "skipped_steps"):
         if values.get(name):
             line += f" | {values[name]:.0f} {name.replace('_', ' ')}"

@@ -84,7 +84,7 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         num_frames=config.model.num_frames,
         side=side,
         max_tokens=config.model.max_tokens,
-        max_boxes=config.data.max_boxes,
+        max_boxes=config.model.num_boxes,
     )
     pin = device.type == "cuda"
     trainer.fit(build_loader(config.data, rows, manifest.parent, shape, sampler, ledger=ledger, pin_memory=pin))

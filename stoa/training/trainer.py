@@ -18,7 +18,7 @@ import torch.distributed as dist
 from stoa.data.dataset import LoadedBatch
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.objectives.gather import mean_over_ranks, rank, world_size
-from stoa.objectives.total import PretrainingObjective
+from stoa.objectives.total import LOSSES, PretrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.console import Console, duration, progress_line
@@ -26,6 +26,7 @@ from stoa.training.metrics import MetricsLog
 from stoa.training.optim import OptimConfig, lr_factor, set_learning_rates
 
 PAPER_BATCH = 1024
+_CHECKED = {"loss", *LOSSES}
 # Keys of the model that change neither its weights nor its outputs.
 _FREE_TO_CHANGE = {"activation_checkpointing"}
 
@@ -57,7 +58,7 @@ class TrainingConfig:
         tensorboard: write event files beside ``metrics.jsonl``.
     """
 
-    output_dir: str = "runs/base"
+    output_dir: str = "runs/stoa"
     max_steps: int = 25_000
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
@@ -261,7 +262,8 @@ class Trainer:
         for record, row in zip(self._pending, rows, strict=True):
             _, replaced, dropped, _ = (x * world_size() for x in row[-4:])
             self._replaced_clips += replaced
-            values = dict(zip(names, row[:-4], strict=True))
+            # A metric with nothing to measure is not a number; a loss that is none is an error.
+            values = {n: x for n, x in zip(names, row[:-4], strict=True) if not math.isnan(x) or n in _CHECKED}
             values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
             values |= timing
             if record is self._pending[-1] and norm is not None:

@@ -35,7 +35,7 @@ def test_logits_equal_open_clip(name):
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     expected, _ = theirs.get_logits((frames / 255 - mean) / std, tokens)
 
-    image, _ = ours.encode_frames(frames)
+    image = ours.encode_frames(frames[None])[0][0]
     text = ours.encode_text(ours.token_embedding(tokens))[torch.arange(2), tokens.argmax(dim=1)]
     logits = ours.logit_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
@@ -47,7 +47,7 @@ def test_taps_are_the_outputs_of_the_named_blocks():
     ours, theirs = tower_pair("stoa-small")
     images = torch.randn(3, 3, 64, 64)
     expected = theirs.visual.forward_intermediates(images, indices=[0, 2], output_fmt="NLC", intermediates_only=True)
-    _, taps = ours.visual(images, taps=(1, 3))
+    _, taps = ours.visual(images[None], taps=frozenset({1, 3}))
     assert sorted(taps) == [1, 3]
     for tapped, reference in zip(taps.values(), expected["image_intermediates"], strict=True):
         assert tapped.shape == (3, 64, 96)
@@ -67,7 +67,7 @@ def test_checkpointing_changes_no_gradient():
     grads = []
     for enabled in (False, True):
         model = tiny_model(activation_checkpointing=enabled)
-        video, text = model.encode_video(batch.frames_BTCHW), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+        video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
         (video.tokens_BGd.square().sum() + text.tokens_BLd.square().sum()).backward()
         grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from stoa.objectives import mlm
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.objectives.mlm import choose_masked, language_loss, mlm_loss
-from stoa.objectives.plm import draw_prefix, plm_loss
+from stoa.objectives.plm import draw_prefix, plm_loss, predict_at_blanks
 from stoa.objectives.random import Stream, uniform
 
 
@@ -39,7 +39,7 @@ def masked_logits(model, batch, monkeypatch):
         return language_loss(model, rows, targets, valid)
 
     monkeypatch.setattr(mlm, "language_loss", spy)
-    video = model.encode_video(batch.frames_BTCHW)
+    video = model.encode_video(batch)
     mlm_loss(model, batch, video, seed=0, step=0)
     return seen
 
@@ -94,8 +94,8 @@ def test_prefixes_are_uniform():
 def test_later_tokens_are_never_seen(prefix):
     """For j >= prefix, token j changes no row before j and no video row; the text tower is included."""
     model, batch = tiny_model().double(), random_batch(1, lengths=[9])
-    video = model.encode_video(batch.frames_BTCHW)
-    mask = prefix_mask(batch.text_mask_BL, torch.tensor([prefix]), 3)
+    video = model.encode_video(batch)
+    mask = prefix_mask(batch.text_mask_BL, torch.tensor([prefix]), video.valid_BG)
 
     def outputs(tokens):
         text = model.encode_text(tokens, batch.text_mask_BL)
@@ -113,8 +113,8 @@ def test_later_tokens_are_never_seen(prefix):
 
 def test_the_prefix_is_seen_by_all():
     model, batch = tiny_model().double(), random_batch(1, lengths=[9])
-    video = model.encode_video(batch.frames_BTCHW)
-    mask = prefix_mask(batch.text_mask_BL, torch.tensor([5]), 3)
+    video = model.encode_video(batch)
+    mask = prefix_mask(batch.text_mask_BL, torch.tensor([5]), video.valid_BG)
     changed = batch.tokens_BL.clone()
     changed[0, 3] = WORDS.start if changed[0, 3] != WORDS.start else WORDS.start + 1
     a, b = (
@@ -127,12 +127,12 @@ def test_the_prefix_is_seen_by_all():
 
 def test_plm_supervises_every_token_after_the_prefix():
     model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
-    video, text = model.encode_video(batch.frames_BTCHW), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     loss = plm_loss(model, batch, video, text, seed=5, step=6)
     prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
     losses = []
     for b in range(4):
-        mask = prefix_mask(batch.text_mask_BL[b : b + 1], prefix[b : b + 1], 3)
+        mask = prefix_mask(batch.text_mask_BL[b : b + 1], prefix[b : b + 1], video.valid_BG[b : b + 1])
         _, fused = model.fuse(video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], mask)
         for i in range(int(prefix[b]) - 1, int(batch.text_mask_BL[b].sum()) - 1):
             target = model.lm_head.targets(batch.tokens_BL[b, i + 1])
@@ -142,7 +142,7 @@ def test_plm_supervises_every_token_after_the_prefix():
 
 def test_captions_without_words_give_a_loss_of_zero_in_the_graph():
     model, batch = tiny_model(), random_batch(3, lengths=[2, 2, 2])
-    loss = mlm_loss(model, batch, model.encode_video(batch.frames_BTCHW), seed=0, step=0)
+    loss = mlm_loss(model, batch, model.encode_video(batch), seed=0, step=0)
     loss.backward()
     assert loss == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -167,7 +167,39 @@ def test_words_outside_the_used_vocabulary_do_not_count():
     torch.testing.assert_close(language_loss(model, rows, ids, valid), inside)
 
 
-def test_bidirectional_mask_hides_padding_alone():
-    mask = bidirectional_mask(torch.tensor([[True, True, False]]), 2)
+def test_bidirectional_mask_hides_padding_and_missing_trajectories_alone():
+    mask = bidirectional_mask(torch.tensor([[True, True, False]]), torch.tensor([[True, False]]))
     assert mask.shape == (1, 5, 5)
-    assert mask[0].tolist() == [[True, True, True, True, False]] * 5
+    assert mask[0].tolist() == [[True, False, True, True, False]] * 5
+
+
+def test_two_streams_equal_a_pass_for_every_position():
+    """The oracle fuses once a position: the text so far, blanks after it, read at the first blank."""
+    model, batch = tiny_model().double(), random_batch(3, lengths=[12, 7, 2])
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    rows = predict_at_blanks(model, batch.text_mask_BL, video, text)
+    L, G = 12, video.valid_BG.shape[1]
+    keys = torch.cat([video.valid_BG, torch.ones(3, L, dtype=torch.bool)], dim=1)
+    mask = torch.ones(G + L, G + L, dtype=torch.bool).tril()
+    mask[:G, :G] = True
+    mask[G:, :G] = True
+    for i in range(L - 1):
+        known = torch.arange(L) <= i
+        tokens = text.tokens_BLd * known[:, None]
+        _, fused = model.fuse(video.tokens_BGd, tokens, mask & keys[:, None])
+        inside = batch.text_mask_BL[:, i + 1]
+        torch.testing.assert_close(rows[inside, i + 1], fused[inside, i + 1], atol=1e-12, rtol=1e-10)
+
+
+def test_two_streams_supervise_what_one_pass_does():
+    model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    loss = plm_loss(model, batch, video, text, form="two_stream", seed=5, step=6)
+    prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
+    rows = predict_at_blanks(model, batch.text_mask_BL, video, text)
+    losses = [
+        F.cross_entropy(model.language_logits(rows[b, j]), model.lm_head.targets(batch.tokens_BL[b, j]))
+        for b in range(4)
+        for j in range(int(prefix[b]), int(batch.text_mask_BL[b].sum()))
+    ]
+    torch.testing.assert_close(loss, torch.stack(losses).mean())

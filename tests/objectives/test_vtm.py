@@ -38,7 +38,7 @@ def test_far_apart_scores_still_give_a_negative():
 
 def run(batch, model=None):
     model = model or tiny_model()
-    video, text = model.encode_video(batch.frames_BTCHW), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     scores = similarities(
         video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
     )
@@ -56,7 +56,8 @@ def test_the_loss_is_the_mean_over_three_pairs_a_clip():
         for v, t, target in ((i, i, 1), (int(hard_v[i]), i, 0), (i, int(hard_t[i]), 0)):
             assert target == int(v == t)
             mask = batch.text_mask_BL[t : t + 1]
-            fused = model.fuse(video.tokens_BGd[v : v + 1], text.tokens_BLd[t : t + 1], bidirectional_mask(mask, 3))
+            seen = bidirectional_mask(mask, video.valid_BG[v : v + 1])
+            fused = model.fuse(video.tokens_BGd[v : v + 1], text.tokens_BLd[t : t + 1], seen)
             logits = model.match_logits(*fused, mask)
             losses.append(F.cross_entropy(logits, torch.tensor([target])))
             right.append(float(logits.argmax() == target))
@@ -68,7 +69,7 @@ def test_a_row_without_negatives_is_dropped():
     """All clips are the same clip: only the three positives count."""
     batch = dataclasses.replace(random_batch(3), clip_keys_B=torch.zeros(3, dtype=torch.int64))
     model, video, text, _, (loss, _) = run(batch)
-    mask = bidirectional_mask(batch.text_mask_BL, 3)
+    mask = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
     logits = model.match_logits(*model.fuse(video.tokens_BGd, text.tokens_BLd, mask), batch.text_mask_BL)
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.ones(3).long()))
 

@@ -96,7 +96,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     (step / "run.json").write_text(json.dumps(run))
     (step / "manifest.json").write_text(json.dumps({"step": 3, "sha256": {"model.safetensors": "f00d"}}))
     loaded = load_trained(step, tiny_config(), torch.device("cpu"))
-    options = {"split": "test", "hard": folder / "hard", "top_k": 3, "decoder": "auto", "batch_size": 4}
+    options = {"split": "test", "hard": folder / "hard", "top_k": 3, "decoder": "auto", "batch_size": 4, "null_token": "end"}
     report = retrieval_report(loaded, folder / "m.jsonl", **options)
 
     gallery = gallery_of(trained, folder)
@@ -134,7 +134,7 @@ def test_hard_sets_compare_within_their_gallery(trained, folder):
 
 
 def test_an_empty_hard_folder_is_an_error(trained, folder):
-    options = {"split": "test", "top_k": 3, "decoder": "auto", "batch_size": 4}
+    options = {"split": "test", "top_k": 3, "decoder": "auto", "batch_size": 4, "null_token": "end"}
     with pytest.raises(ValueError, match="--hard .*typo holds no .jsonl manifest"):
         retrieval_report(trained, folder / "m.jsonl", hard=folder / "typo", **options)
 

@@ -1,0 +1,77 @@
+"""Action tokens (STOA-VLP, section 3.3).
+
+Shape legend: B clips, T frames, P patches, K boxes per frame, M action tokens, h vision width, d joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stoa.models.clip import VisionTower
+from stoa.models.cls_encoder import ClsEncoder
+from stoa.models.layers import at_least_fp32
+from stoa.models.objects import Boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionConfig:
+    """Attributes:
+    num_tokens: action tokens of a clip (M); 0 leaves the action module out.
+    layers: of the encoder over frames, at most the depth of the vision tower they are initialised from.
+    tap_from_top: the patch tokens attended to are the output of vision block ``depth - tap_from_top``.
+    detach_tap: let no gradient through the tap.
+    """
+
+    num_tokens: int = 4
+    layers: int = 2
+    tap_from_top: int = 1
+    detach_tap: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"model.actions.{name} is {getattr(self, name)}; expected at least {least}")
+
+
+class ActionEncoder(nn.Module):
+    """Learned queries gather, frame by frame, what moves; an encoder over the frames makes a token of each."""
+
+    def __init__(self, config: ActionConfig, vision: VisionTower, *, num_frames: int) -> None:
+        super().__init__()
+        scale = vision.width**-0.5
+        self.queries = nn.Parameter(scale * torch.randn(config.num_tokens, vision.width))
+        self.cls = nn.Parameter(scale * torch.randn(vision.width))
+        self.frame_embedding = nn.Parameter(0.01 * torch.randn(num_frames, 1, vision.width))
+        self.encoder = ClsEncoder(vision, config.layers, "model.actions.layers")
+
+    def forward(self, patches_BTPh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
+        """Joint-space action tokens, (B, M, d)."""
+        gathered_BTMh = gather_actions(self.queries, patches_BTPh, boxes).to(patches_BTPh.dtype)
+        steps_BMTh = (gathered_BTMh + self.frame_embedding).transpose(1, 2)
+        B, M, T, h = steps_BMTh.shape
+        tokens = torch.cat([self.cls.expand(B * M, 1, h), steps_BMTh.reshape(B * M, T, h)], dim=1)
+        return self.encoder(tokens, 1).view(B, M, -1)
+
+
+def gather_actions(queries_Mh: torch.Tensor, patches_BTPh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
+    """``softmax(q F^T) F`` over the patches and the valid boxes of each frame (equation 2): no scale, no projection.
+
+    The scores of unscaled products exceed fp16, so all of it is in fp32.
+
+    Returns:
+        (B, T, M, h), at least fp32.
+    """
+    queries_Mh, patches_BTPh = at_least_fp32(queries_Mh), at_least_fp32(patches_BTPh)
+    scores = queries_Mh @ patches_BTPh.transpose(-1, -2)
+    if boxes is None:
+        return scores.softmax(dim=-1) @ patches_BTPh
+    objects_BTKh = at_least_fp32(boxes.features_BTKh)
+    object_scores = (queries_Mh @ objects_BTKh.transpose(-1, -2)).masked_fill(
+        ~boxes.valid_BTK[:, :, None, :], -torch.inf
+    )
+    weights = torch.cat([scores, object_scores], dim=-1).softmax(dim=-1)
+    P = patches_BTPh.shape[2]
+    return weights[..., :P] @ patches_BTPh + weights[..., P:] @ objects_BTKh

@@ -1,0 +1,147 @@
+"""Object features and the trajectories they form (STOA-VLP, sections 3.2 and 3.3).
+
+Shape legend: B clips, T frames, F = B * T, P patches, K boxes per frame, N trajectories, S = T * K boxes of a clip,
+h vision width, d joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from stoa.batch import VideoTextBatch
+from stoa.models.clip import VisionTower
+from stoa.models.cls_encoder import ClsEncoder
+from stoa.models.layers import at_least_fp32
+from stoa.ops import roi_align_max, trajectory_attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectConfig:
+    """Objects and trajectories.
+
+    Attributes:
+    num_trajectories: trajectories kept of a clip, the labels of highest summed confidence (N); 0 leaves the
+        object module out.
+    max_boxes: detected boxes read per frame, the most confident (K).
+    layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
+    tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
+    detach_tap: let no gradient through the tap.
+    """
+
+    num_trajectories: int = 20
+    max_boxes: int = 10
+    layers: int = 2
+    tap_from_top: int = 2
+    detach_tap: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_trajectories", 0), ("max_boxes", 0), ("layers", 1), ("tap_from_top", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"model.objects.{name} is {getattr(self, name)}; expected at least {least}")
+        if self.num_trajectories and not self.max_boxes:
+            raise ValueError(
+                f"model.objects.max_boxes is 0 and num_trajectories {self.num_trajectories}: trajectories are made of "
+                "boxes; raise max_boxes, or set num_trajectories to 0 to train without objects"
+            )
+
+
+class Boxes(NamedTuple):
+    """The object features of a clip: (B, T, K, h), exactly zero where ``valid_BTK`` is not set."""
+
+    features_BTKh: torch.Tensor
+    valid_BTK: torch.Tensor
+
+
+class Trajectories(NamedTuple):
+    """Joint-space trajectory tokens (B, N, d) and the label of each, -1 where a clip has fewer; those stand last."""
+
+    tokens_BNd: torch.Tensor
+    labels_BN: torch.Tensor
+
+
+class ObjectEncoder(nn.Module):
+    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP, equation 1).
+
+    The paper pools before the MLP, and so does this.
+    """
+
+    def __init__(self, config: ObjectConfig, *, width: int, grid_hw: tuple[int, int], num_frames: int) -> None:
+        super().__init__()
+        self.grid_hw = grid_hw
+        self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
+        self.box_embedding = nn.Sequential(nn.Linear(4, width // 2), nn.GELU(), nn.Linear(width // 2, width))
+        self.frame_embedding = nn.Parameter(0.01 * torch.randn(num_frames, 1, width))
+        self.slot_embedding = nn.Parameter(0.01 * torch.randn(config.max_boxes, width))
+
+    def forward(self, patches_FPh: torch.Tensor, batch: VideoTextBatch) -> Boxes:
+        B, T, K, _ = batch.boxes_BTK4.shape
+        valid_BTK = usable_boxes(batch.boxes_BTK4, batch.labels_BTK)
+        pooled_FKh, _ = roi_align_max(
+            patches_FPh, batch.boxes_BTK4.flatten(0, 1), valid_BTK.flatten(0, 1), grid_hw=self.grid_hw
+        )
+        boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0).to(patches_FPh.dtype)
+        features_BTKh = self.mlp(pooled_FKh).view(B, T, K, -1) + self.box_embedding(boxes_BTK4)
+        features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
+        return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
+
+
+class TrajectoryEncoder(nn.Module):
+    """All trajectories of a clip in one sequence of N [CLS] and T * K boxes; a token sees those of its label.
+
+    A box has one label, so this equals N masked copies of the box sequence with a [CLS] each.
+    """
+
+    def __init__(self, config: ObjectConfig, vision: VisionTower) -> None:
+        super().__init__()
+        self.num_trajectories = config.num_trajectories
+        self.cls = nn.Parameter(vision.width**-0.5 * torch.randn(vision.width))
+        self.encoder = ClsEncoder(vision, config.layers, "model.objects.layers")
+
+    def forward(self, boxes: Boxes, labels_BTK: torch.Tensor, scores_BTK: torch.Tensor) -> Trajectories:
+        labels_BS = labels_BTK.where(boxes.valid_BTK, -1).flatten(1)
+        labels_BN = top_labels(labels_BS, scores_BTK.flatten(1), self.num_trajectories)
+        cls_BNh = self.cls.expand(*labels_BN.shape, -1)
+        tokens = torch.cat([cls_BNh, boxes.features_BTKh.flatten(1, 2)], dim=1)
+        attend = partial(_within_labels, torch.cat([labels_BN, labels_BS], dim=1))
+        tokens_BNd = self.encoder(tokens, self.num_trajectories, attend)
+        return Trajectories(tokens_BNd.where((labels_BN >= 0)[..., None], 0), labels_BN)
+
+
+def usable_boxes(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Tensor:
+    """(B, T, K) bool: slots that hold a box with an extent."""
+    x1, y1, x2, y2 = boxes_BTK4.unbind(-1)
+    return (labels_BTK >= 0) & boxes_BTK4.isfinite().all(dim=-1) & (x2 > x1) & (y2 > y1)
+
+
+def top_labels(labels_BS: torch.Tensor, scores_BS: torch.Tensor, num_trajectories: int) -> torch.Tensor:
+    """The labels of highest summed score, best first, ties to the lower label; -1 pads.
+
+    Args:
+        labels_BS: int64, -1 where there is no box.
+        scores_BS: confidences.
+        num_trajectories: N.
+
+    Returns:
+        (B, N) int64.
+    """
+    S = labels_BS.shape[1]
+    same_BSS = labels_BS[:, :, None] == labels_BS[:, None, :]
+    # A product of booleans and scores in fixed order: boxes of one label get the same sum, bit for bit.
+    sums_BS = (same_BSS * at_least_fp32(scores_BS)[:, None, :]).sum(dim=-1)
+    earlier_SS = torch.ones(S, S, dtype=torch.bool, device=labels_BS.device).tril(-1)
+    first_BS = (labels_BS >= 0) & ~(same_BSS & earlier_SS).any(dim=-1)
+    by_label_BS = labels_BS.argsort(dim=1, stable=True)
+    keys_BS = sums_BS.masked_fill(~first_BS, -torch.inf).gather(1, by_label_BS)
+    best_BS = by_label_BS.gather(1, keys_BS.argsort(dim=1, descending=True, stable=True))
+    chosen_BS = labels_BS.where(first_BS, -1).gather(1, best_BS)
+    return nn.functional.pad(chosen_BS, (0, max(0, num_trajectories - S)), value=-1)[:, :num_trajectories]
+
+
+def _within_labels(labels_BS: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """The queries are the first tokens of the sequence, or all."""
+    return trajectory_attention(q, k, v, labels_BS, labels_BS[:, : q.shape[2]])

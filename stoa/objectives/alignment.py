@@ -1,0 +1,135 @@
+"""Object-text alignment and action-set prediction (STOA-VLP, OTA and ASP).
+
+Shape legend: B clips, R rows (trajectories or action tokens), C columns (words and the null), L text tokens,
+d joint width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+from stoa.batch import VideoTextBatch
+from stoa.models.layers import at_least_fp32
+from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.gather import all_sum, global_mean
+from stoa.objectives.matching import (
+    MATCH_TEMPERATURE,
+    Columns,
+    Match,
+    NullToken,
+    at_columns,
+    judge_match,
+    majority_class,
+    match_rows,
+    null_positions,
+    word_columns,
+)
+
+AlignLoss = Literal["mse", "cosine", "nce"]
+
+
+def ota_loss(
+    model: VideoLanguageModel,
+    batch: VideoTextBatch,
+    video: VideoFeatures,
+    text: TextFeatures,
+    *,
+    form: AlignLoss,
+    null_token: NullToken,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Draw each trajectory to the noun it is matched to, or one of them to the null.
+
+    Args:
+        form: see :func:`alignment_loss`.
+        null_token: the text token that stands for "no noun".
+
+    Returns:
+        (loss, metrics with the prefix ``ota_``). ``ota_match_accuracy`` and ``ota_match_chance`` are NaN where the
+        data do not know what their boxes show.
+    """
+    rows_BRd = model.group(video, "objects")
+    columns = word_columns(batch.noun_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
+    words_BCd = at_columns(text.tokens_BLd.detach(), columns)
+    match = match_rows(rows_BRd, video.trajectory_labels_BN >= 0, words_BCd, columns)
+    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form)
+    truth = judge_match(match, columns, majority_class(video.trajectory_labels_BN, batch), batch.noun_labels_BL)
+    judged, right, by_chance = all_sum(torch.stack([counts_B.sum() for counts_B in truth])).unbind()
+    metrics |= {"match_accuracy": right / judged, "match_chance": by_chance / judged}
+    return loss, {f"ota_{name}": value for name, value in metrics.items()}
+
+
+def asp_loss(
+    model: VideoLanguageModel,
+    batch: VideoTextBatch,
+    video: VideoFeatures,
+    text: TextFeatures,
+    *,
+    form: AlignLoss,
+    null_token: NullToken,
+    pad_null: bool,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Draw each action token to the verb it is matched to, or one of them (with ``pad_null`` all others) to the null.
+
+    Returns:
+        (loss, metrics with the prefix ``asp_``).
+    """
+    rows_BRd = model.group(video, "actions")
+    columns = word_columns(batch.verb_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
+    words_BCd = at_columns(text.tokens_BLd.detach(), columns)
+    all_rows_BR = torch.ones(rows_BRd.shape[:2], dtype=torch.bool, device=rows_BRd.device)
+    match = match_rows(rows_BRd, all_rows_BR, words_BCd, columns)
+    if pad_null:
+        match = match._replace(column_BR=match.column_BR.where(match.matched_BR, columns.count_B[:, None] - 1))
+    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form)
+    return loss, {f"asp_{name}": value for name, value in metrics.items()}
+
+
+def alignment_loss(
+    rows_BRd: torch.Tensor, words_BCd: torch.Tensor, match: Match, columns: Columns, form: AlignLoss
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Mean distance of matched rows to their words, over the pairs of all ranks.
+
+    Args:
+        rows_BRd: with gradient.
+        words_BCd: without.
+        form: ``mse``, over pairs and dimensions, of the unnormalised vectors; ``cosine``, one minus the cosine;
+            ``nce``, the cross-entropy of ``cos / 0.1`` over the columns of the clip.
+
+    Returns:
+        (loss, metrics): ``explained``, the share of the words' variance that the rows explain, ``match_rate`` of the
+        valid rows, ``null_share`` of the matched rows.
+    """
+    rows_BRd, words_BCd = at_least_fp32(rows_BRd), at_least_fp32(words_BCd)
+    column_BR = match.column_BR.clamp(min=0)
+    target_BRd = words_BCd.gather(1, column_BR[..., None].expand(-1, -1, words_BCd.shape[-1]))
+    matched_BR = match.matched_BR.to(rows_BRd.dtype)
+    squared_BR = (rows_BRd - target_BRd).square().mean(dim=-1)
+    if form == "mse":
+        distance_BR = squared_BR
+    elif form == "cosine":
+        distance_BR = 1 - F.cosine_similarity(rows_BRd, target_BRd, dim=-1)
+    else:
+        cosine_BRC = F.normalize(rows_BRd, dim=-1) @ F.normalize(words_BCd, dim=-1).transpose(1, 2)
+        logits_BRC = (cosine_BRC / MATCH_TEMPERATURE).masked_fill(~columns.valid_BC[:, None], -torch.inf)
+        distance_BR = F.cross_entropy(logits_BRC.transpose(1, 2), column_BR, reduction="none")
+    loss = global_mean((matched_BR * distance_BR).sum(), matched_BR.sum())
+    with torch.no_grad():
+        is_null_BR = match.matched_BR & (match.column_BR == columns.count_B[:, None] - 1)
+        sums = torch.cat(
+            [
+                torch.stack([matched_BR.sum(), (matched_BR * squared_BR).sum()]),
+                torch.stack([match.row_valid_BR.sum(), is_null_BR.sum()]).to(rows_BRd.dtype),
+                (matched_BR * target_BRd.square().mean(dim=-1)).sum()[None],
+                (matched_BR[..., None] * target_BRd).sum(dim=(0, 1)),
+            ]
+        )
+        pairs, squared, valid, null, target_squares, *_ = (sums := all_sum(sums)).unbind()
+        variance = target_squares / pairs - (sums[5:] / pairs).square().mean()
+    return loss, {
+        "explained": 1 - squared / pairs / variance,
+        "match_rate": pairs / valid,
+        "null_share": null / pairs,
+    }

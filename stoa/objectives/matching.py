@@ -1,0 +1,130 @@
+"""Which trajectory is which noun, which action token is which verb.
+
+Shape legend: B clips, R rows (trajectories or action tokens), C columns (words and the null), L text tokens,
+S boxes of a clip, d joint width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from stoa.batch import VideoTextBatch
+from stoa.models.layers import at_least_fp32
+from stoa.models.video_language import end_positions
+from stoa.ops import batched_assignment
+
+MATCH_TEMPERATURE = 0.1
+NullToken = Literal["end", "start"]
+
+
+class Columns(NamedTuple):
+    """What a clip's rows can be matched to: its words in order, then the null.
+
+    ``position_BC`` is the text position of each column (int64); the first ``count_B`` columns are real, the last of
+    these is the null.
+    """
+
+    position_BC: torch.Tensor
+    count_B: torch.Tensor
+
+    @property
+    def valid_BC(self) -> torch.Tensor:
+        return torch.arange(self.position_BC.shape[1], device=self.count_B.device) < self.count_B[:, None]
+
+
+class Match(NamedTuple):
+    """Column of each row, -1 without one (B, R), and which rows take part (B, R) bool."""
+
+    column_BR: torch.Tensor
+    row_valid_BR: torch.Tensor
+
+    @property
+    def matched_BR(self) -> torch.Tensor:
+        return self.column_BR >= 0
+
+
+def null_positions(text_mask_BL: torch.Tensor, null_token: NullToken) -> torch.Tensor:
+    """Position (B,) of the token that stands for "no word"."""
+    end_B = end_positions(text_mask_BL)
+    return end_B if null_token == "end" else torch.zeros_like(end_B)
+
+
+def word_columns(word_BL: torch.Tensor, null_B: torch.Tensor) -> Columns:
+    """Compact the words of each clip, and its null, to the front, on the device.
+
+    Args:
+        word_BL: bool, True at the token that stands for a word; never at the null's.
+        null_B: position of the token that stands for "no word".
+    """
+    key_BL = torch.where(word_BL, 0, 2).scatter(1, null_B[:, None], 1)
+    # Start and end are no words, which leaves at most L - 2 of them.
+    position_BC = key_BL.argsort(dim=1, stable=True)[:, : max(1, word_BL.shape[1] - 1)]
+    return Columns(position_BC, word_BL.sum(dim=1) + 1)
+
+
+def at_columns(text_BLd: torch.Tensor, columns: Columns) -> torch.Tensor:
+    """Text tokens at the columns, (B, C, d)."""
+    return text_BLd.gather(1, columns.position_BC[..., None].expand(-1, -1, text_BLd.shape[-1]))
+
+
+@torch.no_grad()
+def match_rows(rows_BRd: torch.Tensor, row_valid_BR: torch.Tensor, words_BCd: torch.Tensor, columns: Columns) -> Match:
+    """The one-to-one match of highest total probability, ``softmax(cos / 0.1)`` over each row's columns.
+
+    Args:
+        rows_BRd: valid rows first.
+        row_valid_BR: bool.
+        words_BCd: of :func:`at_columns`.
+    """
+    rows_BRd, words_BCd = (F.normalize(at_least_fp32(x), dim=-1) for x in (rows_BRd, words_BCd))
+    cosine_BRC = (rows_BRd @ words_BCd.transpose(1, 2)).masked_fill(~columns.valid_BC[:, None], -torch.inf)
+    probability_BRC = (cosine_BRC / MATCH_TEMPERATURE).softmax(dim=-1)
+    column_BR, _ = batched_assignment(-probability_BRC, row_valid_BR.sum(dim=1), columns.count_B)
+    return Match(column_BR, row_valid_BR)
+
+
+class MatchTruth(NamedTuple):
+    """Counts over a batch: judged matches, how many of them are right, and how many chance would get right."""
+
+    judged: torch.Tensor
+    right: torch.Tensor
+    by_chance: torch.Tensor
+
+
+@torch.no_grad()
+def judge_match(match: Match, columns: Columns, row_class_BR: torch.Tensor, noun_labels_BL: torch.Tensor) -> MatchTruth:
+    """Compare matches of trajectories to nouns with what the trajectories truly show.
+
+    A match to a noun of known class is judged; it is right when that is the row's class. Chance is the mean over all
+    one-to-one matches: any valid row is as likely for a noun as any other.
+
+    Args:
+        row_class_BR: of :func:`majority_class`.
+        noun_labels_BL: of the batch.
+
+    Returns:
+        per clip, (B,) each.
+    """
+    class_BC = noun_labels_BL.gather(1, columns.position_BC)
+    known_BC = (class_BC >= 0) & columns.valid_BC
+    agree_BRC = (row_class_BR[:, :, None] == class_BC[:, None, :]) & match.row_valid_BR[:, :, None]
+    column_BR = match.column_BR.clamp(min=0)
+    judged_BR = match.matched_BR & known_BC.gather(1, column_BR)
+    right_BR = judged_BR & agree_BRC.gather(2, column_BR[..., None]).squeeze(-1)
+    pairs_B = match.row_valid_BR.sum(dim=1) * known_BC.sum(dim=1)
+    agreeing_B = (agree_BRC & known_BC[:, None]).sum(dim=(1, 2))
+    judged_B = judged_BR.sum(dim=1).float()
+    return MatchTruth(judged_B, right_BR.sum(dim=1).float(), judged_B * agreeing_B / pairs_B.clamp(min=1))
+
+
+@torch.no_grad()
+def majority_class(labels_BN: torch.Tensor, batch: VideoTextBatch) -> torch.Tensor:
+    """The true class of most boxes of each trajectory (B, N); -1 where most are of no object."""
+    labels_BS, true_BS = batch.labels_BTK.flatten(1), batch.true_labels_BTK.flatten(1)
+    member_BNS = (labels_BN[:, :, None] == labels_BS[:, None, :]) & (labels_BN >= 0)[:, :, None]
+    same_BSS = (true_BS[:, :, None] == true_BS[:, None, :]).float()
+    votes_BNS = (member_BNS.float() @ same_BSS).masked_fill(~member_BNS, 0)
+    return true_BS.gather(1, votes_BNS.argmax(dim=-1)).where(member_BNS.any(dim=-1), -1)
