@@ -33,6 +33,7 @@ DEPENDENCIES = [
     "av>=15",
     "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
     "jsonargparse>=4.49",
+    "matplotlib>=3.8",
     "pyyaml>=6",
     "safetensors>=0.4",
     "tensorboard>=2.14",

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 COMMANDS = {
+    "curves": "stoa.cli.curves",
     "evaluate": "stoa.cli.evaluate",
+    "explain": "stoa.cli.explain",
     "synth": "stoa.cli.synth",
 }
 """Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``."""

@@ -52,6 +52,18 @@ def encode_caption(caption: Caption, max_tokens: int) -> EncodedCaption:
     return EncodedCaption(tokens, np.arange(max_tokens) < n, masks["nouns"], masks["verbs"], word_end, noun_labels)
 
 
+def word_ending_at(tokens_L: Sequence[int], position: int) -> str:
+    """The word whose last BPE piece stands at ``position``."""
+    pieces = [tokenizer().decoder[int(tokens_L[position])]]
+    for token in reversed(tokens_L[1:position]):
+        piece = tokenizer().decoder[int(token)]
+        if piece.endswith("</w>"):
+            break
+        pieces.insert(0, piece)
+    raw = bytes(tokenizer().byte_decoder[c] for c in "".join(pieces).removesuffix("</w>"))
+    return raw.decode("utf-8", errors="replace")
+
+
 def used_token_ids(captions: Iterable[Caption]) -> list[int]:
     """Sorted ids of all tokens that occur, start and end included."""
     ids = {tokenizer().sot_token_id, tokenizer().eot_token_id}

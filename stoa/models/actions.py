@@ -1,6 +1,7 @@
 """Action tokens (STOA-VLP, section 3.3).
 
-Shape legend: B clips, T frames, P patches, K boxes per frame, M action tokens, h vision width, d joint width.
+Shape legend: B clips, T frames, S tokens of a frame (the [CLS] and its patches), K boxes per frame, M action tokens,
+h vision width, d joint width.
 """
 
 from __future__ import annotations
@@ -47,31 +48,31 @@ class ActionEncoder(nn.Module):
         self.frame_embedding = nn.Parameter(0.01 * torch.randn(num_frames, 1, vision.width))
         self.encoder = ClsEncoder(vision, config.layers, "model.actions.layers")
 
-    def forward(self, patches_BTPh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
+    def forward(self, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
         """Joint-space action tokens, (B, M, d)."""
-        gathered_BTMh = gather_actions(self.queries, patches_BTPh, boxes).to(patches_BTPh.dtype)
+        gathered_BTMh = gather_actions(self.queries, tokens_BTSh, boxes).to(tokens_BTSh.dtype)
         steps_BMTh = (gathered_BTMh + self.frame_embedding).transpose(1, 2)
         B, M, T, h = steps_BMTh.shape
         tokens = torch.cat([self.cls.expand(B * M, 1, h), steps_BMTh.reshape(B * M, T, h)], dim=1)
         return self.encoder(tokens, 1).view(B, M, -1)
 
 
-def gather_actions(queries_Mh: torch.Tensor, patches_BTPh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
+def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
     """``softmax(q F^T) F`` over the patches and the valid boxes of each frame (equation 2): no scale, no projection.
 
-    The scores of unscaled products exceed fp16, so all of it is in fp32.
+    Unscaled products exceed fp16, so all of it is in fp32. The [CLS] that leads the tokens is masked, which costs less
+    than a copy of the patches without it.
 
     Returns:
         (B, T, M, h), at least fp32.
     """
-    queries_Mh, patches_BTPh = at_least_fp32(queries_Mh), at_least_fp32(patches_BTPh)
-    scores = queries_Mh @ patches_BTPh.transpose(-1, -2)
+    queries_Mh, tokens_BTSh = at_least_fp32(queries_Mh), at_least_fp32(tokens_BTSh)
+    S = tokens_BTSh.shape[2]
+    is_cls_S1 = torch.arange(S, device=tokens_BTSh.device)[:, None] == 0
+    scores_BTSM = (tokens_BTSh @ queries_Mh.T).masked_fill(is_cls_S1, -torch.inf)
     if boxes is None:
-        return scores.softmax(dim=-1) @ patches_BTPh
+        return scores_BTSM.softmax(dim=2).transpose(2, 3) @ tokens_BTSh
     objects_BTKh = at_least_fp32(boxes.features_BTKh)
-    object_scores = (queries_Mh @ objects_BTKh.transpose(-1, -2)).masked_fill(
-        ~boxes.valid_BTK[:, :, None, :], -torch.inf
-    )
-    weights = torch.cat([scores, object_scores], dim=-1).softmax(dim=-1)
-    P = patches_BTPh.shape[2]
-    return weights[..., :P] @ patches_BTPh + weights[..., P:] @ objects_BTKh
+    scores_BTKM = (objects_BTKh @ queries_Mh.T).masked_fill(~boxes.valid_BTK[..., None], -torch.inf)
+    weights = torch.cat([scores_BTSM, scores_BTKM], dim=2).softmax(dim=2).transpose(2, 3)
+    return weights[..., :S] @ tokens_BTSh + weights[..., S:] @ objects_BTKh

@@ -106,19 +106,19 @@ class VisionTower(nn.Module):
             taps: blocks, counted from 1, whose outputs are wanted; 0 is the input of the first.
 
         Returns:
-            the projected [CLS] (B, T, d), and per tapped block its patch tokens (B*T, P, h).
+            the projected [CLS] (B, T, d), and per tapped block its tokens (B*T, S, h), the [CLS] first.
         """
         B, T = images_BTCHW.shape[:2]
         x_FSh = self._embed_patches(images_BTCHW.flatten(0, 1))
         x_FSh = torch.cat([self.class_embedding.expand(len(x_FSh), 1, -1), x_FSh], dim=1)
         x_FSh = self.ln_pre(x_FSh + self.positional_embedding)
-        tapped = {0: x_FSh[:, 1:]} if 0 in taps else {}
+        tapped = {0: x_FSh} if 0 in taps else {}
         first_joint = len(self.blocks) - self.joint_last_blocks + 1
         for number, block in enumerate(self.blocks, start=1):
             rows = (B, -1, self.width) if number >= first_joint else (B * T, -1, self.width)
             x_FSh = _run(block, x_FSh.view(rows), self.checkpointing).view(x_FSh.shape)
             if number in taps:
-                tapped[number] = x_FSh[:, 1:]
+                tapped[number] = x_FSh
         return (self.ln_post(x_FSh[:, 0]) @ self.proj).unflatten(0, (B, T)), tapped
 
     def _embed_patches(self, images_FCHW: torch.Tensor) -> torch.Tensor:
@@ -190,7 +190,7 @@ class Clip(nn.Module):
     def encode_frames(
         self, frames_BTCHW: torch.Tensor, taps: frozenset[int] = frozenset()
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """uint8 frames -> projected [CLS] (B, T, d) and tapped patch tokens (B*T, P, h)."""
+        """uint8 frames -> projected [CLS] (B, T, d) and tapped tokens (B*T, S, h)."""
         images_BTCHW = ((frames_BTCHW - self.pixel_mean) / self.pixel_std).to(self.visual.conv1.weight.dtype)
         return self.visual(images_BTCHW, taps)
 

@@ -170,15 +170,15 @@ class VideoLanguageModel(nn.Module):
         valid = [batch.text_mask_BL.new_ones(B, T + 1)]
         labels_BN, boxes = batch.labels_BTK.new_empty(B, 0), None
         if with_objects:
-            patches_FPh = tapped[object_tap].detach() if self.config.objects.detach_tap else tapped[object_tap]
-            boxes = self.objects(patches_FPh, batch)
+            tokens_FSh = tapped[object_tap].detach() if self.config.objects.detach_tap else tapped[object_tap]
+            boxes = self.objects(tokens_FSh[:, 1:], batch)
             trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
             labels_BN = trajectories.labels_BN
             groups.append(trajectories.tokens_BNd)
             valid.append(labels_BN >= 0)
         if with_actions:
-            patches_FPh = tapped[action_tap].detach() if self.config.actions.detach_tap else tapped[action_tap]
-            actions_BMd = self.actions(patches_FPh.unflatten(0, (B, T)), boxes)
+            tokens_FSh = tapped[action_tap].detach() if self.config.actions.detach_tap else tapped[action_tap]
+            actions_BMd = self.actions(tokens_FSh.unflatten(0, (B, T)), boxes)
             groups.append(actions_BMd)
             valid.append(valid[0].new_ones(actions_BMd.shape[:2]))
         return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN)

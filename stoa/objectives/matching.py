@@ -70,19 +70,24 @@ def at_columns(text_BLd: torch.Tensor, columns: Columns) -> torch.Tensor:
     return text_BLd.gather(1, columns.position_BC[..., None].expand(-1, -1, text_BLd.shape[-1]))
 
 
+def match_probabilities(rows_BRd: torch.Tensor, words_BCd: torch.Tensor, columns: Columns) -> torch.Tensor:
+    """``softmax(cos / 0.1)`` over the columns of each row's clip, (B, R, C), at least fp32."""
+    rows_BRd, words_BCd = (F.normalize(at_least_fp32(x), dim=-1) for x in (rows_BRd, words_BCd))
+    cosine_BRC = (rows_BRd @ words_BCd.transpose(1, 2)).masked_fill(~columns.valid_BC[:, None], -torch.inf)
+    return (cosine_BRC / MATCH_TEMPERATURE).softmax(dim=-1)
+
+
 @torch.no_grad()
 def match_rows(rows_BRd: torch.Tensor, row_valid_BR: torch.Tensor, words_BCd: torch.Tensor, columns: Columns) -> Match:
-    """The one-to-one match of highest total probability, ``softmax(cos / 0.1)`` over each row's columns.
+    """The one-to-one match of highest total probability.
 
     Args:
         rows_BRd: valid rows first.
         row_valid_BR: bool.
         words_BCd: of :func:`at_columns`.
     """
-    rows_BRd, words_BCd = (F.normalize(at_least_fp32(x), dim=-1) for x in (rows_BRd, words_BCd))
-    cosine_BRC = (rows_BRd @ words_BCd.transpose(1, 2)).masked_fill(~columns.valid_BC[:, None], -torch.inf)
-    probability_BRC = (cosine_BRC / MATCH_TEMPERATURE).softmax(dim=-1)
-    column_BR, _ = batched_assignment(-probability_BRC, row_valid_BR.sum(dim=1), columns.count_B)
+    cost_BRC = -match_probabilities(rows_BRd, words_BCd, columns)
+    column_BR, _ = batched_assignment(cost_BRC, row_valid_BR.sum(dim=1), columns.count_B)
     return Match(column_BR, row_valid_BR)
 
 

@@ -96,8 +96,15 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     (step / "run.json").write_text(json.dumps(run))
     (step / "manifest.json").write_text(json.dumps({"step": 3, "sha256": {"model.safetensors": "f00d"}}))
     loaded = load_trained(step, tiny_config(), torch.device("cpu"))
-    options = {"split": "test", "hard": folder / "hard", "top_k": 3, "decoder": "auto", "batch_size": 4, "null_token": "end"}
-    report = retrieval_report(loaded, folder / "m.jsonl", **options)
+    options = {
+        "split": "test",
+        "hard": folder / "hard",
+        "top_k": 3,
+        "decoder": "auto",
+        "batch_size": 4,
+        "null_token": "end",
+    }
+    report = retrieval_report(loaded, folder / "m.jsonl", hard=folder / "hard", **options)
 
     gallery = gallery_of(trained, folder)
     assert report["retrieval"]["trained"] == evaluate_retrieval(trained, gallery, top_k=3)

@@ -12,13 +12,14 @@ import torch
 from conftest import finish
 from safetensors.torch import load_file
 
+from stoa.objectives.total import LOSSES
 from stoa.training.metrics import read_metrics
 
 LAST = Path("checkpoints/step-00000010")
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    names = ("loss", "vtc", "vtm", "mlm", "plm", "grad_norm", "learning_rate")
+    names = ("loss", *LOSSES, "grad_norm", "learning_rate")
     records = [read_metrics(folder / "metrics.jsonl") for folder in (a, b)]
     assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]] == list(range(1, 11))
     for first, second in zip(*records, strict=True):
@@ -121,14 +122,15 @@ def test_hyper_parameters_of_a_resumed_run_are_its_own(start, tmp_path):
 def test_killed_at_random_moments(start, tmp_path):
     """Whenever it is killed, the saves included, the same command goes on and ends alike."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
+    started = time.monotonic()
     finish(start(straight, "--training.save_every", "1"))
+    whole = time.monotonic() - started
     rng = random.Random(0)
     kills = 0
     while not (killed / LAST).exists():
         process = start(killed, "--training.save_every", "1")
-        wait = rng.uniform(4, 16)
         try:
-            process.communicate(timeout=wait)
+            process.communicate(timeout=rng.uniform(0.5, 0.95) * whole)
         except subprocess.TimeoutExpired:
             kill_all(process)
             kills += 1

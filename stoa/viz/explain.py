@@ -1,0 +1,70 @@
+"""A picture of one clip: frames with the trajectories as coloured tracks, and the word each token is matched to."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from stoa.tasks.explain import Explanation, MatchedWord, Track
+
+_COLUMNS = 6
+_FRAME_INCHES = 2.2
+
+
+def draw_explanation(explanation: Explanation, path: Path) -> None:
+    """Write the picture as PNG (or what the suffix of ``path`` says)."""
+    num_frames = len(explanation.frames_TSS3)
+    columns = min(_COLUMNS, num_frames)
+    rows = math.ceil(num_frames / columns)
+    lines = [*map(_track_line, explanation.tracks), *map(_action_line, range(1, 1000), explanation.actions)]
+    text_inches = 0.22 * (len(lines) + 2)
+    height = rows * _FRAME_INCHES + text_inches
+    figure = Figure(figsize=(columns * _FRAME_INCHES, height), dpi=120)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0.01, text_inches / height, 0.99, 1 - 0.3 / height, wspace=0.03, hspace=0.03)
+    for axis in axes.flat:
+        axis.axis("off")
+    colours = [matplotlib.colormaps["tab10"](i % 10) for i in range(len(explanation.tracks))]
+    for t, (axis, frame) in enumerate(zip(axes.flat, explanation.frames_TSS3, strict=False)):
+        axis.imshow(frame, extent=(0, 1, 1, 0))
+        for track, colour in zip(explanation.tracks, colours, strict=True):
+            _draw_track(axis, track.boxes[: t + 1], colour)
+    figure.suptitle(f"{explanation.clip}: {explanation.caption}", fontsize=9, y=1 - 0.1 / height, va="top", wrap=True)
+    for i, line in enumerate(lines):
+        figure.text(
+            *(0.02, (text_inches - 0.22 * (i + 1)) / height, line),
+            color=colours[i] if i < len(colours) else "black",
+            fontsize=9,
+            va="top",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _draw_track(axis: Axes, boxes: list[np.ndarray], colour: tuple[float, ...]) -> None:
+    """The boxes of the last frame, and the way their middle came."""
+    for x1, y1, x2, y2 in boxes[-1]:
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
+    middles = [found.reshape(-1, 2, 2).mean(axis=(0, 1)) for found in boxes if len(found)]
+    if middles:
+        axis.plot(*np.array(middles).T, color=colour, linewidth=1, marker=".", markersize=3)
+
+
+def _track_line(track: Track) -> str:
+    return f"{track.name} → {_word(track.matched)}"
+
+
+def _action_line(number: int, matched: MatchedWord | None) -> str:
+    return f"action token {number} → {_word(matched)}"
+
+
+def _word(matched: MatchedWord | None) -> str:
+    if matched is None:
+        return "unmatched"
+    return f"{'no word' if matched.word is None else matched.word} ({matched.probability:.0%})"

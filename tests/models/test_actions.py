@@ -1,0 +1,92 @@
+"""Action tokens: equation 2 in plain loops, and what the queries may not see."""
+
+import dataclasses
+
+import pytest
+import torch
+from factories import random_batch, tiny_model
+
+from stoa.models.actions import ActionConfig, gather_actions
+from stoa.models.objects import Boxes, ObjectConfig
+
+
+def naive(queries, patches, boxes):
+    """The first token is the [CLS], which the queries do not see."""
+    B, T = patches.shape[:2]
+    out = torch.zeros(B, T, *queries.shape, dtype=patches.dtype)
+    for b in range(B):
+        for t in range(T):
+            features = patches[b, t, 1:]
+            if boxes is not None:
+                features = torch.cat([features, boxes.features_BTKh[b, t][boxes.valid_BTK[b, t]]])
+            for m, query in enumerate(queries):
+                out[b, t, m] = torch.softmax(features @ query, dim=0) @ features
+    return out
+
+
+@pytest.mark.parametrize("with_boxes", [True, False])
+def test_queries_gather_patches_and_valid_boxes(with_boxes):
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    patches = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
+    valid = torch.rand(2, 4, 3, generator=generator) < 0.5
+    valid[0, 0] = False
+    features = torch.randn(2, 4, 3, 6, generator=generator, dtype=torch.float64)
+    boxes = Boxes(features, valid) if with_boxes else None
+    torch.testing.assert_close(gather_actions(queries, patches, boxes), naive(queries, patches, boxes))
+
+
+def test_scores_beyond_fp16_are_computed_in_fp32():
+    """Unscaled products of width 768 with activations of 300 are far outside fp16."""
+    generator = torch.Generator().manual_seed(0)
+    patches = 300 * torch.randn(1, 2, 5, 768, generator=generator)
+    queries = torch.randn(2, 768, generator=generator)
+    gathered = gather_actions(queries.half(), patches.half(), None)
+    assert gathered.dtype == torch.float32
+    assert torch.isfinite(gathered).all()
+    torch.testing.assert_close(gathered, gather_actions(queries.half().float(), patches.half().float(), None))
+
+
+def test_the_frames_have_an_order():
+    """The released code gives the frames of the action encoder no position; here their order matters."""
+    model, batch = tiny_model(num_frames=2, objects=ObjectConfig(num_trajectories=0)), random_batch(3, max_boxes=0)
+    swapped = dataclasses.replace(batch, frames_BTCHW=batch.frames_BTCHW.flip(1))
+    a, b = (model.group(model.encode_video(x), "actions") for x in (batch, swapped))
+    assert not torch.isclose(a, b, atol=1e-6).all(dim=-1).any()
+
+
+@pytest.mark.parametrize("from_top", [0, 1, 2])
+def test_actions_read_the_block_that_is_asked_for(from_top):
+    model = tiny_model(
+        objects=ObjectConfig(num_trajectories=0), actions=ActionConfig(num_tokens=2, tap_from_top=from_top)
+    )
+    model.group(model.encode_video(random_batch(2, max_boxes=0)), "actions").square().sum().backward()
+    for number, block in enumerate(model.clip.visual.blocks, start=1):
+        assert (block.mlp.c_fc.weight.grad is not None) == (number <= 2 - from_top)
+
+
+def test_a_detached_tap_lets_no_gradient_through():
+    model = tiny_model(objects=ObjectConfig(num_trajectories=0), actions=ActionConfig(num_tokens=2, detach_tap=True))
+    model.group(model.encode_video(random_batch(2, max_boxes=0)), "actions").square().sum().backward()
+    assert model.clip.visual.conv1.weight.grad is None
+    assert model.actions.queries.grad is not None
+
+
+def test_one_frame_is_enough():
+    model = tiny_model(num_frames=1)
+    video = model.encode_video(random_batch(2, frames=1))
+    assert video.tokens_BGd.shape[1] == 1 + 1 + 4 + 3
+    assert torch.isfinite(video.tokens_BGd).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_tokens": -1}, "model.actions.num_tokens is -1; expected at least 0"),
+        ({"layers": 0}, "model.actions.layers is 0; expected at least 1"),
+        ({"tap_from_top": -1}, "model.actions.tap_from_top is -1; expected at least 0"),
+    ],
+)
+def test_a_wrong_value_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ActionConfig(**changes)

@@ -1,0 +1,83 @@
+"""fp16 without a GPU: the small model cast as DeepSpeed casts it, forward and backward on the CPU."""
+
+import pytest
+import torch
+from factories import USED, random_batch, tiny_config
+
+from stoa.models.actions import ActionConfig
+from stoa.models.clip import BackboneConfig
+from stoa.models.objects import ObjectConfig
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.total import LOSSES, ObjectivesConfig, PretrainingObjective
+
+FRAMES, SIDE, TOKENS, BOXES = 4, 64, 24, 5
+
+
+def small_objective(config: ObjectivesConfig) -> PretrainingObjective:
+    torch.manual_seed(0)
+    model = tiny_config(
+        backbone=BackboneConfig(name="stoa-small"),
+        num_frames=FRAMES,
+        max_tokens=TOKENS,
+        objects=ObjectConfig(num_trajectories=6, max_boxes=BOXES),
+        actions=ActionConfig(num_tokens=3),
+    )
+    return PretrainingObjective(VideoLanguageModel(model, used_token_ids=USED), config, seed=0)
+
+
+def small_batch():
+    return random_batch(6, frames=FRAMES, side=SIDE, max_tokens=TOKENS, max_boxes=BOXES)
+
+
+@pytest.mark.parametrize("plm_form", ["one_pass", "two_stream"])
+def test_losses_are_near_those_of_fp32(plm_form):
+    config = ObjectivesConfig(plm_form=plm_form)
+    _, exact = small_objective(config)(small_batch(), 0)
+    objective = small_objective(config).half()
+    loss, scalars = objective(small_batch(), 0)
+    assert loss.dtype == torch.float32
+    for name in LOSSES:
+        assert scalars[name].dtype == torch.float32
+        assert float(scalars[name]) == pytest.approx(float(exact[name]), rel=0.02), name
+    (1024 * loss).backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.dtype == torch.float16
+
+
+def plant(module: torch.nn.Module, value: float) -> None:
+    """Some channels of the module's output become ``value``, as a few of a trained ViT's are."""
+
+    def hook(module, inputs, output):
+        spike = torch.zeros_like(output)
+        spike[..., ::17] = value
+        return output + spike
+
+    module.register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("value", [300.0, -300.0])
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_activations_of_300_stay_finite(block, value):
+    objective = small_objective(ObjectivesConfig()).half()
+    plant(objective.model.clip.visual.blocks[block], value)
+    plant(objective.model.clip.text_blocks[block], value)
+    loss, scalars = objective(small_batch(), 0)
+    for name in LOSSES:
+        assert torch.isfinite(scalars[name]), name
+    loss.backward()
+    for name, parameter in objective.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_a_planted_half_precision_score_is_seen():
+    """What the tests above would see if the action scores were left in fp16."""
+    objective = small_objective(ObjectivesConfig()).half()
+    with torch.no_grad():
+        objective.model.actions.queries.fill_(3.0)
+    plant(objective.model.clip.visual.blocks[1], 6000.0)
+    loss, _ = objective(small_batch(), 0)
+    assert torch.isfinite(loss)
+    scores = objective.model.actions.queries.half() @ torch.full((96,), 6000.0).half()
+    assert not torch.isfinite(scores).any()

@@ -1,0 +1,203 @@
+"""OTA and ASP against plain loops with SciPy, and clips that lack everything."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from factories import random_batch, tiny_model
+from scipy.optimize import linear_sum_assignment
+from torch.nn import functional as F
+
+from stoa.objectives.alignment import asp_loss, ota_loss
+from stoa.objectives.matching import (
+    Columns,
+    Match,
+    at_columns,
+    judge_match,
+    majority_class,
+    match_rows,
+    null_positions,
+    word_columns,
+)
+
+
+def run_ota(model, batch, form="mse", null_token="end"):
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    return video, text, *ota_loss(model, batch, video, text, form=form, null_token=null_token)
+
+
+def run_asp(model, batch, form="mse", pad_null=False):
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    return video, text, *asp_loss(model, batch, video, text, form=form, null_token="end", pad_null=pad_null)
+
+
+def pairs_by_scipy(rows, text, words, null):
+    """(row, text position) of every pair of one clip, from probabilities computed one by one."""
+    columns = [*words, null]
+    if not len(rows):
+        return []
+    probability = np.zeros((len(rows), len(columns)))
+    for i, row in enumerate(rows):
+        cosine = torch.stack([F.cosine_similarity(row, text[j], dim=0) for j in columns])
+        probability[i] = (cosine / 0.1).softmax(dim=0).detach().numpy()
+    return [(i, columns[j]) for i, j in zip(*linear_sum_assignment(-probability), strict=True)]
+
+
+def distance(form, row, text, position, columns):
+    target = text[position].detach()
+    if form == "mse":
+        return (row - target).square().mean()
+    if form == "cosine":
+        return 1 - F.cosine_similarity(row, target, dim=0)
+    cosine = torch.stack([F.cosine_similarity(row, text[j].detach(), dim=0) for j in columns])
+    return F.cross_entropy(cosine / 0.1, torch.tensor(columns.index(position)))
+
+
+@pytest.mark.parametrize("form", ["mse", "cosine", "nce"])
+@pytest.mark.parametrize("null_token", ["end", "start"])
+def test_ota_equals_a_loop_with_scipy(form, null_token):
+    model, batch = tiny_model().double(), random_batch(6, seed=4)
+    batch.noun_mask_BL[1] = False
+    batch.labels_BTK[2] = -1
+    video, text, loss, metrics = run_ota(model, batch, form, null_token)
+    rows_BNd = model.group(video, "objects")
+    distances, targets, nulls = [], [], 0
+    for b in range(6):
+        rows = rows_BNd[b, video.trajectory_labels_BN[b] >= 0]
+        words = (batch.noun_mask_BL[b] & batch.word_end_BL[b]).nonzero().squeeze(1).tolist()
+        null = int(batch.text_mask_BL[b].sum()) - 1 if null_token == "end" else 0
+        for i, position in pairs_by_scipy(rows, text.tokens_BLd[b], words, null):
+            distances.append(distance(form, rows[i], text.tokens_BLd[b], position, [*words, null]))
+            targets.append((rows[i], text.tokens_BLd[b, position]))
+            nulls += position == null
+    torch.testing.assert_close(loss, torch.stack(distances).mean())
+    own, target = (torch.stack(x).detach() for x in zip(*targets, strict=True))
+    variance = target.var(dim=0, unbiased=False).mean()
+    assert metrics["ota_explained"].item() == pytest.approx(1 - float((own - target).square().mean() / variance))
+    assert metrics["ota_match_rate"].item() == pytest.approx(
+        len(targets) / int((video.trajectory_labels_BN >= 0).sum())
+    )
+    assert metrics["ota_null_share"].item() == pytest.approx(nulls / len(targets))
+
+
+@pytest.mark.parametrize("pad_null", [False, True])
+def test_asp_equals_a_loop_with_scipy(pad_null):
+    model, batch = tiny_model().double(), random_batch(6, seed=5)
+    batch.verb_mask_BL[1] = False
+    video, text, loss, _ = run_asp(model, batch, pad_null=pad_null)
+    rows_BMd = model.group(video, "actions")
+    distances = []
+    for b in range(6):
+        words = (batch.verb_mask_BL[b] & batch.word_end_BL[b]).nonzero().squeeze(1).tolist()
+        null = int(batch.text_mask_BL[b].sum()) - 1
+        pairs = dict(pairs_by_scipy(rows_BMd[b], text.tokens_BLd[b], words, null))
+        for m in range(3):
+            position = pairs.get(m, null if pad_null else None)
+            if position is not None:
+                distances.append((rows_BMd[b, m] - text.tokens_BLd[b, position]).square().mean())
+    torch.testing.assert_close(loss, torch.stack(distances).mean())
+
+
+def test_two_nouns_in_a_row_are_two_columns_and_a_noun_of_two_pieces_is_one():
+    #        start  hot  dog+ stand  end  pad
+    nouns = torch.tensor([[False, True, True, True, False, False]])
+    ends = torch.tensor([[False, True, False, True, False, False]])
+    columns = word_columns(nouns & ends, torch.tensor([4]))
+    assert columns.count_B.tolist() == [3]
+    assert columns.position_BC[0, :3].tolist() == [1, 3, 4]
+    assert columns.valid_BC[0].tolist() == [True, True, True, False, False]
+
+
+def test_a_caption_full_of_nouns_has_room_for_the_null():
+    nouns = torch.ones(1, 7, dtype=torch.bool)
+    nouns[0, [0, -1]] = False
+    columns = word_columns(nouns, torch.tensor([6]))
+    assert columns.position_BC[0].tolist() == [1, 2, 3, 4, 5, 6]
+    assert columns.count_B.tolist() == [6]
+    columns = word_columns(nouns, torch.tensor([0]))
+    assert columns.position_BC[0].tolist() == [1, 2, 3, 4, 5, 0]
+
+
+def test_the_null_stands_last_and_takes_one_row_alone():
+    """Three rows that all resemble the null, one noun: the null gets one, the noun one, one is left."""
+    text = torch.eye(4)[None]
+    columns = word_columns(torch.tensor([[False, True, False, False]]), torch.tensor([3]))
+    rows = torch.eye(4)[[3, 3, 3]][None] + torch.tensor([[[0.0, 0.0, 0, 0], [0, 0.5, 0, 0], [0, 0.1, 0, 0]]])
+    match = match_rows(rows, torch.ones(1, 3, dtype=torch.bool), at_columns(text, columns), columns)
+    assert match.column_BR.tolist() == [[1, 0, -1]]
+
+
+def test_ties_go_the_way_of_scipy():
+    """All rows alike, all words alike: any match is optimal, and the choice is SciPy's on every machine."""
+    text = torch.ones(1, 5, 3)
+    columns = word_columns(torch.tensor([[False, True, True, False, False]]), torch.tensor([3]))
+    match = match_rows(torch.ones(1, 4, 3), torch.ones(1, 4, dtype=torch.bool), at_columns(text, columns), columns)
+    rows, chosen = linear_sum_assignment(np.full((4, 3), -1 / 3))
+    expected = [-1] * 4
+    for row, column in zip(rows, chosen, strict=True):
+        expected[row] = int(column)
+    assert match.column_BR[0].tolist() == expected
+
+
+@pytest.mark.parametrize("run", [run_ota, run_asp])
+def test_the_text_side_gets_no_gradient(run):
+    model, batch = tiny_model(), random_batch(4)
+    _, _, loss, _ = run(model, batch)
+    loss.backward()
+    assert model.clip.text_projection.grad is None
+    assert model.clip.visual.conv1.weight.grad.abs().sum() > 0
+
+
+def test_clips_that_lack_everything_give_zero_in_the_graph():
+    batch = random_batch(3)
+    for mask in (batch.noun_mask_BL, batch.verb_mask_BL, batch.word_end_BL):
+        mask[:] = False
+    batch = dataclasses.replace(batch, labels_BTK=torch.full_like(batch.labels_BTK, -1))
+    model = tiny_model()
+    _, _, loss, metrics = run_ota(model, batch)
+    assert loss == 0
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert metrics["ota_explained"].isnan()
+    assert metrics["ota_match_accuracy"].isnan()
+    # Without verbs an action token is still drawn to the null.
+    _, _, loss, metrics = run_asp(model, batch)
+    assert loss > 0
+    assert metrics["asp_null_share"] == 1
+    assert metrics["asp_match_rate"] == pytest.approx(1 / 3)
+
+
+def test_a_trajectory_is_what_most_of_its_boxes_show():
+    batch = random_batch(1, frames=2, max_boxes=3)
+    batch = dataclasses.replace(
+        batch,
+        labels_BTK=torch.tensor([[[5, 5, 2], [5, 2, -1]]]),
+        true_labels_BTK=torch.tensor([[[1, 4, -1], [4, -1, 3]]]),
+    )
+    assert majority_class(torch.tensor([[5, 2, 9, -1]]), batch).tolist() == [[4, -1, -1, -1]]
+
+
+def test_chance_is_the_mean_over_all_one_to_one_matches():
+    """Three trajectories, two nouns of known class, one of unknown class, and the null, by enumeration."""
+    columns = Columns(torch.tensor([[1, 2, 3, 5]]), torch.tensor([4]))
+    noun_labels = torch.tensor([[-1, 7, 8, -1, -1, -1]])
+    row_class = torch.tensor([[7, 7, 8, 9]])
+    valid = torch.tensor([[True, True, True, False]])
+    judged = right = by_chance = 0.0
+    for chosen in itertools.permutations(range(4), 3):
+        match = Match(torch.tensor([[*chosen, -1]]), valid)
+        truth = judge_match(match, columns, row_class, noun_labels)
+        expected = [(7, 7, 8)[row] == {0: 7, 1: 8}[column] for row, column in enumerate(chosen) if column < 2]
+        assert truth.judged.tolist() == [len(expected)]
+        assert truth.right.tolist() == [sum(expected)]
+        judged, right = judged + len(expected), right + sum(expected)
+        by_chance += float(truth.by_chance)
+    assert by_chance / judged == pytest.approx(right / judged)
+
+
+def test_null_positions():
+    mask = torch.tensor([[True, True, True, False], [True, True, False, False]])
+    assert null_positions(mask, "end").tolist() == [2, 1]
+    assert null_positions(mask, "start").tolist() == [0, 0]

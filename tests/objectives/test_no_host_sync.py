@@ -1,0 +1,88 @@
+"""Nothing on the way from the batch to the losses waits for the host: forward on fake CUDA tensors.
+
+A value read by the host (``.item()``, ``nonzero``, a boolean index) is an error on fake tensors; a copy between host
+and device is flagged by a dispatch mode.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+from factories import random_batch, tiny_model
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from stoa.batch import VideoTextBatch
+from stoa.objectives.total import ObjectivesConfig, PretrainingObjective
+
+
+class FlagCopies(TorchDispatchMode):
+    """Raises where an operator takes or gives tensors of both host and device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        if len({x.device.type for x in tensors}) > 1:
+            raise AssertionError(f"{func} moves data between host and device")
+        return out
+
+
+def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, PretrainingObjective, VideoTextBatch]:
+    objective, batch = PretrainingObjective(tiny_model(), config, seed=0), random_batch(4)
+    mode = FakeTensorMode()
+    with mode:
+        for module in objective.modules():
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if tensor is not None:
+                        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+                        own[name] = torch.nn.Parameter(fake) if own is module._parameters else fake
+        fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+        fakes = {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in fields.items()}
+        return mode, objective, VideoTextBatch(**fakes)
+
+
+CONFIGS = {
+    "default": ObjectivesConfig(),
+    "released": ObjectivesConfig(plm_form="two_stream", null_token="start", pad_null=True),
+    "nce": ObjectivesConfig(align_loss="nce"),
+    "cosine": ObjectivesConfig(align_loss="cosine"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forward_and_losses_never_wait(name):
+    mode, objective, batch = on_fake_device(CONFIGS[name])
+    with mode, FlagCopies():
+        loss, scalars = objective(batch, 3)
+    assert loss.device.type == "cuda"
+    assert {x.device.type for x in scalars.values()} == {"cuda"}
+
+
+PLANTED = {
+    "item": lambda x: x * x.sum().item(),
+    "copy": lambda x: x + x.cpu().sum().to(x.device),
+    "mask": lambda x: x[x > 0],
+    "constant": lambda x: x + torch.tensor([1.0, 2.0], device=x.device).sum(),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_wait_is_found(fault):
+    mode, objective, batch = on_fake_device(ObjectivesConfig())
+    inner = objective.model.encode_text
+
+    def planted(*args):
+        text = inner(*args)
+        PLANTED[fault](text.pooled_Bd)
+        return text
+
+    objective.model.encode_text = planted
+    found = (AssertionError, DataDependentOutputException, DynamicOutputShapeException)
+    with mode, FlagCopies(), pytest.raises(found):
+        objective(batch, 3)

@@ -1,0 +1,65 @@
+"""Run by torchrun from test_loss_scaler.py: DeepSpeed's fp16 engine on the CPU, with infinities planted in gradients.
+
+DeepSpeed refuses fp16 where the accelerator says it lacks it; the CPU computes fp16, slowly, so here it may.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from factories import random_batch, tiny_model  # noqa: E402
+
+from stoa.objectives.total import ObjectivesConfig, PretrainingObjective  # noqa: E402
+from stoa.training import engine as ds  # noqa: E402
+from stoa.training.optim import OptimConfig, build_optimizer, set_learning_rates  # noqa: E402
+
+STEPS, PLANTED = 8, {2, 3, 5}
+
+
+def main(out: str) -> None:
+    ds.init_distributed()
+    from deepspeed.accelerator import get_accelerator
+
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    config = {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": 1},
+        "fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 12, "loss_scale_window": 2, "hysteresis": 1},
+    }
+    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    engine = ds.initialize(objective, build_optimizer(objective, OptimConfig()), config)
+    weight = engine.module.model.clip.visual.proj
+    inject = [False]
+    weight.register_hook(lambda grad: torch.full_like(grad, torch.inf) if inject[0] else grad)
+    record = []
+    for step in range(STEPS):
+        set_learning_rates(engine.optimizer, 1.0)
+        inject[0] = step in PLANTED
+        before = weight.detach().clone()
+        loss, _ = engine(random_batch(4, seed=step), step)
+        engine.backward(loss)
+        engine.step()
+        record.append(
+            {
+                "loss": float(loss),
+                "moved": not torch.equal(before, weight),
+                "scale": float(
+                    engine.optimizer.cur_scale
+                    if hasattr(engine.optimizer, "cur_scale")
+                    else engine.optimizer.loss_scale
+                ),
+                "skipped": ds.skipped_steps(engine),
+            }
+        )
+    torch.save({"record": record, "fp16": ds.uses_fp16(engine), "dtype": str(weight.dtype)}, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,72 @@
+"""Every recipe trains: three optimiser steps of its model and objectives on a tiny backbone."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from factories import END, START, random_batch
+
+from stoa.config import parse_run
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.total import PretrainingObjective
+from stoa.training.optim import build_optimizer, set_learning_rates
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released")
+ALL = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml"))
+TINY = (
+    *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--model.num_frames", "3"),
+    *("--model.max_tokens", "12"),
+)
+
+
+def parse(name: str, *arguments: str):
+    recipe = ("--recipe", str(RECIPES / name))
+    return parse_run([*recipe, "--deepspeed_config", "x.json", *arguments], RECIPES / "stoa.yaml")[0]
+
+
+def test_every_method_has_a_recipe_and_a_small_twin():
+    assert set(ALL) >= {f"{folder}{method}.yaml" for method in METHODS for folder in ("", "small/")}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_twin_differs_in_size_alone(method):
+    """The same switches: what is on and off, and how it is computed."""
+    big, small = parse(f"{method}.yaml"), parse(f"small/{method}.yaml")
+    assert big.objectives == small.objectives
+    assert big.model.group_sizes.keys() == small.model.group_sizes.keys()
+    assert big.model.joint_last_blocks == small.model.joint_last_blocks
+    for part in ("objects", "actions"):
+        a, b = getattr(big.model, part), getattr(small.model, part)
+        assert (a.layers, a.tap_from_top, a.detach_tap) == (b.layers, b.tap_from_top, b.detach_tap)
+
+
+def test_the_default_is_the_paper():
+    config = parse("stoa.yaml")
+    model, objectives = config.model, config.objectives
+    assert (model.num_frames, model.max_tokens) == (12, 32)
+    assert (model.objects.num_trajectories, model.objects.max_boxes, model.actions.num_tokens) == (20, 10, 4)
+    assert set(objectives.weights.values()) == {1.0}
+    assert (objectives.plm_form, objectives.align_loss, objectives.null_token) == ("one_pass", "mse", "end")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_three_steps(name):
+    config = parse(name, *TINY)
+    torch.manual_seed(0)
+    used = [*range(320, 360), START, END] if config.model.lm_vocab == "used" else None
+    objective = PretrainingObjective(VideoLanguageModel(config.model, used_token_ids=used), config.objectives, seed=0)
+    optimizer = build_optimizer(objective, config.training.optim)
+    set_learning_rates(optimizer, 1.0)
+    before = {name: p.detach().clone() for name, p in objective.named_parameters()}
+    for step in range(3):
+        batch = random_batch(4, seed=step, frames=3, max_boxes=config.model.num_boxes)
+        loss, scalars = objective(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss)
+    assert {k for k, weight in config.objectives.weights.items() if weight} <= scalars.keys()
+    moved = {name for name, p in objective.named_parameters() if not torch.equal(p, before[name])}
+    for part, on in (("objects", config.model.objects.num_trajectories), ("actions", config.model.actions.num_tokens)):
+        assert any(f"model.{part}." in name for name in moved) == bool(on)
