@@ -21,13 +21,14 @@ export PATH := $(VENV)/bin:$(PATH)
 # Operators that DeepSpeed compiles at first use stay with the environment they were compiled for.
 export TORCH_EXTENSIONS_DIR := $(VENV)/torch_extensions
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow bench lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
 	@echo "make demo       make a small data set, pre-train on it, evaluate"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
+	@echo "make bench      time of a step against the base model's, on an idle machine"
 	@echo "make lint       style, types, shell scripts"
 	@echo "make format     format Python and C++"
 	@echo "make clean      remove what was built; the environment stays"
@@ -45,6 +46,9 @@ test: setup
 
 test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)
+
+bench: setup
+	python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
 
 lint: $(STAMPS)/installed
 	ruff check .

@@ -90,6 +90,11 @@ def random_batch(
     )
 
 
+def has_gradient(parameter: torch.Tensor) -> bool:
+    """Whether anything but zero has reached it."""
+    return parameter.grad is not None and bool(parameter.grad.any())
+
+
 def write_video(
     path: Path,
     frames: list[np.ndarray],

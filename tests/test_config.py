@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 from stoa.config import Config, from_dict, parse_run, valid_keys
+from stoa.objectives.total import LOSSES
 from stoa.training.engine import fit_precision, read_config
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-BASE = ROOT / "recipes" / "base.yaml"
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+DEFAULT = ROOT / "recipes" / "stoa.yaml"
 
 
 def parse(*arguments: str) -> Config:
-    return parse_run(["--deepspeed_config", "x.json", *arguments], BASE)[0]
+    return parse_run(["--deepspeed_config", "x.json", *arguments], DEFAULT)[0]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_recipe_is_valid_and_survives_a_checkpoint(recipe):
     config = parse("--recipe", str(recipe))
     assert from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -50,6 +51,10 @@ def test_the_command_line_overrides_the_recipe():
         (["--model.fusion.layers", "0"], "model.fusion.layers is 0"),
         (["--data.num_workers", "-1"], "data.num_workers is -1"),
         (["--objectives.vtc", "-0.5"], "objectives.vtc is -0.5"),
+        (["--objectives.ota", "-1"], "objectives.ota is -1"),
+        (["--objectives.plm_form", "loop"], "objectives.plm_form.*loop"),
+        (["--model.objects.max_boxes", "0"], "model.objects.max_boxes is 0 and num_trajectories 20"),
+        (["--model.actions.num_tokens", "-1"], "model.actions.num_tokens is -1"),
         (["--recipe", "absent.yaml"], "does not exist: .*absent.yaml"),
     ],
 )
@@ -74,7 +79,7 @@ def test_an_unknown_recipe_key_names_the_nearest(tmp_path, text, message):
 
 def test_all_weights_zero_is_refused():
     with pytest.raises(ValueError, match="all weights under objectives are 0"):
-        parse(*(f"--objectives.{name}=0" for name in ("vtc", "vtm", "mlm", "plm")))
+        parse(*(f"--objectives.{name}=0" for name in LOSSES))
 
 
 def test_valid_keys_are_those_of_the_recipes():

@@ -74,7 +74,7 @@ class ObjectEncoder(nn.Module):
         super().__init__()
         self.grid_hw = grid_hw
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
-        self.box_embedding = nn.Sequential(nn.Linear(4, width // 2), nn.GELU(), nn.Linear(width // 2, width))
+        self.box_mlp = nn.Sequential(nn.Linear(4, width // 2), nn.GELU(), nn.Linear(width // 2, width))
         self.frame_embedding = nn.Parameter(0.01 * torch.randn(num_frames, 1, width))
         self.slot_embedding = nn.Parameter(0.01 * torch.randn(config.max_boxes, width))
 
@@ -85,7 +85,7 @@ class ObjectEncoder(nn.Module):
             patches_FPh, batch.boxes_BTK4.flatten(0, 1), valid_BTK.flatten(0, 1), grid_hw=self.grid_hw
         )
         boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0).to(patches_FPh.dtype)
-        features_BTKh = self.mlp(pooled_FKh).view(B, T, K, -1) + self.box_embedding(boxes_BTK4)
+        features_BTKh = self.mlp(pooled_FKh).view(B, T, K, -1) + self.box_mlp(boxes_BTK4)
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
 

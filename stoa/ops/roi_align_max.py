@@ -57,7 +57,7 @@ def reference(
     columns_weight = _axis_weights(x1, x2, w, output_size[1]).to(tokens.dtype)
     rows = rows_weight.flatten(1, 2) @ tokens.view(F, h, w * C)
     bins = columns_weight[:, :, None] @ rows.view(F, K, output_size[0], w, C)
-    values, winner = bins.view(F, K, -1, C).max(dim=2)
+    values, winner = bins.flatten(2, 3).max(dim=2)
     valid = valid[..., None]
     return values.where(valid, 0), winner.to(torch.int16).where(valid, -1)
 

@@ -39,8 +39,8 @@ class OptimConfig:
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices that multiply activations decay; tables of positions, types and tokens do not."""
-    return parameter.ndim >= 2 and not any(word in name for word in ("embedding", "positions", "mask_token"))
+    """Matrices that multiply activations decay; tables of positions, types, tokens and queries do not."""
+    return parameter.ndim >= 2 and not any(word in name for word in ("embedding", "positions", "mask_token", "queries"))
 
 
 def parameter_groups(objective: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

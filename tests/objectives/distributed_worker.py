@@ -26,11 +26,16 @@ GLOBAL_BATCH, STEP = 8, 3
 
 
 def global_batch() -> VideoTextBatch:
-    """A batch with what breaks naive averaging: a rank with few words, repeated clips and captions across ranks."""
+    """A batch with what breaks naive averaging: a rank with few words, repeated clips and captions across ranks, and
+    clips without nouns, without verbs, without boxes."""
     batch = random_batch(GLOBAL_BATCH, seed=5, lengths=[2, 3, 2, 2, 12, 9, 11, 12])
     batch.clip_keys_B[6] = batch.clip_keys_B[1]
     batch.caption_keys_B[4] = batch.caption_keys_B[0]
     batch.caption_keys_B[2] = batch.caption_keys_B[3]
+    batch.noun_mask_BL[5] = False
+    batch.verb_mask_BL[4:6] = False
+    batch.labels_BTK[1:3] = -1
+    batch.labels_BTK[7] = -1
     return batch
 
 

@@ -110,6 +110,21 @@ def test_two_nouns_in_a_row_are_two_columns_and_a_noun_of_two_pieces_is_one():
     assert columns.valid_BC[0].tolist() == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize(("run", "kind"), [(run_ota, "noun"), (run_asp, "verb")])
+def test_a_word_of_two_pieces_is_drawn_to_once(run, kind):
+    """The first piece of a word changes nothing but by what the last one knows of it."""
+    model, batch = tiny_model(), random_batch(3, lengths=[8, 8, 8])
+    for mask in (batch.noun_mask_BL, batch.verb_mask_BL, batch.word_end_BL):
+        mask[:] = False
+    getattr(batch, f"{kind}_mask_BL")[:, 3] = batch.word_end_BL[:, 3] = True
+    _, _, loss, metrics = run(model, batch)
+    getattr(batch, f"{kind}_mask_BL")[:, 2] = True
+    _, _, again, metrics_again = run(model, batch)
+    assert loss == again
+    assert metrics_again[f"{'ota' if kind == 'noun' else 'asp'}_match_rate"] > 0
+    assert all(torch.equal(metrics[name], value) or value.isnan() for name, value in metrics_again.items())
+
+
 def test_a_caption_full_of_nouns_has_room_for_the_null():
     nouns = torch.ones(1, 7, dtype=torch.bool)
     nouns[0, [0, -1]] = False

@@ -21,7 +21,7 @@ def all_bins(tokens, boxes, grid_hw, output_size):
     maps = tokens.transpose(1, 2).reshape(frames, -1, h, w)
     scaled = boxes * boxes.new_tensor([w, h, w, h])
     bins = roi_align(maps, list(scaled), output_size, spatial_scale=1.0, sampling_ratio=-1, aligned=True)
-    return bins.view(frames, count, tokens.shape[2], -1)
+    return bins.view(frames, count, tokens.shape[2], output_size[0] * output_size[1])
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,5 @@
-"""Run by torchrun from test_loss_scaler.py: DeepSpeed's fp16 engine on the CPU, with infinities planted in gradients.
+"""Run by torchrun from test_loss_scaler.py: DeepSpeed's fp16 engine on the CPU, with infinities planted in gradients
+and a temperature that starts above its ceiling.
 
 DeepSpeed refuses fp16 where the accelerator says it lacks it; the CPU computes fp16, slowly, so here it may.
 """
@@ -32,7 +33,9 @@ def main(out: str) -> None:
         "fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 12, "loss_scale_window": 2, "hysteresis": 1},
     }
     objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
-    engine = ds.initialize(objective, build_optimizer(objective, OptimConfig()), config)
+    with torch.no_grad():
+        objective.model.clip.logit_scale.fill_(6.0)
+    engine = ds.initialize(objective, build_optimizer(objective, OptimConfig(clip_lr=3e-3)), config)
     weight = engine.module.model.clip.visual.proj
     inject = [False]
     weight.register_hook(lambda grad: torch.full_like(grad, torch.inf) if inject[0] else grad)
@@ -41,7 +44,7 @@ def main(out: str) -> None:
         set_learning_rates(engine.optimizer, 1.0)
         inject[0] = step in PLANTED
         before = weight.detach().clone()
-        loss, _ = engine(random_batch(4, seed=step), step)
+        loss, scalars = engine(random_batch(4, seed=step), step)
         engine.backward(loss)
         engine.step()
         record.append(
@@ -53,6 +56,8 @@ def main(out: str) -> None:
                     if hasattr(engine.optimizer, "cur_scale")
                     else engine.optimizer.loss_scale
                 ),
+                "temperature": float(scalars["temperature"]),
+                "logit_scale": float(engine.module.model.clip.logit_scale),
                 "skipped": ds.skipped_steps(engine),
             }
         )

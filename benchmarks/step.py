@@ -1,0 +1,98 @@
+"""Forward and backward time of recipes, as ratios against the first of them.
+
+    python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
+
+The recipes take turns in one process, so that what else the machine does meets all of them alike; a ratio is the
+median over rounds of the ratio within a round. Data are random: every caption is full, every box slot filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from stoa.batch import VideoTextBatch
+from stoa.config import parse_run
+from stoa.models.clip import image_side
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.objectives.total import PretrainingObjective
+
+START, END = 49406, 49407
+LABELS = 30
+
+
+def full_batch(model: ModelConfig, size: int, device: torch.device) -> VideoTextBatch:
+    """Random clips with ``max_tokens`` tokens, a third of them nouns and a third verbs, and no empty box."""
+    side, L, T, K = image_side(model.backbone), model.max_tokens, model.num_frames, model.num_boxes
+    tokens = torch.randint(320, 40000, (size, L))
+    tokens[:, 0], tokens[:, -1] = START, END
+    words = torch.arange(L).expand(size, L)
+    inside = (words > 0) & (words < L - 1)
+    corners = torch.rand(size, T, K, 2, 2).sort(dim=-2).values
+    batch = VideoTextBatch(
+        frames_BTCHW=torch.randint(0, 256, (size, T, 3, side, side), dtype=torch.uint8),
+        tokens_BL=tokens,
+        text_mask_BL=torch.ones(size, L, dtype=torch.bool),
+        noun_mask_BL=inside & (words % 3 == 1),
+        verb_mask_BL=inside & (words % 3 == 2),
+        word_end_BL=inside,
+        noun_labels_BL=torch.full((size, L), -1),
+        boxes_BTK4=torch.cat([corners[..., 0, :] * 0.9, corners[..., 1, :] * 0.9 + 0.1], dim=-1),
+        labels_BTK=torch.randint(0, LABELS, (size, T, K)),
+        scores_BTK=torch.rand(size, T, K),
+        true_labels_BTK=torch.full((size, T, K), -1),
+        clip_keys_B=torch.arange(size),
+        caption_keys_B=torch.arange(size) + size,
+        position_B=torch.arange(size),
+    )
+    return batch.to(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", type=Path, required=True, help="the first is the unit")
+    parser.add_argument("--batch", type=int, default=2, help="clips")
+    parser.add_argument("--rounds", type=int, default=5, help="after one that is not counted")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runs = {}
+    for recipe in args.recipes:
+        config, _ = parse_run(["--recipe", str(recipe), "--deepspeed_config", "none"], recipe)
+        torch.manual_seed(0)
+        used = [*range(320, 420), START, END] if config.model.lm_vocab == "used" else None
+        model = VideoLanguageModel(config.model, used_token_ids=used)
+        objective = PretrainingObjective(model, config.objectives, seed=0).to(device)
+        runs[recipe.stem] = (objective, full_batch(config.model, args.batch, device))
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for step in range(args.rounds + 1):
+        for name, (objective, batch) in runs.items():
+            started = time.perf_counter()
+            loss, _ = objective(batch, step)
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if step:
+                seconds[name].append(time.perf_counter() - started)
+            objective.zero_grad()
+    unit = next(iter(runs))
+    results = {}
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(times, seconds[unit], strict=True)]
+        results[name] = {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        print(
+            f"{name:20} {statistics.median(ratios):.3f} x {unit} ({min(ratios):.3f} to {max(ratios):.3f}), "
+            f"{statistics.median(times):.2f} s"
+        )
+    if args.out:
+        facts = {"batch": args.batch, "rounds": args.rounds, "device": device.type, "torch": torch.__version__}
+        args.out.write_text(json.dumps({"forward + backward": results, **facts}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Match accuracy of a gallery, against the truth files of Moving Shapes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from factories import tiny_config
+
+from stoa.data.text import used_token_ids
+from stoa.detections import Detections
+from stoa.manifest import read_manifest
+from stoa.models.objects import ObjectConfig
+from stoa.models.video_language import VideoLanguageModel
+from stoa.tasks import matching
+from stoa.tasks.gallery import encode_galleries
+from stoa.tasks.matching import evaluate_matching
+from stoa.tasks.trained import TrainedModel
+
+
+@pytest.fixture(scope="module")
+def rows(shapes):
+    return read_manifest(shapes / "manifest.jsonl", split="test")
+
+
+@pytest.fixture(scope="module")
+def trained(rows) -> TrainedModel:
+    torch.manual_seed(0)
+    config = tiny_config(num_frames=4, max_tokens=28, objects=ObjectConfig(num_trajectories=8, max_boxes=6))
+    used = used_token_ids(caption for row in rows for caption in row.captions)
+    model = VideoLanguageModel(config, used_token_ids=used).eval()
+    return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "none"})
+
+
+@pytest.fixture(scope="module")
+def gallery(trained, rows, shapes):
+    return encode_galleries([trained], rows, shapes)[0]
+
+
+def test_what_trajectories_show_is_what_the_truth_says(gallery, rows, shapes):
+    """A trajectory whose boxes lie on one object has the class of that object in the truth file."""
+    truth = [json.loads(line) for line in (shapes / "truth" / "test.jsonl").read_text().splitlines()]
+    checked = 0
+    for v, (row, clip) in enumerate(zip(rows, truth, strict=True)):
+        found = Detections.load(shapes / row.detections)
+        assert row.id == clip["id"]
+        boxes = np.array([o["boxes"] for o in clip["objects"]])  # objects, frames, 4
+        times = np.array(clip["frame_times_seconds"])
+        for box, label, true, frame in zip(
+            found.boxes, found.labels, found.true_labels, found.frame_index, strict=True
+        ):
+            assert true >= -1
+            if true < 0:
+                continue
+            t = np.abs(times - found.frame_times_seconds[frame]).argmin()
+            off = np.abs(boxes[:, t] - box).max(axis=1)
+            nearest = int(off.argmin())
+            others = np.delete(off, nearest)
+            if off[nearest] < 4 and (others > 8).all():
+                assert clip["objects"][nearest]["label"] == true, (row.id, label)
+                checked += 1
+        labels = gallery.trajectory_labels_VN[v]
+        assert set(labels[labels >= 0].tolist()) <= set(found.labels.tolist())
+    assert checked > 50
+
+
+def test_nouns_carry_the_class_they_name(rows, shapes):
+    names = json.loads((shapes / "labels.json").read_text())
+    for row in rows:
+        (caption,) = row.captions
+        assert [names[label] for label in caption.noun_labels] == [caption.text[s:e] for s, e in caption.nouns]
+
+
+def test_a_perfect_match_is_right_and_a_shifted_one_is_not(trained, gallery, monkeypatch):
+    """With tokens that are their class's noun every judged match is right; the counts add up."""
+    truth = gallery.trajectory_classes_VN
+    d = gallery.text_tokens_QLd.shape[-1]
+    code = torch.eye(d)
+    nouns_QLd = torch.where(gallery.noun_QL[..., None], code[gallery.noun_labels_QL.clamp(min=0)], code[d - 1])
+    own_VNd = code[truth.where(truth >= 0, d - 2)]
+    tokens = gallery.video_tokens_VGd.clone()
+    objects = trained.model.fusion.slot("objects")
+
+    def run(shift: int) -> dict:
+        import dataclasses
+
+        tokens[:, objects] = own_VNd.roll(shift, dims=-1)
+        changed = dataclasses.replace(gallery, video_tokens_VGd=tokens.clone(), text_tokens_QLd=nouns_QLd)
+        return evaluate_matching(trained, changed, null_token="end")
+
+    right, wrong = run(0), run(1)
+    assert set(right) <= {"distinct", "twins"}
+    for name, result in right.items():
+        assert result.accuracy > 80, name
+        assert wrong[name].accuracy < result.accuracy
+        assert 0 < result.chance < 60
+        assert result.matches > 0
+    assert matching.MatchAccuracy(1.0, 2.0, 3).to_dict() == {"accuracy": 1.0, "chance": 2.0, "matches": 3}
+
+
+def test_an_untrained_model_is_near_chance(trained, gallery):
+    results = evaluate_matching(trained, gallery, null_token="end")
+    for result in results.values():
+        assert abs(result.accuracy - result.chance) < 35

@@ -1,0 +1,217 @@
+"""The tests that guard the method fail on the mistakes they are there for.
+
+Each fault is planted into a copy of the package, and the test that should see it is run there.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``old`` in the file becomes ``new``; ``test`` must fail."""
+
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+LANGUAGE, ALIGNMENT = "tests/objectives/test_language.py", "tests/objectives/test_alignment.py"
+OBJECTS, ACTIONS = "tests/models/test_objects.py", "tests/models/test_actions.py"
+DISTRIBUTED = "tests/objectives/test_distributed.py"
+
+FAULTS = {
+    "MLM: the hidden word is read": Fault(
+        "objectives/mlm.py",
+        "model.encode_text(batch.tokens_BL, batch.text_mask_BL, hidden_BL)",
+        "model.encode_text(batch.tokens_BL, batch.text_mask_BL)",
+        f"{LANGUAGE}::test_the_id_under_a_mask_changes_no_logit",
+    ),
+    "PLM: a row sees the next token": Fault(
+        "objectives/masks.py",
+        "causal_LL = position_L <= position_L[:, None]",
+        "causal_LL = position_L <= position_L[:, None] + 1",
+        f"{LANGUAGE}::test_later_tokens_are_never_seen",
+    ),
+    "PLM: the video side sees all text": Fault(
+        "objectives/masks.py",
+        "mask_BSS[:, :, G:] = in_prefix_BL[:, None, :]",
+        "mask_BSS[:, :, G:] = in_prefix_BL[:, None, :]\n    mask_BSS[:, :G, G:] = True",
+        f"{LANGUAGE}::test_later_tokens_are_never_seen",
+    ),
+    "PLM: a blank sees the word it predicts": Fault(
+        "objectives/masks.py",
+        "ones_LL.tril(-1)",
+        "ones_LL.tril()",
+        f"{LANGUAGE}::test_two_streams_equal_a_pass_for_every_position",
+    ),
+    "OTA: no null column": Fault(
+        "objectives/matching.py",
+        "return Columns(position_BC, word_BL.sum(dim=1) + 1)",
+        "return Columns(position_BC, word_BL.sum(dim=1))",
+        f"{ALIGNMENT}::test_the_null_stands_last_and_takes_one_row_alone",
+    ),
+    "OTA: words without their last piece": Fault(
+        "objectives/alignment.py",
+        "word_columns(batch.noun_mask_BL & batch.word_end_BL,",
+        "word_columns(batch.noun_mask_BL,",
+        f"{ALIGNMENT}::test_a_word_of_two_pieces_is_drawn_to_once",
+    ),
+    "OTA: the text side is trained": Fault(
+        "objectives/alignment.py",
+        "at_columns(text.tokens_BLd.detach(), columns)\n    match = match_rows(rows_BRd, video.",
+        "at_columns(text.tokens_BLd, columns)\n    match = match_rows(rows_BRd, video.",
+        f"{ALIGNMENT}::test_the_text_side_gets_no_gradient",
+    ),
+    "empty clips: a mean over nothing": Fault(
+        "objectives/gather.py",
+        "count.clamp(min=1)",
+        "count",
+        f"{ALIGNMENT}::test_clips_that_lack_everything_give_zero_in_the_graph",
+    ),
+    "ties: equal sums go to the later label": Fault(
+        "models/objects.py",
+        "by_label_BS = labels_BS.argsort(dim=1, stable=True)",
+        "by_label_BS = labels_BS.argsort(dim=1, stable=True, descending=True)",
+        f"{OBJECTS}::test_the_labels_of_highest_summed_score_come_first",
+    ),
+    "trajectories: labels by appearance": Fault(
+        "models/objects.py",
+        "keys_BS.argsort(dim=1, descending=True, stable=True)",
+        "keys_BS.isinf().int().argsort(dim=1, stable=True)",
+        f"{OBJECTS}::test_the_labels_of_highest_summed_score_come_first",
+    ),
+    "trajectories: a box sees other labels": Fault(
+        "ops/trajectory_attention.py",
+        "q_labels[:, :, None] == labels[:, None, :]",
+        "q_labels[:, :, None] >= labels[:, None, :]",
+        f"{OBJECTS}::test_packed_equals_dense_with_the_papers_numbers",
+    ),
+    "trajectories: only one layer runs": Fault(
+        "models/cls_encoder.py",
+        "for index, block in enumerate(self.blocks):",
+        "for index, block in [(last, self.blocks[0])]:",
+        f"{OBJECTS}::test_packed_equals_dense_with_the_papers_numbers",
+    ),
+    "objects: the wrong block is pooled": Fault(
+        "models/video_language.py",
+        "object_tap, action_tap = depth - self.config.objects.tap_from_top,",
+        "object_tap, action_tap = depth - self.config.objects.tap_from_top // 2,",
+        f"{OBJECTS}::test_objects_read_the_block_that_is_asked_for",
+    ),
+    "fusion: missing trajectories are keys": Fault(
+        "objectives/masks.py",
+        "keys_BS = torch.cat([video_valid_BG, text_mask_BL], dim=1)",
+        "keys_BS = torch.cat([torch.ones_like(video_valid_BG), text_mask_BL], dim=1)",
+        f"{OBJECTS}::test_missing_trajectories_are_never_keys",
+    ),
+    "actions: scores in fp16": Fault(
+        "models/actions.py",
+        "queries_Mh, tokens_BTSh = at_least_fp32(queries_Mh), at_least_fp32(tokens_BTSh)",
+        "",
+        f"{ACTIONS}::test_scores_beyond_fp16_are_computed_in_fp32",
+    ),
+    "actions: frames without order": Fault(
+        "models/actions.py",
+        "(gathered_BTMh + self.frame_embedding)",
+        "gathered_BTMh",
+        f"{ACTIONS}::test_the_frames_have_an_order",
+    ),
+    "duplicates: the same caption is a negative": Fault(
+        "objectives/vtc.py",
+        " | (caption_keys_B[:, None] == caption_keys_A)",
+        "",
+        "tests/objectives/test_vtc.py::test_repeated_clips_and_captions_are_no_negatives",
+    ),
+    "duplicates: the same clip is drawn as a negative": Fault(
+        "objectives/vtm.py",
+        ".masked_fill(same_BA, -torch.inf)",
+        "",
+        "tests/objectives/test_vtm.py",
+    ),
+    "temperature: no ceiling": Fault(
+        "objectives/vtc.py",
+        "(scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()).exp()",
+        "scale.exp()",
+        "tests/training/test_loss_scaler.py::test_the_temperature_keeps_its_ceiling_under_zero",
+    ),
+    "temperature: clamped without a gradient": Fault(
+        "objectives/vtc.py",
+        "(scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()).exp()",
+        "scale.clamp(max=MAX_LOGIT_SCALE).exp()",
+        "tests/training/test_loss_scaler.py::test_the_temperature_keeps_its_ceiling_under_zero",
+    ),
+    "gather: the gradient of this rank alone": Fault(
+        "objectives/gather.py",
+        "dist.reduce_scatter_tensor(out, grad.contiguous())",
+        "out.copy_(grad[rank() * len(out) : (rank() + 1) * len(out)])",
+        DISTRIBUTED,
+    ),
+    "means: of each rank's own items": Fault(
+        "objectives/gather.py",
+        "dist.all_reduce(count)\n    return total * world_size()",
+        "pass\n    return total",
+        DISTRIBUTED,
+    ),
+    "resume: the order starts again": Fault(
+        "training/trainer.py",
+        'self.sampler.load_state_dict(run["sampler"])',
+        "",
+        "tests/training/test_resume.py::test_kill_and_resume",
+    ),
+    "resume: the optimiser starts again": Fault(
+        "training/engine.py",
+        "load_lr_scheduler_states=False)",
+        "load_lr_scheduler_states=False, load_optimizer_states=False)",
+        "tests/training/test_resume.py::test_kill_and_resume",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory, repo_root) -> Path:
+    """The checkout with all that the tests need."""
+    folder = tmp_path_factory.mktemp("planted") / "checkout"
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("stoa", "tests", "recipes", "ds_configs", "cluster"):
+        shutil.copytree(repo_root / name, folder / name, ignore=ignore)
+    for name in ("train.py", "pyproject.toml", "setup.py"):
+        shutil.copy(repo_root / name, folder / name)
+    return folder
+
+
+def run(copy: Path, test: str) -> subprocess.CompletedProcess:
+    """Run a test in the copy, whose package comes before the installed one."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test]
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_seen(copy, name):
+    fault = FAULTS[name]
+    path = copy / "stoa" / fault.file
+    sound = path.read_text(encoding="utf-8")
+    assert sound.count(fault.old) == 1, f"{fault.file} holds it {sound.count(fault.old)} times: {fault.old}"
+    path.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        done = run(copy, fault.test)
+    finally:
+        path.write_text(sound, encoding="utf-8")
+    assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
+    assert " failed" in done.stdout
+    assert "error" not in done.stdout.splitlines()[-1], done.stdout[-2000:]
+
+
+@pytest.mark.slow
+def test_without_a_fault_they_pass(copy):
+    done = [run(copy, test) for test in sorted({fault.test for fault in FAULTS.values()})]
+    assert [d.returncode for d in done] == [0] * len(done), "\n".join(d.stdout[-1000:] for d in done)
