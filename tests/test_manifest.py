@@ -15,7 +15,7 @@ def write(path: Path, *rows: object) -> Path:
 
 def test_rows_survive_writing_and_reading(tmp_path):
     rows = [
-        ClipRow("a", "a.mp4", (Caption("a dog runs", ((2, 5),), ((6, 10),)), Caption("ein Hund läuft"))),
+        ClipRow("a", "a.mp4", (Caption("a dog runs", ((2, 5),), ((6, 10),), (16,)), Caption("ein Hund läuft"))),
         ClipRow("b", "b.mp4", (Caption("x"),), "test", 1.5, 2.5, "b.npz"),
     ]
     write_manifest(tmp_path / "m.jsonl", rows)
@@ -48,6 +48,14 @@ def test_csv_with_an_empty_caption(tmp_path):
         ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": 3, "end_seconds": 2}, "end_seconds 2.0 is not"),
         ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [3]}]}, r"nouns is \[3\]; expected a list"),
         ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": None}]}, "nouns is None; expected a list"),
+        (
+            {"id": "a", "video": "a.mp4", "captions": [{"text": "x", "noun_labels": [1]}]},
+            "noun_labels has 1 entries for 0 nouns",
+        ),
+        (
+            {"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [[0, 1]], "noun_labels": ["dog"]}]},
+            r"noun_labels is \['dog'\]; expected a list of class indices, -1 for unknown",
+        ),
         ({"id": "a", "video": "a.mp4", "caption": "x", "detections": 5}, "'detections' is 5; expected the path"),
         (
             {"id": "a", "video": "a.mp4", "caption": "x", "start": 5},

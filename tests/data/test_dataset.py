@@ -93,14 +93,38 @@ def test_boxes_come_from_the_nearest_detected_frame_most_confident_first(folder)
         labels=np.array([7, 0, 1, 2, 3, 4]),
         scores=np.array([0.5, 0.1, 0.9, 0.3, 0.99, 0.3], dtype=np.float32),
         size_wh=np.array([64, 32]),
+        true_labels=np.array([7, -1, 5, 2, 3, 4]),
     )
     found.save(folder / "b.npz")
-    data = ClipDataset(rows(detections="b.npz"), folder, SHAPE, seed=0)
+    data = ClipDataset(rows(detections="b.npz"), folder, SHAPE, seed=0, cache_bytes=10**6)
     sample = data[SampleKey(0, 0, 0)]
+    assert sample.true_labels_TK.tolist() == [[7, -1, -1], [5, 2, 4]]
     assert sample.labels_TK.tolist() == [[7, -1, -1], [1, 2, 4]]
     assert sample.dropped_boxes == 1
     np.testing.assert_allclose(sample.boxes_TK4[1, 0], [2 / 32, 2 / 32, 22 / 32, 30 / 32], atol=1e-6)
     np.testing.assert_allclose(sample.scores_TK[1], [0.9, 0.3, 0.3])
+    (folder / "b.npz").unlink()  # the second time both come from memory
+    again = data[SampleKey(0, 1, 0)]
+    assert torch.equal(again.frames_TCHW, sample.frames_TCHW)
+    assert (again.boxes_TK4 == sample.boxes_TK4).all()
+
+
+def test_what_boxes_truly_show_is_optional(folder):
+    fields = {
+        "frame_times_seconds": np.array([0.0]),
+        "frame_index": np.array([0]),
+        "boxes": np.array([[1, 1, 20, 20]], dtype=np.float32),
+        "labels": np.array([3]),
+        "scores": np.array([0.5], dtype=np.float32),
+        "size_wh": np.array([32, 32]),
+    }
+    Detections(**fields).save(folder / "b.npz")
+    assert Detections.load(folder / "b.npz").true_labels is None
+    sample = ClipDataset(rows(detections="b.npz"), folder, SHAPE, seed=0)[SampleKey(0, 0, 0)]
+    assert sample.labels_TK[0, 0] == 3
+    assert (sample.true_labels_TK == -1).all()
+    with pytest.raises(ValueError, match=r"true_labels is \(2,\); expected \(1,\), one for each box"):
+        Detections(**fields, true_labels=np.array([1, 2]))
 
 
 def test_damaged_detections_replace_the_clip(folder):

@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 
-from stoa.data.text import encode_caption, foreign_script_share, tokenizer, used_token_ids
+from stoa.data.text import encode_caption, foreign_script_share, tokenizer, used_token_ids, word_ending_at
 from stoa.manifest import Caption
 
 
@@ -65,6 +66,24 @@ def test_a_word_cut_off_has_no_mask():
     text = "a dog runs after a cat"
     caption = Caption(text, spans(text, "dog", "cat"))
     assert marked(caption, "noun", max_tokens=5) == ["dog"]
+
+
+def test_the_last_piece_of_a_word_stands_for_it():
+    """Two nouns in a row are two words; a word that is cut off is none; every noun carries its class."""
+    text = "a hotdog stand worker unicycles"
+    caption = Caption(text, spans(text, "hotdog", "stand", "worker"), spans(text, "unicycles"), (4, -1, 9))
+    encoded = encode_caption(caption, 32)
+    nouns = np.flatnonzero(encoded.noun_mask_L & encoded.word_end_L)
+    assert [word_ending_at(encoded.tokens_L.tolist(), i) for i in nouns] == ["hotdog", "stand", "worker"]
+    assert encoded.noun_labels_L[nouns].tolist() == [4, -1, 9]
+    assert (np.delete(encoded.noun_labels_L, nouns) == -1).all()
+    (verb,) = np.flatnonzero(encoded.verb_mask_L & encoded.word_end_L)
+    assert encoded.verb_mask_L.sum() > 1
+    assert word_ending_at(encoded.tokens_L.tolist(), verb) == "unicycles"
+    cut = encode_caption(caption, int(verb) + 1)  # room for all but the verb's last piece
+    assert cut.verb_mask_L.any()
+    assert not (cut.verb_mask_L & cut.word_end_L).any()
+    assert (cut.noun_mask_L & cut.word_end_L).sum() == 3
 
 
 def test_used_tokens_are_those_that_occur():

@@ -1,11 +1,15 @@
 """What stops a run is one line, and nothing trained is lost; what need not stop it does not."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import finish
+from factories import gray_frames, write_video
 
+from stoa.detections import Detections
 from stoa.training.metrics import read_metrics
 
 
@@ -105,3 +109,54 @@ def test_a_mistake_is_one_line(start, tmp_path, arguments, message):
     assert message in last
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def write_boxes(path: Path, labels: list[int], frame_index: list[int]) -> str:
+    boxes = np.tile(np.array([[4, 4, 20, 20]], dtype=np.float32), (len(labels), 1))
+    Detections(
+        frame_times_seconds=np.array([0.0, 0.3, 0.6]),
+        frame_index=np.array(frame_index, dtype=np.int64),
+        boxes=boxes,
+        labels=np.array(labels, dtype=np.int64),
+        scores=np.full(len(labels), 0.5, dtype=np.float32),
+        size_wh=np.array([32, 32]),
+    ).save(path)
+    return str(path)
+
+
+@pytest.mark.dist
+def test_odd_boxes_and_captions_do_not_stop_a_run(start, data_set, tmp_path):
+    """No box at all, classes far outside any vocabulary, more classes than trajectories, words beyond L, no words."""
+
+    def change(rows):
+        for row in rows[::4]:
+            row["detections"] = write_boxes(tmp_path / f"{row['id']}a.npz", [], [])
+        for row in rows[1::4]:
+            labels = [10**9 + i for i in range(12)]
+            row["detections"] = write_boxes(tmp_path / f"{row['id']}b.npz", labels, [i % 3 for i in range(12)])
+        for row in rows[2::4]:
+            del row["detections"]
+            text = "a red circle moves " * 30
+            row["captions"] = [{"text": text, "nouns": [[6, 12], [500, 506]], "verbs": [[13, 18]]}]
+        for row in rows[3::4]:
+            row["captions"] = ["..."]
+
+    manifest = manifest_with(data_set, tmp_path / "m", change)
+    out, _ = finish(start(tmp_path / "run", manifest=manifest))
+    assert "step 10/10" in out
+    for record in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        assert all(math.isfinite(value) for value in record.values())
+        assert "ota_match_accuracy" not in record or record["ota_match_accuracy"] <= 1
+
+
+@pytest.mark.dist
+def test_a_clip_of_one_frame_trains(start, data_set, tmp_path):
+    still = write_video(tmp_path / "still.mp4", gray_frames(1, height=32, width=32))
+
+    def change(rows):
+        for row in rows:
+            row["video"] = str(still)
+
+    manifest = manifest_with(data_set, tmp_path / "m", change)
+    finish(start(tmp_path / "run", "--training.max_steps", "2", manifest=manifest))
+    assert [r["replaced_clips"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [0, 0]
