@@ -24,7 +24,7 @@ class Fault:
 
 
 LANGUAGE, ALIGNMENT = "tests/objectives/test_language.py", "tests/objectives/test_alignment.py"
-OBJECTS, ACTIONS = "tests/models/test_objects.py", "tests/models/test_actions.py"
+OBJECTS, ACTIONS = "tests/models/test_trajectories.py", "tests/models/test_action_tokens.py"
 DISTRIBUTED = "tests/objectives/test_distributed.py"
 
 FAULTS = {

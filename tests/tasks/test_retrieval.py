@@ -98,7 +98,6 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     loaded = load_trained(step, tiny_config(), torch.device("cpu"))
     options = {
         "split": "test",
-        "hard": folder / "hard",
         "top_k": 3,
         "decoder": "auto",
         "batch_size": 4,

@@ -1,6 +1,8 @@
 """Pictures hold what they promise; mistakes are one line."""
 
 import json
+import re
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -65,6 +67,11 @@ def run_folder(shapes, tmp_path_factory):
     return run
 
 
+def width(picture: Path) -> int:
+    with Image.open(picture) as image:
+        return image.size[0]
+
+
 def test_an_explanation_tells_every_trajectory_and_action(shapes):
     model, _ = model_for(shapes)
     trained = TrainedModel(model, torch.device("cpu"), 32, {})
@@ -101,7 +108,8 @@ def test_tracks_are_drawn_in_colours_of_their_own(tmp_path, num_frames):
     tracks = [Track("dog", boxes, MatchedWord("dog", 0.9)), Track("cat", gaps, None)]
     frames = np.zeros((num_frames, 32, 32, 3), dtype=np.uint8)
     draw_explanation(Explanation("a", "a dog", frames, tracks, [MatchedWord(None, 0.5)]), tmp_path / "x" / "a.png")
-    pixels = np.asarray(Image.open(tmp_path / "x" / "a.png").convert("RGB")).reshape(-1, 3).astype(int)
+    with Image.open(tmp_path / "x" / "a.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     for index in range(2):
         colour = (np.array(matplotlib.colormaps["tab10"](index)[:3]) * 255).round()
         assert (np.abs(pixels - colour).sum(axis=1) < 12).sum() > 20
@@ -121,7 +129,7 @@ def test_the_command_writes_a_picture(run_folder, shapes, tmp_path, capsys):
     options = ["--run", str(run_folder), "--manifest", str(shapes / "manifest.jsonl")]
     assert main(["explain", *options]) == 0
     assert "explain-test_000000.png" in capsys.readouterr().out
-    assert Image.open(run_folder / "explain-test_000000.png").size[0] > 500
+    assert width(run_folder / "explain-test_000000.png") > 500
     assert main(["explain", *options, "--clip", "train_000001", "--out", str(tmp_path / "t.png")]) == 0
     assert (tmp_path / "t.png").is_file()
 
@@ -137,8 +145,6 @@ def test_a_mistake_of_the_command_is_one_line(run_folder, shapes, capsys, option
     assert main(["explain", "--run", str(run_folder), "--manifest", str(shapes / "manifest.jsonl"), *options]) == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error
-    import re
-
     assert re.search(message, error)
 
 
@@ -146,7 +152,7 @@ def test_curves(tmp_path, capsys):
     records = [{"step": s, "loss": 1 / s, **({"late": s} if s > 3 else {})} for s in range(1, 9)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     draw_curves(tmp_path, [["loss", "late"], ["loss"]], tmp_path / "c.png", smooth=3)
-    assert Image.open(tmp_path / "c.png").size[0] > 900
+    assert width(tmp_path / "c.png") > 900
     with pytest.raises(ValueError, match="has no metric 'los'; it has late, loss"):
         draw_curves(tmp_path, [["los"]], tmp_path / "c.png")
     with pytest.raises(ValueError, match="holds no metrics; pass the output_dir of a run"):
