@@ -3,7 +3,7 @@
     python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
 
 The recipes take turns in one process, so that what else the machine does meets all of them alike; a ratio is the
-median over rounds of the ratio within a round. Data are random: every caption is full, every box slot filled.
+median over rounds of the ratio within a round. Data are random: every caption is full, every box slot filled. In fp32.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
         used = [*range(320, 420), START, END] if config.model.lm_vocab == "used" else None
         model = VideoLanguageModel(config.model, used_token_ids=used)
         objective = PretrainingObjective(model, config.objectives, seed=0).to(device)
-        runs[recipe.stem] = (objective, full_batch(config.model, args.batch, device))
+        runs[recipe.with_suffix("").as_posix()] = (objective, full_batch(config.model, args.batch, device))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(args.rounds + 1):
         for name, (objective, batch) in runs.items():

@@ -50,6 +50,10 @@ class Detections:
             )
         if n and self.labels.min() < 0:
             raise ValueError(f"labels hold {self.labels.min()}; a label is an index of the vocabulary, 0 or more")
+        if n and not np.isfinite(self.scores).all():
+            raise ValueError(
+                f"scores hold {self.scores[~np.isfinite(self.scores)][0]}; a confidence is a finite number"
+            )
         if self.size_wh.shape != (2,) or not (self.size_wh > 0).all():
             raise ValueError(f"size_wh is {self.size_wh}; expected a positive width and height")
 

@@ -70,6 +70,30 @@ FAULTS = {
         "at_columns(text.tokens_BLd, columns)\n    match = match_rows(rows_BRd, video.",
         f"{ALIGNMENT}::test_the_text_side_gets_no_gradient",
     ),
+    "OTA: a softmax over trajectories": Fault(
+        "objectives/matching.py",
+        "return (cosine_BRC / MATCH_TEMPERATURE).softmax(dim=-1)",
+        "return (cosine_BRC / MATCH_TEMPERATURE).softmax(dim=1)",
+        f"{ALIGNMENT}::test_ota_equals_a_loop_with_scipy",
+    ),
+    "ASP: the text side is trained": Fault(
+        "objectives/alignment.py",
+        "at_columns(text.tokens_BLd.detach(), columns)\n    all_rows_BR",
+        "at_columns(text.tokens_BLd, columns)\n    all_rows_BR",
+        f"{ALIGNMENT}::test_the_text_side_gets_no_gradient",
+    ),
+    "ASP: every unmatched token is left alone": Fault(
+        "objectives/alignment.py",
+        "    if pad_null:\n",
+        "    if False:\n",
+        f"{ALIGNMENT}::test_asp_equals_a_loop_with_scipy",
+    ),
+    "RoIAlign: half a patch off": Fault(
+        "ops/roi_align_max.py",
+        "low * size - 0.5",
+        "low * size",
+        "tests/ops/test_roi_align_max.py::test_equals_torchvision",
+    ),
     "empty clips: a mean over nothing": Fault(
         "objectives/gather.py",
         "count.clamp(min=1)",

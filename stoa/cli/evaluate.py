@@ -43,6 +43,6 @@ def run(args: Namespace) -> None:
         null_token=config.objectives.null_token,
     )
     out = Path(args.out) if args.out else folder.parent.parent / f"retrieval-{args.split}.json"
-    print(format_report(report))
     write_report(report, out)
+    print(format_report(report))
     print(f"written to {out}")

@@ -35,16 +35,28 @@ def run(args: Namespace) -> None:
     found = [row for row in rows if args.clip in (None, row.id)]
     if not found:
         raise ValueError(f"--clip {args.clip!r} is not in {manifest}; its clips are {rows[0].id!r} to {rows[-1].id!r}")
-    labels = Path(args.labels) if args.labels else manifest.parent / "labels.json"
-    if args.labels and not labels.is_file():
-        raise ValueError(f"--labels {labels} does not exist")
     explanation = explain(
         load_trained(folder, config.model, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         found[0],
         manifest.parent,
-        class_names=json.loads(labels.read_text(encoding="utf-8")) if labels.is_file() else (),
+        class_names=_class_names(args.labels, manifest.parent / "labels.json"),
         null_token=config.objectives.null_token,
     )
     out = Path(args.out) if args.out else folder.parent.parent / f"explain-{explanation.clip}.png"
     draw_explanation(explanation, out)
     print(f"written to {out}")
+
+
+def _class_names(given: str | None, default: Path) -> list[str]:
+    path = Path(given) if given else default
+    if not path.is_file():
+        if given:
+            raise ValueError(f"--labels {path} does not exist; pass a JSON file with the list of class names")
+        return []
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); expected a list of class names") from None
+    if not isinstance(names, list):
+        raise ValueError(f"{path}: holds a {type(names).__name__}; expected a list of class names")
+    return [str(name) for name in names]

@@ -1,4 +1,4 @@
-"""Action tokens (STOA-VLP, section 3.3).
+"""Action tokens (STOA-VLP).
 
 Shape legend: B clips, T frames, S tokens of a frame (the [CLS] and its patches), K boxes per frame, M action tokens,
 h vision width, d joint width.
@@ -19,11 +19,13 @@ from stoa.models.objects import Boxes
 
 @dataclass(frozen=True, kw_only=True)
 class ActionConfig:
-    """Attributes:
-    num_tokens: action tokens of a clip (M); 0 leaves the action module out.
-    layers: of the encoder over frames, at most the depth of the vision tower they are initialised from.
-    tap_from_top: the patch tokens attended to are the output of vision block ``depth - tap_from_top``.
-    detach_tap: let no gradient through the tap.
+    """Action tokens.
+
+    Attributes:
+        num_tokens: action tokens of a clip (M); 0 leaves the action module out.
+        layers: of the encoder over frames, at most the depth of the vision tower they are initialised from.
+        tap_from_top: the patch tokens attended to are the output of vision block ``depth - tap_from_top``.
+        detach_tap: let no gradient through the tap.
     """
 
     num_tokens: int = 4
@@ -58,9 +60,9 @@ class ActionEncoder(nn.Module):
 
 
 def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
-    """``softmax(q F^T) F`` over the patches and the valid boxes of each frame (equation 2): no scale, no projection.
+    """``softmax(q F^T) F`` over the patches and the valid boxes of each frame, without scale or projection.
 
-    Unscaled products exceed fp16, so all of it is in fp32. The [CLS] that leads the tokens is masked, which costs less
+    STOA-VLP, equation 2. Unscaled products exceed fp16, so all of it is in fp32. The [CLS] that leads the tokens is masked, which costs less
     than a copy of the patches without it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The encoder behind trajectory and action tokens (STOA-VLP, section 3.3).
+"""The encoder behind trajectory and action tokens (STOA-VLP).
 
 Shape legend: B sequences, S tokens, Q [CLS] tokens, h vision width, d joint width.
 """

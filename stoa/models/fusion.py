@@ -1,4 +1,4 @@
-"""The modality-agnostic fusion encoder (STOA-VLP, section 3.4).
+"""The modality-agnostic fusion encoder (STOA-VLP).
 
 Shape legend: B clips, G video-side tokens, L text tokens, S = G + L, w text width, d joint width.
 """
@@ -15,7 +15,11 @@ from stoa.models.layers import Block, masked
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """Attributes: layers: blocks, at most the depth of the text tower they are initialised from."""
+    """The fusion encoder.
+
+    Attributes:
+        layers: blocks, at most the depth of the text tower they are initialised from.
+    """
 
     layers: int = 6
 

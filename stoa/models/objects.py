@@ -1,4 +1,4 @@
-"""Object features and the trajectories they form (STOA-VLP, sections 3.2 and 3.3).
+"""Object features and the trajectories they form (STOA-VLP).
 
 Shape legend: B clips, T frames, F = B * T, P patches, K boxes per frame, N trajectories, S = T * K boxes of a clip,
 h vision width, d joint width.
@@ -25,12 +25,12 @@ class ObjectConfig:
     """Objects and trajectories.
 
     Attributes:
-    num_trajectories: trajectories kept of a clip, the labels of highest summed confidence (N); 0 leaves the
-        object module out.
-    max_boxes: detected boxes read per frame, the most confident (K).
-    layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
-    tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
-    detach_tap: let no gradient through the tap.
+        num_trajectories: trajectories kept of a clip, the labels of highest summed confidence (N); 0 leaves the
+            object module out.
+        max_boxes: detected boxes read per frame, the most confident (K).
+        layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
+        tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
+        detach_tap: let no gradient through the tap.
     """
 
     num_trajectories: int = 20
@@ -65,7 +65,7 @@ class Trajectories(NamedTuple):
 
 
 class ObjectEncoder(nn.Module):
-    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP, equation 1).
+    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP).
 
     The paper pools before the MLP, and so does this.
     """
@@ -131,8 +131,7 @@ def top_labels(labels_BS: torch.Tensor, scores_BS: torch.Tensor, num_trajectorie
     """
     S = labels_BS.shape[1]
     same_BSS = labels_BS[:, :, None] == labels_BS[:, None, :]
-    # A product of booleans and scores in fixed order: boxes of one label get the same sum, bit for bit.
-    sums_BS = (same_BSS * at_least_fp32(scores_BS)[:, None, :]).sum(dim=-1)
+    sums_BS = at_least_fp32(scores_BS)[:, None, :].where(same_BSS, 0).sum(dim=-1)  # in fixed order: deterministic
     earlier_SS = torch.ones(S, S, dtype=torch.bool, device=labels_BS.device).tril(-1)
     first_BS = (labels_BS >= 0) & ~(same_BSS & earlier_SS).any(dim=-1)
     by_label_BS = labels_BS.argsort(dim=1, stable=True)

@@ -145,7 +145,7 @@ class VideoLanguageModel(nn.Module):
             joint_width=self.clip.joint_width,
         )
         self.mask_token = nn.Parameter(0.01 * torch.randn(w))
-        self.lm_head = LanguageHead(w, vocabulary_size(config, used_token_ids, self.clip), used_token_ids)
+        self.lm_head = LanguageHead(w, self.clip.token_embedding.num_embeddings, _predicted_ids(config, used_token_ids))
         self.match_head = nn.Linear(2 * w, 2)
 
     def start_from_towers(self) -> None:
@@ -224,18 +224,22 @@ class VideoLanguageModel(nn.Module):
 class LanguageHead(nn.Module):
     """Linear-GELU-LayerNorm, then the tied token table and a bias.
 
-    ``targets`` maps BPE ids to classes: all of them, or the used ones.
+    Args:
+        width: of the rows.
+        num_ids: BPE ids in all.
+        used_token_ids: those to predict; none is all.
     """
 
     used_ids: torch.Tensor | None
     class_of_id: torch.Tensor
 
-    def __init__(self, width: int, size: int, used_token_ids: Sequence[int] | None) -> None:
+    def __init__(self, width: int, num_ids: int, used_token_ids: Sequence[int] | None) -> None:
         super().__init__()
+        size = num_ids if used_token_ids is None else len(used_token_ids)
         self.dense = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(size))
-        if size == len(used_token_ids or ()):
+        if used_token_ids is not None:
             used = torch.tensor(used_token_ids)
             class_of_id = torch.full((int(used.max()) + 1,), -1)
             class_of_id[used] = torch.arange(size)
@@ -257,14 +261,14 @@ class LanguageHead(nn.Module):
         return torch.where(inside, self.class_of_id[token_ids * inside], -1)
 
 
-def vocabulary_size(config: ModelConfig, used_token_ids: Sequence[int] | None, clip: Clip) -> int:
+def _predicted_ids(config: ModelConfig, used_token_ids: Sequence[int] | None) -> Sequence[int] | None:
     if config.lm_vocab == "full":
-        return clip.token_embedding.num_embeddings
+        return None
     if not used_token_ids:
         raise ValueError(
             "model.lm_vocab is 'used' but no used_token_ids were given; pass those of the training captions"
         )
-    return len(used_token_ids)
+    return used_token_ids
 
 
 def end_positions(text_mask_BL: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from stoa.objectives.matching import (
     majority_class,
     match_rows,
     null_positions,
+    truth_known,
     word_columns,
 )
 
@@ -55,7 +56,13 @@ def ota_loss(
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     match = match_rows(rows_BRd, video.trajectory_labels_BN >= 0, words_BCd, columns)
     loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form)
-    truth = judge_match(match, columns, majority_class(video.trajectory_labels_BN, batch), batch.noun_labels_BL)
+    truth = judge_match(
+        match,
+        columns,
+        majority_class(video.trajectory_labels_BN, batch),
+        batch.noun_labels_BL,
+        truth_known(batch.true_labels_BTK),
+    )
     judged, right, by_chance = all_sum(torch.stack([counts_B.sum() for counts_B in truth])).unbind()
     metrics |= {"match_accuracy": right / judged, "match_chance": by_chance / judged}
     return loss, {f"ota_{name}": value for name, value in metrics.items()}
@@ -100,7 +107,7 @@ def alignment_loss(
 
     Returns:
         (loss, metrics): ``explained``, the share of the words' variance that the rows explain, ``match_rate`` of the
-        valid rows, ``null_share`` of the matched rows.
+        valid rows, ``null_share`` of the matched rows; NaN where there is nothing to measure.
     """
     rows_BRd, words_BCd = at_least_fp32(rows_BRd), at_least_fp32(words_BCd)
     column_BR = match.column_BR.clamp(min=0)
@@ -126,8 +133,12 @@ def alignment_loss(
                 (matched_BR[..., None] * target_BRd).sum(dim=(0, 1)),
             ]
         )
-        pairs, squared, valid, null, target_squares, *_ = (sums := all_sum(sums)).unbind()
-        variance = target_squares / pairs - (sums[5:] / pairs).square().mean()
+        sums = all_sum(sums)
+        pairs, squared, valid, null, target_squares = sums[:5].unbind()
+        mean_square = target_squares / pairs
+        variance = mean_square - (sums[5:] / pairs).square().mean()
+        # Targets that are all the same have a variance of rounding errors alone, and nothing to explain.
+        variance = variance.where(variance > 1e-6 * mean_square, torch.nan)
     return loss, {
         "explained": 1 - squared / pairs / variance,
         "match_rate": pairs / valid,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.layers import at_least_fp32
+from stoa.models.objects import usable_boxes
 from stoa.models.video_language import end_positions
 from stoa.ops import batched_assignment
 
@@ -100,21 +101,29 @@ class MatchTruth(NamedTuple):
 
 
 @torch.no_grad()
-def judge_match(match: Match, columns: Columns, row_class_BR: torch.Tensor, noun_labels_BL: torch.Tensor) -> MatchTruth:
+def judge_match(
+    match: Match,
+    columns: Columns,
+    row_class_BR: torch.Tensor,
+    noun_labels_BL: torch.Tensor,
+    truth_known_B: torch.Tensor,
+) -> MatchTruth:
     """Compare matches of trajectories to nouns with what the trajectories truly show.
 
-    A match to a noun of known class is judged; it is right when that is the row's class. Chance is the mean over all
+    A match to a noun of known class is judged, in clips that know what their boxes show; it is right when that is the
+    row's class. Chance is the mean over all
     one-to-one matches: any valid row is as likely for a noun as any other.
 
     Args:
         row_class_BR: of :func:`majority_class`.
         noun_labels_BL: of the batch.
+        truth_known_B: bool, clips that know what their boxes show.
 
     Returns:
         per clip, (B,) each.
     """
     class_BC = noun_labels_BL.gather(1, columns.position_BC)
-    known_BC = (class_BC >= 0) & columns.valid_BC
+    known_BC = (class_BC >= 0) & columns.valid_BC & truth_known_B[:, None]
     agree_BRC = (row_class_BR[:, :, None] == class_BC[:, None, :]) & match.row_valid_BR[:, :, None]
     column_BR = match.column_BR.clamp(min=0)
     judged_BR = match.matched_BR & known_BC.gather(1, column_BR)
@@ -125,10 +134,18 @@ def judge_match(match: Match, columns: Columns, row_class_BR: torch.Tensor, noun
     return MatchTruth(judged_B, right_BR.sum(dim=1).float(), judged_B * agreeing_B / pairs_B.clamp(min=1))
 
 
+def truth_known(true_labels_BTK: torch.Tensor) -> torch.Tensor:
+    """(B,) bool: clips with a box of which the data know what it shows."""
+    return (true_labels_BTK >= 0).flatten(1).any(dim=1)
+
+
 @torch.no_grad()
 def majority_class(labels_BN: torch.Tensor, batch: VideoTextBatch) -> torch.Tensor:
-    """The true class of most boxes of each trajectory (B, N); -1 where most are of no object."""
-    labels_BS, true_BS = batch.labels_BTK.flatten(1), batch.true_labels_BTK.flatten(1)
+    """The true class that the most boxes of each trajectory show (B, N), of equal ones the first; -1 for no object."""
+    if not labels_BN.shape[1]:
+        return labels_BN
+    labels_BS = batch.labels_BTK.where(usable_boxes(batch.boxes_BTK4, batch.labels_BTK), -1).flatten(1)
+    true_BS = batch.true_labels_BTK.flatten(1)
     member_BNS = (labels_BN[:, :, None] == labels_BS[:, None, :]) & (labels_BN >= 0)[:, :, None]
     same_BSS = (true_BS[:, :, None] == true_BS[:, None, :]).float()
     votes_BNS = (member_BNS.float() @ same_BSS).masked_fill(~member_BNS, 0)

@@ -37,7 +37,7 @@ def roi_align_max(
     Raises:
         ValueError: an argument has the wrong shape or dtype.
 
-    Source: He et al., "Mask R-CNN", 2017, section 3 (RoIAlign); STOA-VLP, section 3.2 (the maximum).
+    Source: RoIAlign is of He et al., "Mask R-CNN", 2017; the maximum over its bins of STOA-VLP, 2023.
     """
     output_size = output_size or grid_hw
     _check(tokens, boxes, valid, grid_hw, output_size)
@@ -55,7 +55,7 @@ def reference(
     x2, y2 = (x.where(valid, 1) for x in (x2, y2))
     rows_weight = _axis_weights(y1, y2, h, output_size[0]).to(tokens.dtype)
     columns_weight = _axis_weights(x1, x2, w, output_size[1]).to(tokens.dtype)
-    rows = rows_weight.flatten(1, 2) @ tokens.view(F, h, w * C)
+    rows = rows_weight.flatten(1, 2) @ tokens.reshape(F, h, w * C)
     bins = columns_weight[:, :, None] @ rows.view(F, K, output_size[0], w, C)
     values, winner = bins.flatten(2, 3).max(dim=2)
     valid = valid[..., None]

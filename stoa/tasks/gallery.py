@@ -17,7 +17,7 @@ from stoa.data.dataset import ClipDataset, ClipShape, collate
 from stoa.data.text import encode_caption
 from stoa.manifest import ClipRow
 from stoa.models.video_language import VideoFeatures
-from stoa.objectives.matching import majority_class
+from stoa.objectives.matching import majority_class, truth_known
 from stoa.tasks.trained import TrainedModel
 
 
@@ -30,6 +30,7 @@ class Gallery:
         video_tokens_VGd, video_valid_VG, video_pooled_Vd, trajectory_labels_VN: of each video, see
             :class:`stoa.models.video_language.VideoFeatures`.
         trajectory_classes_VN: what each trajectory truly shows, -1 where the data do not know.
+        truth_known_V: bool, the data know what the boxes show.
         twins_V: bool, a frame shows two objects of one class, which a trajectory cannot tell apart.
         text_tokens_QLd, text_pooled_Qd, text_mask_QL: of each caption.
         noun_QL, noun_labels_QL: bool, the last token of each noun; its class or -1.
@@ -43,6 +44,7 @@ class Gallery:
     video_pooled_Vd: torch.Tensor
     trajectory_labels_VN: torch.Tensor
     trajectory_classes_VN: torch.Tensor
+    truth_known_V: torch.Tensor
     twins_V: torch.Tensor
     text_tokens_QLd: torch.Tensor
     text_pooled_Qd: torch.Tensor
@@ -87,6 +89,7 @@ def encode_galleries(
     unreadable: list[tuple[str, str]] = []
     videos: list[list[VideoFeatures]] = [[] for _ in models]
     classes: list[torch.Tensor] = []
+    known: list[torch.Tensor] = []
     twins: list[torch.Tensor] = []
     for start in range(0, len(rows), batch_size):
         samples = []
@@ -101,6 +104,7 @@ def encode_galleries(
             for trained, features in zip(models, videos, strict=True):
                 features.append(trained.model.encode_video(batch))
             classes.append(majority_class(videos[0][-1].trajectory_labels_BN, batch))
+            known.append(truth_known(batch.true_labels_BTK))
             twins.append(_has_twins(batch.true_labels_BTK))
     if not readable:
         raise ValueError(f"none of the {len(rows)} videos can be read; the first: {unreadable[0][1]}")
@@ -124,6 +128,7 @@ def encode_galleries(
                 video_pooled_Vd=torch.cat([video.pooled_Bd for video in features]),
                 trajectory_labels_VN=torch.cat([video.trajectory_labels_BN for video in features]),
                 trajectory_classes_VN=torch.cat(classes),
+                truth_known_V=torch.cat(known),
                 twins_V=torch.cat(twins),
                 text_tokens_QLd=torch.cat([text.tokens_BLd for text in texts]),
                 text_pooled_Qd=torch.cat([text.pooled_Bd for text in texts]),

@@ -39,12 +39,20 @@ def evaluate_matching(trained: TrainedModel, gallery: Gallery, *, null_token: Nu
         accuracy over clips whose objects differ in class (``distinct``) and over those with ``twins``, two objects of
         one class, which one trajectory joins; without a match to judge the entry is left out.
     """
+    if not (gallery.noun_labels_QL >= 0).any() or not gallery.truth_known_V.any():
+        return {}
     video_Q = gallery.video_of_text_Q
     labels_QN = gallery.trajectory_labels_VN[video_Q]
-    rows_QNd = gallery.video_tokens_VGd[video_Q][:, trained.model.fusion.slot("objects")]
+    rows_QNd = gallery.video_tokens_VGd[:, trained.model.fusion.slot("objects")][video_Q]
     columns = word_columns(gallery.noun_QL, null_positions(gallery.text_mask_QL, null_token))
     match = match_rows(rows_QNd, labels_QN >= 0, at_columns(gallery.text_tokens_QLd, columns), columns)
-    truth = judge_match(match, columns, gallery.trajectory_classes_VN[video_Q], gallery.noun_labels_QL)
+    truth = judge_match(
+        match,
+        columns,
+        gallery.trajectory_classes_VN[video_Q],
+        gallery.noun_labels_QL,
+        gallery.truth_known_V[video_Q],
+    )
     twins_Q = gallery.twins_V[video_Q]
     results = {}
     for name, chosen_Q in (("distinct", ~twins_Q), ("twins", twins_Q)):

@@ -140,9 +140,10 @@ def format_report(report: dict[str, Any]) -> str:
             f"{'trajectories matched to nouns (%)':32}{'right':>8}{'untrained':>11}{'chance':>8}{'matches':>9}",
         ]
         for name, result in report["matches"]["trained"].items():
-            fresh = report["matches"]["untrained"][name]
+            fresh = report["matches"]["untrained"].get(name)
             title = {"distinct": "objects of distinct classes", "twins": "two objects of one class"}[name]
-            values = f"{result.accuracy:8.1f}{fresh.accuracy:11.1f}{result.chance:8.1f}{result.matches:9d}"
+            untrained_accuracy = f"{fresh.accuracy:11.1f}" if fresh else f"{'-':>11}"
+            values = f"{result.accuracy:8.1f}{untrained_accuracy}{result.chance:8.1f}{result.matches:9d}"
             lines.append(f"  {title:30}{values}")
     if report["unreadable"]:
         clip, why = next(iter(report["unreadable"].items()))

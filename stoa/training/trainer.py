@@ -227,7 +227,7 @@ class Trainer:
             dropped += loaded.dropped_boxes
         self.step += 1
         self.sampler.next_batch = self.step * self.accumulation
-        means = torch.stack(micro_scalars).mean(dim=0)
+        means = torch.stack(micro_scalars).mean(dim=0)  # a metric that one micro-batch lacks is left out of the step
         rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
         self._pending.append(_StepRecord(self.step, list(scalars), means, rate, waited, replaced, dropped))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stoa.tasks.explain import Explanation, MatchedWord, Track
+from stoa.tasks.explain import Explanation, MatchedWord
 
 _COLUMNS = 6
 _FRAME_INCHES = 2.2
@@ -22,7 +23,8 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
     num_frames = len(explanation.frames_TSS3)
     columns = min(_COLUMNS, num_frames)
     rows = math.ceil(num_frames / columns)
-    lines = [*map(_track_line, explanation.tracks), *map(_action_line, range(1, 1000), explanation.actions)]
+    lines = [f"{track.name} → {_word(track.matched)}" for track in explanation.tracks]
+    lines += [f"action token {m} → {_word(matched)}" for m, matched in enumerate(explanation.actions, start=1)]
     text_inches = 0.22 * (len(lines) + 2)
     height = rows * _FRAME_INCHES + text_inches
     figure = Figure(figsize=(columns * _FRAME_INCHES, height), dpi=120)
@@ -35,14 +37,13 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
         axis.imshow(frame, extent=(0, 1, 1, 0))
         for track, colour in zip(explanation.tracks, colours, strict=True):
             _draw_track(axis, track.boxes[: t + 1], colour)
-    figure.suptitle(f"{explanation.clip}: {explanation.caption}", fontsize=9, y=1 - 0.1 / height, va="top", wrap=True)
+    title = f"{explanation.clip}: {explanation.caption}"
+    style: dict[str, Any] = {"fontsize": 9, "va": "top", "parse_math": False}  # a caption may hold dollar signs
+    figure.suptitle(title, y=1 - 0.1 / height, wrap=True, **style)
     for i, line in enumerate(lines):
-        figure.text(
-            *(0.02, (text_inches - 0.22 * (i + 1)) / height, line),
-            color=colours[i] if i < len(colours) else "black",
-            fontsize=9,
-            va="top",
-        )
+        text = figure.text(0.02, (text_inches - 0.22 * (i + 1)) / height, line, **style)
+        if i < len(colours):
+            text.set_color(colours[i])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
@@ -54,14 +55,6 @@ def _draw_track(axis: Axes, boxes: list[np.ndarray], colour: tuple[float, ...]) 
     middles = [found.reshape(-1, 2, 2).mean(axis=(0, 1)) for found in boxes if len(found)]
     if middles:
         axis.plot(*np.array(middles).T, color=colour, linewidth=1, marker=".", markersize=3)
-
-
-def _track_line(track: Track) -> str:
-    return f"{track.name} → {_word(track.matched)}"
-
-
-def _action_line(number: int, matched: MatchedWord | None) -> str:
-    return f"action token {number} → {_word(matched)}"
 
 
 def _word(matched: MatchedWord | None) -> str:

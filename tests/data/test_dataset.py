@@ -125,6 +125,8 @@ def test_what_boxes_truly_show_is_optional(folder):
     assert (sample.true_labels_TK == -1).all()
     with pytest.raises(ValueError, match=r"true_labels is \(2,\); expected \(1,\), one for each box"):
         Detections(**fields, true_labels=np.array([1, 2]))
+    with pytest.raises(ValueError, match="scores hold nan; a confidence is a finite number"):
+        Detections(**{**fields, "scores": np.array([np.nan], dtype=np.float32)})
 
 
 def test_damaged_detections_replace_the_clip(folder):

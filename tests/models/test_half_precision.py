@@ -71,8 +71,8 @@ def test_activations_of_300_stay_finite(block, value):
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_a_planted_half_precision_score_is_seen():
-    """What the tests above would see if the action scores were left in fp16."""
+def test_action_scores_beyond_fp16_stay_finite():
+    """Unscaled scores that fp16 cannot hold."""
     objective = small_objective(ObjectivesConfig()).half()
     with torch.no_grad():
         objective.model.actions.queries.fill_(3.0)

@@ -72,6 +72,11 @@ def test_the_labels_of_highest_summed_score_come_first(boxes, wanted):
     assert found == expected + [-1] * (wanted - len(expected))
 
 
+def test_a_score_that_is_no_number_spoils_its_own_label_alone():
+    labels, scores = torch.tensor([[-1, 1, 2, 2, 3]]), torch.tensor([[float("nan"), 0.1, 0.9, 0.9, 0.5]])
+    assert top_labels(labels, scores, 3).tolist() == [[2, 3, 1]]
+
+
 def test_without_any_box_slot_there_is_no_trajectory():
     assert top_labels(torch.zeros(2, 0).long(), torch.zeros(2, 0), 3).tolist() == [[-1] * 3] * 2
 

@@ -203,13 +203,32 @@ def test_chance_is_the_mean_over_all_one_to_one_matches():
     judged = right = by_chance = 0.0
     for chosen in itertools.permutations(range(4), 3):
         match = Match(torch.tensor([[*chosen, -1]]), valid)
-        truth = judge_match(match, columns, row_class, noun_labels)
+        truth = judge_match(match, columns, row_class, noun_labels, torch.tensor([True]))
         expected = [(7, 7, 8)[row] == {0: 7, 1: 8}[column] for row, column in enumerate(chosen) if column < 2]
         assert truth.judged.tolist() == [len(expected)]
         assert truth.right.tolist() == [sum(expected)]
         judged, right = judged + len(expected), right + sum(expected)
         by_chance += float(truth.by_chance)
     assert by_chance / judged == pytest.approx(right / judged)
+
+
+def test_what_cannot_be_explained_or_judged_is_not_a_number():
+    """One pair alone, or targets all alike, have no variance; data without the truth have no accuracy."""
+    model, batch = tiny_model(), random_batch(1, lengths=[4])
+    batch.noun_mask_BL[:] = False
+    batch = dataclasses.replace(batch, true_labels_BTK=torch.full_like(batch.true_labels_BTK, -1))
+    assert run_ota(model, batch)[-1]["ota_explained"].isnan()
+    batch = random_batch(6)
+    batch.noun_mask_BL[:] = False
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    _, metrics = ota_loss(model, batch, video, text, form="mse", null_token="start")  # the start tokens are all alike
+    assert metrics["ota_explained"].isnan()
+    batch = random_batch(6)
+    batch = dataclasses.replace(batch, true_labels_BTK=torch.full_like(batch.true_labels_BTK, -1))
+    metrics = run_ota(model, batch)[-1]
+    assert metrics["ota_match_accuracy"].isnan()
+    assert metrics["ota_match_chance"].isnan()
+    assert metrics["ota_explained"].isfinite()
 
 
 def test_null_positions():

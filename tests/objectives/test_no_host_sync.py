@@ -1,7 +1,7 @@
 """Nothing on the way from the batch to the losses waits for the host: forward on fake CUDA tensors.
 
-A value read by the host (``.item()``, ``nonzero``, a boolean index) is an error on fake tensors; a copy between host
-and device is flagged by a dispatch mode.
+An operator of ours is one node here, whatever its kernel does. A value read by the host (``.item()``, ``nonzero``, a
+boolean index) is an error on fake tensors; a copy between host and device is flagged by a dispatch mode.
 """
 
 import dataclasses

@@ -80,6 +80,17 @@ def test_a_box_without_extent_or_number_is_zero(box):
     assert tokens.grad.abs().sum() > 0
 
 
+def test_tokens_may_have_any_strides():
+    """Patches behind a [CLS], and a map with channels first, without a copy made by the caller."""
+    torch.manual_seed(0)
+    boxes, valid = torch.tensor([[[0.1, 0.2, 0.9, 0.7]]]), torch.ones(1, 1, dtype=torch.bool)
+    whole, channels_first = torch.randn(1, 17, 3), torch.randn(1, 3, 16)
+    for tokens in (whole[:, 1:], channels_first.transpose(1, 2)):
+        ours, _ = roi_align_max(tokens, boxes, valid, grid_hw=(4, 4))
+        expected, _ = roi_align_max(tokens.contiguous(), boxes, valid, grid_hw=(4, 4))
+        assert torch.equal(ours, expected)
+
+
 def test_a_box_that_is_not_valid_is_zero():
     tokens, boxes = torch.randn(1, 16, 3), torch.tensor([[[0.1, 0.1, 0.9, 0.9]]])
     values, winner = roi_align_max(tokens, boxes, torch.zeros(1, 1, dtype=torch.bool), grid_hw=(4, 4))

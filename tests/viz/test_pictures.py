@@ -107,7 +107,9 @@ def test_tracks_are_drawn_in_colours_of_their_own(tmp_path, num_frames):
     gaps = [np.zeros((0, 4))] * (num_frames - 1) + [np.array([[0.5, 0.1, 0.9, 0.3]])]
     tracks = [Track("dog", boxes, MatchedWord("dog", 0.9)), Track("cat", gaps, None)]
     frames = np.zeros((num_frames, 32, 32, 3), dtype=np.uint8)
-    draw_explanation(Explanation("a", "a dog", frames, tracks, [MatchedWord(None, 0.5)]), tmp_path / "x" / "a.png")
+    draw_explanation(
+        Explanation("a", "a dog of $5 or $6", frames, tracks, [MatchedWord(None, 0.5)]), tmp_path / "x" / "a.png"
+    )
     with Image.open(tmp_path / "x" / "a.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
     for index in range(2):
@@ -138,7 +140,8 @@ def test_the_command_writes_a_picture(run_folder, shapes, tmp_path, capsys):
     ("options", "message"),
     [
         (["--clip", "nobody"], "--clip 'nobody' is not in .*its clips are 'train_000000' to 'test_000002'"),
-        (["--labels", "absent.json"], "--labels absent.json does not exist"),
+        (["--labels", "absent.json"], "--labels absent.json does not exist; pass a JSON file"),
+        (["--labels", "README.md"], "README.md: not valid JSON .*; expected a list of class names"),
     ],
 )
 def test_a_mistake_of_the_command_is_one_line(run_folder, shapes, capsys, options, message):
