@@ -29,12 +29,12 @@ def record(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.dist
 def test_planted_infinities_skip_the_step_and_halve_the_scale(record):
-    assert [r["moved"] for r in record] == [step not in PLANTED for step in range(8)]
-    assert [r["skipped"] for r in record] == [0, 0, 1, 2, 2, 3, 3, 3]
+    assert [r["moved"] for r in record] == [step not in PLANTED for step in range(9)]
+    assert [r["skipped"] for r in record] == [0, 0, 1, 2, 2, 3, 3, 3, 3]
     scales = [r["scale"] for r in record]
     for step in PLANTED:
         assert scales[step] == scales[step - 1] / 2
-    assert scales[7] == 2 * scales[5]  # two good steps are the window
+    assert scales[8] == 2 * scales[5]  # two good steps after the next are the window
     assert all(math.isfinite(r["loss"]) for r in record)
 
 
