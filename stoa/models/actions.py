@@ -63,7 +63,7 @@ def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: B
     """``softmax(q F^T) F`` over the patches and the valid boxes of each frame, without scale or projection.
 
     STOA-VLP, equation 2. Unscaled products exceed fp16, so all of it is in fp32. The [CLS] that leads the tokens is
-    masked, which costs less than a copy of the patches without it.
+    masked.
 
     Returns:
         (B, T, M, h), at least fp32.
