@@ -21,6 +21,11 @@ export PATH := $(VENV)/bin:$(PATH)
 # Operators that DeepSpeed compiles at first use stay with the environment they were compiled for.
 export TORCH_EXTENSIONS_DIR := $(VENV)/torch_extensions
 
+# Without a GPU the CUDA sources, where there is a compiler for them, are compiled for one architecture: a check.
+ifeq ($(wildcard /dev/nvidia0),)
+export TORCH_CUDA_ARCH_LIST ?= 9.0
+endif
+
 .PHONY: help setup demo test test-slow bench lint format clean
 
 help:

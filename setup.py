@@ -41,6 +41,8 @@ DEPENDENCIES = [
 ANY_TORCH = "torch>=2.10"
 # Every torch since 2.10 compiles as C++20, the newer ones as nothing older.
 CXX_FLAGS = ["-std=c++20", "-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"]
+# From V100 to H200. Code for one runs on all later ones of its generation; "+PTX" serves what comes after.
+CUDA_ARCHITECTURES = ("7.0", "7.5", "8.0", "9.0")
 GIB_PER_CXX_JOB = 2
 GIB_PER_CUDA_JOB = 5
 
@@ -70,6 +72,24 @@ def toolkit_version(toolkit: Path) -> str:
     if release is None:
         raise RuntimeError(f"{toolkit}/bin/nvcc --version tells no release: set CUDA_HOME to another toolkit")
     return release.group(1)
+
+
+def default_architectures(toolkit: Path) -> str:
+    """Those of CUDA_ARCHITECTURES that the toolkit still compiles for."""
+    nvcc = [toolkit / "bin" / "nvcc", "--list-gpu-code"]
+    codes = subprocess.run(nvcc, check=True, capture_output=True, text=True).stdout.split()
+    supported = [architecture for architecture in CUDA_ARCHITECTURES if f"sm_{architecture.replace('.', '')}" in codes]
+    if not supported:
+        raise RuntimeError(f"{toolkit} compiles for none of {CUDA_ARCHITECTURES}: set TORCH_CUDA_ARCH_LIST")
+    return ";".join(supported) + "+PTX"
+
+
+def visible_architectures() -> str:
+    """Of the GPUs of this machine, empty without one."""
+    import torch
+
+    found = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(found))
 
 
 def available_gib() -> float:
@@ -102,6 +122,8 @@ def resolve_cuda(cuda_sources: list[str], torch_version: str, torch_cuda: str | 
         return None, f"no: {toolkit} is {release}, torch {torch_version} is built with {torch_cuda}; set CUDA_HOME"
     # torch reads it when torch.utils.cpp_extension is imported.
     os.environ["CUDA_HOME"] = str(toolkit)
+    if "TORCH_CUDA_ARCH_LIST" not in os.environ:
+        os.environ["TORCH_CUDA_ARCH_LIST"] = visible_architectures() or default_architectures(toolkit)
     return release, f"yes: {toolkit}, {release}"
 
 
@@ -124,7 +146,7 @@ def extension_arguments() -> dict[str, object]:
         extension_type, files = cpp_extension.CppExtension, sources("*.cpp") + sources("cpu/*.cpp")
     else:
         extension_type, files = cpp_extension.CUDAExtension, sources("*.cpp") + sources("cpu/*.cpp") + cuda_sources
-        architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "chosen by torch")
+        architectures = os.environ["TORCH_CUDA_ARCH_LIST"]
         macros += [("STOA_CUDA_TOOLKIT", f'"{cuda_release}"'), ("STOA_CUDA_ARCHITECTURES", f'"{architectures}"')]
         cuda_reason += f", architectures {architectures}"
     limit_jobs(GIB_PER_CXX_JOB if cuda_release is None else GIB_PER_CUDA_JOB)

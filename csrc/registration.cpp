@@ -3,13 +3,22 @@
 
 #include "registration.h"
 #include "batched_assignment.h"
+#include "roi_align_max.h"
+#include "trajectory_attention.h"
 
 #include <torch/library.h>
 
 namespace stoa {
 
 TORCH_LIBRARY(stoa, m) {
-  m.def(kBatchedAssignmentSchema, {at::Tag::pt2_compliant_tag});
+  for (const char* schema :
+       {kBatchedAssignmentSchema,
+        kRoiAlignMaxSchema,
+        kRoiAlignMaxBackwardSchema,
+        kTrajectoryAttentionSchema,
+        kTrajectoryAttentionBackwardSchema}) {
+    m.def(schema, {at::Tag::pt2_compliant_tag});
+  }
 }
 
 std::vector<std::string> operator_names() {

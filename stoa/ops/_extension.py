@@ -57,6 +57,27 @@ def build_info() -> dict[str, Any]:
     return {"compiled": True, **extension.build_info()}
 
 
+def compiled_devices() -> frozenset[str]:
+    """Device types the compiled operators run on: none without the extension, no cuda in a build without it."""
+    extension = load_extension()
+    if extension is None:
+        return frozenset()
+    if extension.build_info()["cuda_toolkit"] is not None:
+        return frozenset({"cpu", "cuda"})
+    if torch.cuda.is_available():
+        _warn(f"stoa._C was built without CUDA; to build it again with a toolkit in CUDA_HOME: {_REINSTALL}")
+    return frozenset({"cpu"})
+
+
+def forbid_second_derivative(name: str) -> None:
+    """Let differentiating the output of an operator fail; without a rule torch warns and takes it for a constant."""
+
+    def backward(ctx: Any, *grads: torch.Tensor) -> None:
+        raise RuntimeError(f"{name} has no derivative of its own: second derivatives are not supported")
+
+    torch.library.register_autograd(name, backward)
+
+
 def _warn(cause: str) -> None:
     message = f"The compiled operators of stoa are not in use, the slower PyTorch references run: {cause}"
     warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from implementations import implementations, on_cuda
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,9 +17,7 @@ from stoa.ops.batched_assignment import _NAME, _SCHEMA, MAX_SIZE, _through_cpu, 
 
 needs_extension = pytest.mark.skipif(not build_info()["compiled"], reason="the extension is not built")
 Assign = Callable[..., tuple[Tensor, Tensor]]
-both = pytest.mark.parametrize(
-    "assign", [pytest.param(batched_assignment, id="op"), pytest.param(reference, id="reference")]
-)
+everywhere = implementations("assign", batched_assignment, reference)
 
 
 def scipy_match(cost: np.ndarray) -> list[int] | None:
@@ -68,9 +67,9 @@ def random_costs(kind: str, shape: tuple[int, int, int], generator: torch.Genera
     return cost
 
 
-@both
+@everywhere
 @pytest.mark.parametrize("kind", ["real", "ties", "constant", "forbidden", "invalid"])
-@pytest.mark.parametrize("shape", [(64, 8, 8), (64, 5, 11), (64, 11, 5), (64, 1, 7), (64, 7, 1), (64, 20, 8)])
+@pytest.mark.parametrize("shape", [(112, 8, 8), (112, 5, 11), (112, 11, 5), (112, 1, 7), (112, 7, 1), (112, 20, 8)])
 def test_equals_scipy_with_counts(assign: Assign, kind: str, shape: tuple[int, int, int]) -> None:
     generator = torch.Generator().manual_seed(sum(shape))
     cost = random_costs(kind, shape, generator)
@@ -81,20 +80,20 @@ def test_equals_scipy_with_counts(assign: Assign, kind: str, shape: tuple[int, i
     assert_equals_scipy(assign, cost, None, num_cols)
 
 
-@both
+@everywhere
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes(assign: Assign, dtype: torch.dtype) -> None:
     cost = torch.randn(16, 6, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert_equals_scipy(assign, cost, None, None)
 
 
-@both
+@everywhere
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (2, 0, 0), (1, 1, 1)])
 def test_empty_and_one_element(assign: Assign, shape: tuple[int, int, int]) -> None:
     assert_equals_scipy(assign, torch.ones(shape), None, None)
 
 
-@both
+@everywhere
 def test_not_contiguous(assign: Assign) -> None:
     cost = torch.randn(9, 12, 7, generator=torch.Generator().manual_seed(1))
     num_rows = torch.arange(14).remainder(8)[::2]
@@ -103,7 +102,7 @@ def test_not_contiguous(assign: Assign) -> None:
     assert_equals_scipy(assign, cost[:1, :, :1].expand(9, 12, 7), None, None)
 
 
-@both
+@everywhere
 def test_padding_may_hold_anything(assign: Assign) -> None:
     cost = torch.full((2, 4, 4), torch.nan)
     cost[:, :2, :3] = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 5.0]])
@@ -112,7 +111,7 @@ def test_padding_may_hold_anything(assign: Assign) -> None:
     assert not infeasible.any()
 
 
-@both
+@everywhere
 def test_infeasible_and_invalid(assign: Assign) -> None:
     inf, nan = torch.inf, torch.nan
     cost = torch.tensor(
@@ -215,12 +214,38 @@ def test_the_way_through_the_cpu_changes_nothing() -> None:
 
 
 @pytest.mark.needs_cuda
-def test_other_devices_go_through_the_cpu() -> None:
-    cost = torch.randn(5, 4, 6)
-    num_cols = torch.tensor([0, 1, 2, 3, 6])
-    expected = batched_assignment(cost, None, num_cols)
-    actual = batched_assignment(cost.cuda(), None, num_cols.cuda())
-    assert all(a.is_cuda and torch.equal(a.cpu(), e) for a, e in zip(actual, expected, strict=True))
+@pytest.mark.parametrize("shape", [(2, 300, MAX_SIZE), (2, MAX_SIZE, 300), (3, 257, 257)])
+def test_large_on_a_gpu(shape: tuple[int, int, int]) -> None:
+    cost = random_costs("ties", shape, torch.Generator().manual_seed(2))
+    for actual, expected in zip(on_cuda(batched_assignment)(cost), batched_assignment(cost), strict=True):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.needs_cuda
+def test_a_gpu_clamps_counts_out_of_range_and_flags_them() -> None:
+    cost = torch.randn(3, 4, 5)
+    match, infeasible = on_cuda(batched_assignment)(cost, torch.tensor([9, -1, 2]), None)
+    expected, _ = batched_assignment(cost, torch.tensor([4, 0, 2]), None)
+    assert torch.equal(match, expected)
+    assert infeasible.tolist() == [True, True, False]
+
+
+@pytest.mark.needs_cuda
+def test_a_gpu_never_waits_and_is_captured_in_a_graph() -> None:
+    cost = torch.randn(64, 20, 10).cuda()
+    counts = torch.full((64,), 7).cuda()
+    eager = batched_assignment(cost, counts, counts)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batched_assignment(cost, counts, counts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = batched_assignment(cost, counts, counts)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(captured, eager, strict=True))
 
 
 COST = torch.zeros(2, 3, 4)

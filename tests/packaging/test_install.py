@@ -39,8 +39,10 @@ match, _ = stoa.ops.batched_assignment(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
 assert match.tolist() == [[1, 0]]
 info = stoa.ops.build_info()
 assert info["compiled"] and info["torch"] == torch.__version__, (info, torch.__version__)
-assert info["operators"] == ["stoa::batched_assignment"], info
-assert info["cpp_standard"] >= 202002 and info["cuda_toolkit"] is None, info
+forward = {"stoa::batched_assignment", "stoa::roi_align_max", "stoa::trajectory_attention"}
+assert set(info["operators"]) == forward | {"stoa::roi_align_max_backward", "stoa::trajectory_attention_backward"}, info
+assert info["cpp_standard"] >= 202002, info
+assert (info["cuda_toolkit"] is None) == (not info["cuda_architectures"]), info
 print(info["torch"])
 """
 

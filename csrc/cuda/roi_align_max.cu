@@ -1,0 +1,103 @@
+#include "../roi_align_max_check.h"
+#include "launch.h"
+#include "roi_align_max.cuh"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <tuple>
+
+namespace stoa {
+namespace {
+
+std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
+    const at::Tensor& given_tokens,
+    const at::Tensor& boxes,
+    const at::Tensor& valid,
+    at::IntArrayRef grid_hw,
+    at::IntArrayRef output_size) {
+  const RoiGrid grid = checked_grid(grid_hw, output_size);
+  check_roi_forward(given_tokens, boxes, valid, grid);
+  const c10::cuda::CUDAGuard guard(given_tokens.device());
+  // Patches behind a [CLS] are read in place; only a map with channels apart is copied.
+  const at::Tensor tokens = given_tokens.stride(2) == 1 ? given_tokens : given_tokens.contiguous();
+  const at::Tensor boxes_of = boxes.contiguous(), valid_of = valid.contiguous();
+  const int64_t F = tokens.size(0), K = boxes.size(1), C = tokens.size(2);
+  at::Tensor values = at::empty({F, K, C}, tokens.options());
+  at::Tensor winner = at::empty({F, K, C}, tokens.options().dtype(at::kShort));
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, tokens.scalar_type(), "roi_align_max", [&] {
+        using device_t = typename DeviceType<scalar_t>::type;
+        using T = typename Accumulator<device_t>::type;
+        const RoiAlignMaxArguments<device_t> args{
+            device_data<scalar_t>(tokens),
+            tokens.stride(0),
+            tokens.stride(1),
+            boxes_of.const_data_ptr<T>(),
+            valid_of.const_data_ptr<bool>(),
+            mutable_device_data<scalar_t>(values),
+            winner.mutable_data_ptr<int16_t>(),
+            F,
+            static_cast<int>(K),
+            static_cast<int>(C),
+            grid};
+        if (values.numel() == 0) {
+          return;
+        }
+        bool staged = false;
+        const LaunchShape shape =
+            roi_align_max_shape<device_t>(args.grid, F, args.num_boxes, args.num_channels, &staged);
+        launch(
+            staged ? &roi_align_max_forward<device_t, kRoiStageable<device_t>>
+                   : &roi_align_max_forward<device_t, false>,
+            shape,
+            args);
+      });
+  return {values, winner};
+}
+
+at::Tensor roi_align_max_backward_cuda(
+    const at::Tensor& grad,
+    const at::Tensor& winner,
+    const at::Tensor& boxes,
+    at::IntArrayRef grid_hw,
+    at::IntArrayRef output_size) {
+  const RoiGrid grid = checked_grid(grid_hw, output_size);
+  check_roi_backward(grad, winner, boxes);
+  const c10::cuda::CUDAGuard guard(grad.device());
+  const at::Tensor grad_of = grad.contiguous(), winner_of = winner.contiguous(),
+                   boxes_of = boxes.contiguous();
+  const int64_t F = grad.size(0), K = grad.size(1), C = grad.size(2);
+  at::Tensor grad_tokens = at::empty({F, grid.patches(), C}, grad.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, grad.scalar_type(), "roi_align_max_backward", [&] {
+        using device_t = typename DeviceType<scalar_t>::type;
+        using T = typename Accumulator<device_t>::type;
+        const RoiAlignMaxBackwardArguments<device_t> args{
+            device_data<scalar_t>(grad_of),
+            winner_of.const_data_ptr<int16_t>(),
+            boxes_of.const_data_ptr<T>(),
+            mutable_device_data<scalar_t>(grad_tokens),
+            F,
+            static_cast<int>(K),
+            static_cast<int>(C),
+            grid};
+        if (grad_tokens.numel() == 0) {
+          return;
+        }
+        const LaunchShape shape =
+            roi_align_max_backward_shape<device_t>(args.grid, F, args.num_channels);
+        launch(&roi_align_max_backward<device_t>, shape, args, roi_band<device_t>(args.grid));
+      });
+  return grad_tokens;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(stoa, CUDA, m) {
+  m.impl("roi_align_max", &roi_align_max_cuda);
+  m.impl("roi_align_max_backward", &roi_align_max_backward_cuda);
+}
+
+}  // namespace stoa
