@@ -26,14 +26,16 @@ ifeq ($(wildcard /dev/nvidia0),)
 export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo test test-slow bench lint format clean
+.PHONY: help setup demo test test-slow bench gpu-check gpu-site lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
 	@echo "make demo       make a small data set, pre-train on it, evaluate"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
-	@echo "make bench      time of a step against the base model's, on an idle machine"
+	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
+	@echo "make gpu-check  everything that needs a GPU, on a machine that may have torch, torchvision, SciPy and pytest alone"
+	@echo "make gpu-site   packages for a GPU machine without a network: carry build/gpu-site along with the tree"
 	@echo "make lint       style, types, shell scripts"
 	@echo "make format     format Python and C++"
 	@echo "make clean      remove what was built; the environment stays"
@@ -53,7 +55,19 @@ test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)
 
 bench: setup
+	python benchmarks/ops.py --out benchmarks/results/cpu.json
 	python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
+
+# No environment of ours: the torch of that machine is the one that is checked.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py
+
+GPU_SITE_PYTHON ?= 3.12
+gpu-site: setup
+	rm -rf build/gpu-site
+	pip install --quiet --target build/gpu-site --no-deps --only-binary=:all: --python-version $(GPU_SITE_PYTHON) \
+	  -c $(CONSTRAINTS) open_clip_torch timm ftfy wcwidth regex tqdm safetensors huggingface_hub packaging pyyaml \
+	  filelock fsspec hypothesis sortedcontainers
 
 lint: $(STAMPS)/installed
 	ruff check .

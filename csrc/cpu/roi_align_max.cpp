@@ -1,7 +1,7 @@
 // RoIAlign and the maximum over its bins on the CPU, parallel over frames.
 //
-// The map of one frame is read in slices of as many channels as a wide vector has lanes; a slice
-// stays in the first-level cache while all boxes of the frame are pooled from it. No bin is stored.
+// The map of one frame is read in slices of a few vectors of channels; a slice stays in the
+// first-level cache while all boxes of the frame are pooled from it. No bin is stored.
 
 #include "../roi_align_max_check.h"
 #include "wide.h"
@@ -91,42 +91,63 @@ struct BoxTaps {
   AxisTaps<T> columns;
 };
 
+// Vectors of channels that are pooled at once: they hide each other's latency and share the
+// weights.
+constexpr int kSliceVectors = 4;
+template <typename T>
+constexpr int64_t kSliceLanes = kSliceVectors * kWideLanes<T>;
+
+template <typename T>
+struct Slice {
+  Wide<T> of[kSliceVectors];
+
+  STOA_INLINE_INTO_VERSIONS void add_scaled(T weight, const T* from) {
+    for (int u = 0; u < kSliceVectors; ++u) {
+      of[u] += weight * *reinterpret_cast<const Wide<T>*>(from + u * kWideLanes<T>);
+    }
+  }
+};
+
 // The largest bin of one box for a slice of channels. `map` (P, lanes); `row` has room for w
-// vectors.
+// slices.
 template <typename T>
 STOA_INLINE_INTO_VERSIONS void max_of_bins(
     const T* map, const BoxTaps<T>& box, int w, T* row, T* values, LaneInteger<T>* winner) {
-  using V = Wide<T>;
-  using I = WideIntegers<T>;
-  constexpr int64_t lanes = kWideLanes<T>;
-  V best = V{} - std::numeric_limits<T>::infinity();
-  I best_bin = I{};
+  constexpr int64_t lanes = kSliceLanes<T>;
+  Slice<T> best;
+  WideIntegers<T> best_bin[kSliceVectors] = {};
+  for (Wide<T>& values_of : best.of) {
+    values_of = Wide<T>{} - std::numeric_limits<T>::infinity();
+  }
   const auto [begin, end] = box.columns.lines();
   LaneInteger<T> bin = 0;
   for (int out_y = 0; out_y < box.rows.num_bins(); ++out_y) {
     const BinTaps<T> y = box.rows[out_y];
     for (int column = begin; column < end; ++column) {
-      V sum = V{};
+      Slice<T> sum = {};
       for (int t = 0; t < y.count; ++t) {
-        sum +=
-            y.weights[t] * *reinterpret_cast<const V*>(map + ((y.first + t) * w + column) * lanes);
+        sum.add_scaled(y.weights[t], map + (int64_t{y.first + t} * w + column) * lanes);
       }
-      *reinterpret_cast<V*>(row + column * lanes) = sum;
+      *reinterpret_cast<Slice<T>*>(row + column * lanes) = sum;
     }
     for (int out_x = 0; out_x < box.columns.num_bins(); ++out_x, ++bin) {
       const BinTaps<T> x = box.columns[out_x];
-      V value = V{};
+      Slice<T> value = {};
       for (int t = 0; t < x.count; ++t) {
-        value += x.weights[t] * *reinterpret_cast<const V*>(row + (x.first + t) * lanes);
+        value.add_scaled(x.weights[t], row + (x.first + t) * lanes);
       }
-      // The first NaN wins, as in torch.max.
-      const I better = ~(value <= best) & (best == best);
-      best = better ? value : best;
-      best_bin = better ? I{} + bin : best_bin;
+      for (int u = 0; u < kSliceVectors; ++u) {
+        // The first NaN wins, as in torch.max.
+        const WideIntegers<T> better = ~(value.of[u] <= best.of[u]) & (best.of[u] == best.of[u]);
+        best.of[u] = better ? value.of[u] : best.of[u];
+        best_bin[u] = better ? WideIntegers<T>{} + bin : best_bin[u];
+      }
     }
   }
-  *reinterpret_cast<V*>(values) = best;
-  *reinterpret_cast<I*>(winner) = best_bin;
+  for (int u = 0; u < kSliceVectors; ++u) {
+    *reinterpret_cast<Wide<T>*>(values + u * kWideLanes<T>) = best.of[u];
+    *reinterpret_cast<WideIntegers<T>*>(winner + u * kWideLanes<T>) = best_bin[u];
+  }
 }
 
 STOA_MULTIVERSION void max_of_bins_of(
@@ -171,7 +192,7 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cpu(
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, tokens.scalar_type(), "roi_align_max", [&] {
         using T = at::opmath_type<scalar_t>;
-        constexpr int64_t lanes = kWideLanes<T>;
+        constexpr int64_t lanes = kSliceLanes<T>;
         const auto tokens_of = tokens.accessor<const scalar_t, 3>();
         const T* box_of = boxes_of.const_data_ptr<T>();
         const bool* is_valid = valid_of.const_data_ptr<bool>();
@@ -179,7 +200,7 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cpu(
         int16_t* winner_of = winner.mutable_data_ptr<int16_t>();
         at::parallel_for(0, F, 1, [&](int64_t begin, int64_t end) {
           std::vector<BoxTaps<T>> taps(K);
-          WideBuffer<T> map(P), row(grid.w);
+          WideBuffer<T> map(P * lanes), row(grid.w * lanes);
           alignas(kWideBytes) T best[lanes];
           alignas(kWideBytes) LaneInteger<T> bins[lanes];
           for (int64_t f = begin; f < end; ++f) {
@@ -226,7 +247,7 @@ void scatter(
     const BoxTaps<T>& box,
     const RoiGrid& grid,
     T* map) {
-  constexpr int64_t lanes = kWideLanes<T>;
+  constexpr int64_t lanes = kSliceLanes<T>;
   for (int64_t lane = 0; lane < used; ++lane) {
     if (winner[lane] < 0) {
       continue;
@@ -259,7 +280,7 @@ at::Tensor roi_align_max_backward_cpu(
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, grad.scalar_type(), "roi_align_max_backward", [&] {
         using T = at::opmath_type<scalar_t>;
-        constexpr int64_t lanes = kWideLanes<T>;
+        constexpr int64_t lanes = kSliceLanes<T>;
         const T* box_of = boxes_of.const_data_ptr<T>();
         const int16_t* winners = winner_of.const_data_ptr<int16_t>();
         const scalar_t* grads = grad_of.const_data_ptr<scalar_t>();
@@ -275,7 +296,7 @@ at::Tensor roi_align_max_backward_cpu(
         }
         at::parallel_for(0, F, 1, [&](int64_t begin, int64_t end) {
           std::vector<BoxTaps<T>> taps(K);
-          WideBuffer<T> map(P);
+          WideBuffer<T> map(P * lanes);
           for (int64_t f = begin; f < end; ++f) {
             for (int64_t k = 0; k < K; ++k) {
               const T* box = box_of + (f * K + k) * 4;

@@ -312,8 +312,9 @@ std::tuple<at::Tensor, at::Tensor> trajectory_attention_cpu(
         at::parallel_for(0, B * H, 1, [&](int64_t begin, int64_t end) {
           const int64_t length = padded<T>(D), row = length / kWideLanes<T>,
                         width = padded<T>(most_keys);
-          WideBuffer<T> q_rows(Q * row), k_rows(S * row), v_rows(S * row), out_rows(Q * row);
-          WideBuffer<T> keys_t(D * width / kWideLanes<T>), scores(width / kWideLanes<T>);
+          WideBuffer<T> q_rows(Q * length), k_rows(S * length), v_rows(S * length),
+              out_rows(Q * length);
+          WideBuffer<T> keys_t(D * width), scores(width);
           std::vector<T> sums(Q);
           const Rows<T> rows{
               q_rows.data(), k_rows.data(), v_rows.data(), out_rows.data(), sums.data(), D, length};
@@ -371,11 +372,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cpu
         at::parallel_for(0, B * H, 1, [&](int64_t begin, int64_t end) {
           const int64_t length = padded<T>(D), row = length / kWideLanes<T>,
                         width = padded<T>(most_keys);
-          WideBuffer<T> q_rows(Q * row), k_rows(S * row), v_rows(S * row), out_rows(Q * row),
-              grad_out_rows(Q * row);
-          WideBuffer<T> grad_q_rows(Q * row), grad_k_rows(S * row), grad_v_rows(S * row);
-          WideBuffer<T> keys_t(D * width / kWideLanes<T>), values_t(D * width / kWideLanes<T>);
-          WideBuffer<T> scores(width / kWideLanes<T>), dots(width / kWideLanes<T>);
+          WideBuffer<T> q_rows(Q * length), k_rows(S * length), v_rows(S * length),
+              out_rows(Q * length), grad_out_rows(Q * length);
+          WideBuffer<T> grad_q_rows(Q * length), grad_k_rows(S * length), grad_v_rows(S * length);
+          WideBuffer<T> keys_t(D * width), values_t(D * width);
+          WideBuffer<T> scores(width), dots(width);
           std::vector<T> sums(Q), delta(Q);
           const Rows<T> rows{
               q_rows.data(), k_rows.data(), v_rows.data(), out_rows.data(), sums.data(), D, length};

@@ -1,6 +1,6 @@
 #pragma once
 
-// Vectors of 64 bytes, which the compiler splits where the machine's are shorter, and functions
+// Vectors of 32 bytes (of longer ones GCC compares element by element) and functions
 // compiled for several generations of x86-64, the best of which is chosen when the module loads.
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 
 namespace stoa {
 
-inline constexpr std::size_t kWideBytes = 64;
+inline constexpr std::size_t kWideBytes = 32;
 
 template <typename T>
 inline constexpr int64_t kWideLanes = kWideBytes / sizeof(T);
@@ -49,7 +49,7 @@ using LaneInteger = typename WideTypes<T>::integer;
 template <typename T>
 class WideBuffer {
  public:
-  explicit WideBuffer(int64_t vectors) : vectors_(vectors) {}
+  explicit WideBuffer(int64_t count) : vectors_((count + kWideLanes<T> - 1) / kWideLanes<T>) {}
   T* data() { return reinterpret_cast<T*>(vectors_.data()); }
 
  private:
