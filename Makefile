@@ -11,8 +11,11 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints/linux-cu13.txt
+EXTRAS ?= dev
+TESTS ?=
 PYTEST_ARGS ?=
 VENV := $(CURDIR)/.venv
+V100 := $(CURDIR)/.venv-v100
 STAMPS := $(VENV)/stamps
 CXX_FILES := $(sort $(shell find csrc -type f))
 SHELL_FILES := .ci/run $(wildcard cluster/*.sh cluster/*.sbatch)
@@ -26,13 +29,14 @@ ifeq ($(wildcard /dev/nvidia0),)
 export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo test test-slow bench gpu-check gpu-site lint format clean
+.PHONY: help setup demo test test-slow test-v100 bench gpu-check gpu-site lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
 	@echo "make demo       make a small data set, pre-train on it, evaluate"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
+	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
 	@echo "make gpu-check  everything that needs a GPU, on a machine that may have torch, torchvision, SciPy and pytest alone"
 	@echo "make gpu-site   packages for a GPU machine without a network: carry build/gpu-site along with the tree"
@@ -49,10 +53,20 @@ demo: setup
 
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup
-	python -m pytest -m "not slow" $(PYTEST_ARGS)
+	python -m pytest -m "not slow" $(TESTS) $(PYTEST_ARGS)
 
 test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)
+
+# An extension serves one torch and is built into the sources, so this environment has a copy of them. The times of the
+# copies are those of the originals: what is up to date is not built again.
+test-v100:
+	mkdir -p $(V100)/src
+	find $(V100)/src -type f -not -name '*.so' -not -path '*/build/*' -delete
+	git ls-files -z --cached --others --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C $(V100)/src
+	STOA_TEST_DATA="$${STOA_TEST_DATA:-$(CURDIR)/../shared/data}" TORCH_CUDA_ARCH_LIST=7.0 $(MAKE) -C $(V100)/src test \
+	  VENV=$(V100) CONSTRAINTS=constraints/v100.txt EXTRAS=dev,dali-cu12 \
+	  TESTS="tests/ops tests/models tests/objectives tests/training"
 
 bench: setup
 	python benchmarks/ops.py --out benchmarks/results/cpu.json
@@ -82,8 +96,8 @@ format: $(STAMPS)/installed
 	clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf build dist stoa.egg-info stoa/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf $(V100)/src $(V100)/stamps build dist stoa.egg-info stoa/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # Names every missing system package in one line.
 $(STAMPS)/system:
@@ -102,7 +116,7 @@ $(STAMPS)/system:
 $(STAMPS)/installed: pyproject.toml setup.py build_backend/stoa_build.py $(CONSTRAINTS) $(CXX_FILES) | $(STAMPS)/system
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -c $(CONSTRAINTS) torch
-	STOA_FORCE_EXT=1 $(VENV)/bin/pip install -c $(CONSTRAINTS) -e '.[dev]'
+	STOA_FORCE_EXT=1 $(VENV)/bin/pip install -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@
 
 # Without a GPU the first deepspeed.initialize compiles this operator, a minute in which a run looks like a hang.

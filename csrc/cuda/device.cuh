@@ -5,8 +5,14 @@
 // kernels are run thread by thread.
 
 #if defined(__CUDACC_RTC__)
+// NVRTC reads no standard headers and knows none of these builtins.
 typedef short int16_t;
 typedef long long int64_t;
+namespace std {
+using ::size_t;
+}
+#define __builtin_huge_valf() __int_as_float(0x7f800000)
+#define __builtin_huge_val() __longlong_as_double(0x7ff0000000000000)
 #else
 #include <cstddef>
 #include <cstdint>

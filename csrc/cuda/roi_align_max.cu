@@ -20,8 +20,15 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
   const RoiGrid grid = checked_grid(grid_hw, output_size);
   check_roi_forward(given_tokens, boxes, valid, grid);
   const c10::cuda::CUDAGuard guard(given_tokens.device());
-  // Patches behind a [CLS] are read in place; only a map with channels apart is copied.
-  const at::Tensor tokens = given_tokens.stride(2) == 1 ? given_tokens : given_tokens.contiguous();
+  // Patches behind a [CLS] are read in place; only a map with channels apart, or patches very far,
+  // is copied.
+  const bool in_place =
+      given_tokens.stride(2) == 1 && given_tokens.stride(1) < (int64_t{1} << 31) / grid.patches();
+  const at::Tensor tokens = in_place ? given_tokens : given_tokens.contiguous();
+  TORCH_CHECK_VALUE(
+      tokens.size(2) < (int64_t{1} << 31) / grid.patches(),
+      "tokens has frames of 2^31 elements: ",
+      tokens.sizes());
   const at::Tensor boxes_of = boxes.contiguous(), valid_of = valid.contiguous();
   const int64_t F = tokens.size(0), K = boxes.size(1), C = tokens.size(2);
   at::Tensor values = at::empty({F, K, C}, tokens.options());
@@ -33,7 +40,7 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
         const RoiAlignMaxArguments<device_t> args{
             device_data<scalar_t>(tokens),
             tokens.stride(0),
-            tokens.stride(1),
+            static_cast<int>(tokens.stride(1)),
             boxes_of.const_data_ptr<T>(),
             valid_of.const_data_ptr<bool>(),
             mutable_device_data<scalar_t>(values),

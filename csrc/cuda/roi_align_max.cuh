@@ -14,7 +14,7 @@ struct RoiAlignMaxArguments {
 
   const scalar_t* tokens;  // (F, P, C), any strides of frame and patch, channels side by side
   int64_t frame_stride;
-  int64_t patch_stride;
+  int patch_stride;   // a frame spans less than 2^31 elements
   const T* boxes;     // (F, K, 4)
   const bool* valid;  // (F, K)
   scalar_t* values;   // (F, K, C)
@@ -138,7 +138,7 @@ class RoiMap {
 
  private:
   const scalar_t* tokens_;
-  int64_t patch_stride_;
+  int patch_stride_;
   const StagedChannels<scalar_t>* staged_;
   int width_;
   int next_;
@@ -255,13 +255,15 @@ __global__ void __launch_bounds__(kRoiForwardWarps* kWarpSize)
       }
       __syncwarp();
       int bin = 0;
-      for (int out_y = 0; out_y < grid.out_h; ++out_y) {
-        RoiColumns<scalar_t, kStaged> row_of_bins(map, rows + out_y * y_axis.points, y_axis.points);
-        for (int out_x = 0; out_x < grid.out_w; ++out_x, ++bin) {
+      const AxisSample<T>* y = rows;
+      for (int out_y = 0; out_y < grid.out_h; ++out_y, y += y_axis.points) {
+        RoiColumns<scalar_t, kStaged> row_of_bins(map, y, y_axis.points);
+        const AxisSample<T>* x = columns;
+        for (const int row_end = bin + grid.out_w; bin < row_end; ++bin) {
           T value[V] = {};
 #pragma unroll 1
-          for (int point = 0; point < x_axis.points; ++point) {
-            row_of_bins.add_point(columns[out_x * x_axis.points + point], value);
+          for (const AxisSample<T>* end = x + x_axis.points; x < end; ++x) {
+            row_of_bins.add_point(*x, value);
           }
           for (int v = 0; v < V; ++v) {
             // The first NaN wins, as in torch.max.

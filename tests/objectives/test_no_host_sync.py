@@ -27,7 +27,9 @@ class FlagCopies(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
-        if len({x.device.type for x in tensors}) > 1:
+        # torch 2.10 hands the number of `x[:, 0] = 1` over as a tensor of the host; to the kernel it is an argument.
+        number_is_set = func is torch.ops.aten.fill_.Tensor and args[1].device.type == "cpu"
+        if len({x.device.type for x in tensors}) > 1 and not number_is_set:
             raise AssertionError(f"{func} moves data between host and device")
         return out
 
