@@ -18,6 +18,7 @@ VENV := $(CURDIR)/.venv
 V100 := $(CURDIR)/.venv-v100
 STAMPS := $(VENV)/stamps
 CXX_FILES := $(sort $(shell find csrc -type f))
+SIMT_FILES := $(wildcard tests/simt/*.cpp tests/simt/*.h)
 SHELL_FILES := .ci/run $(wildcard cluster/*.sh cluster/*.sbatch)
 
 export PATH := $(VENV)/bin:$(PATH)
@@ -87,13 +88,13 @@ lint: $(STAMPS)/installed
 	ruff check .
 	ruff format --check .
 	mypy
-	clang-format --dry-run -Werror $(CXX_FILES)
+	clang-format --dry-run -Werror $(CXX_FILES) $(SIMT_FILES)
 	shellcheck $(SHELL_FILES)
 
 format: $(STAMPS)/installed
 	ruff check --fix .
 	ruff format .
-	clang-format -i $(CXX_FILES)
+	clang-format -i $(CXX_FILES) $(SIMT_FILES)
 
 clean:
 	rm -rf $(V100)/src $(V100)/stamps build dist stoa.egg-info stoa/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)

@@ -111,7 +111,7 @@ class RoiMap {
       const StagedChannels<scalar_t>* staged,
       int channel)
       : patch_stride_(args.patch_stride),
-        staged_(staged + threadIdx.x % kWarpSize),
+        staged_(kStaged ? staged + threadIdx.x % kWarpSize : nullptr),
         width_(args.grid.w),
         next_(channel + 1 < args.num_channels ? 1 : 0) {
     const int read = channel < args.num_channels ? channel : args.num_channels - 1;

@@ -1,0 +1,415 @@
+"""The CUDA kernels, run on the host thread by thread, against oracles that share no code with them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from simt_build import HERE, PATTERNS, RACE, REPO_ROOT, compile_driver, read_arrays, run_driver, write_arrays
+from torch import Tensor
+
+MODES = ("O2", "asan", "tsan")
+OPERATORS = ("roi_align_max", "trajectory_attention", "batched_assignment")
+Arrays = dict[str, np.ndarray]
+Built = Callable[[str, str], Path]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A mistake, and what it shows in: a mode whose run must end with `exit_status`, or 0 for wrong results."""
+
+    operator: str
+    right: str
+    wrong: str
+    mode: str = "tsan"
+    exit_status: int = RACE
+    message: str = "data race"
+
+
+PLANTS = {
+    "staged map is read before it is complete": Plant(
+        "roi_align_max", "      }\n    }\n    __syncthreads();", "      }\n    }"
+    ),
+    "tables of the last box are overwritten": Plant(
+        "roi_align_max", "__syncwarp();  // the lanes are done with the tables of the last box", ""
+    ),
+    "last channels are read past the end": Plant(
+        "roi_align_max",
+        "channel < args.num_channels ? channel : args.num_channels - 1",
+        "channel",
+        "asan",
+        1,
+        "heap-buffer-overflow",
+    ),
+    "columns change places while they are read": Plant(
+        "batched_assignment", "--num_open;\n      __syncwarp();", "--num_open;"
+    ),
+    "duals are used before they are updated": Plant(
+        "batched_assignment", "__syncwarp();\n    return free_col;", "return free_col;"
+    ),
+    "sum of earlier chunks is not rescaled": Plant("trajectory_attention", "out.scale(shrink);", "", "O2", 0, ""),
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """Executables by source and mode, or by plant, compiled while the first of them run."""
+
+    def compile_plant(plant: Plant) -> Path:
+        csrc = tmp_path_factory.mktemp("plant") / "csrc"
+        shutil.copytree(REPO_ROOT / "csrc", csrc)
+        kernel = csrc / "cuda" / f"{plant.operator}.cuh"
+        assert kernel.read_text().count(plant.right) == 1, plant.right
+        kernel.write_text(kernel.read_text().replace(plant.right, plant.wrong))
+        return compile_driver(HERE / f"{plant.operator}.cpp", plant.mode, csrc)
+
+    jobs: dict[tuple[str, str], Future[Path]] = {}
+    with ThreadPoolExecutor(2) as pool:
+        for operator in OPERATORS:
+            for mode in MODES:
+                jobs[operator, mode] = pool.submit(compile_driver, HERE / f"{operator}.cpp", mode)
+        for name, plant in PLANTS.items():
+            jobs["plant", name] = pool.submit(compile_plant, plant)
+        yield lambda name, mode: jobs[name, mode].result()
+
+
+def run(executable: Path, folder: Path, cases: dict[str, Arrays]) -> dict[str, Arrays]:
+    """The outputs of the cases, the same for every order of threads and whatever unset memory holds."""
+    results: list[dict[str, Arrays]] = []
+    for seed, pattern in enumerate(PATTERNS):
+        files: list[Path] = []
+        for name, arrays in cases.items():
+            files += [folder / f"{name}.in", folder / f"{name}.out"]
+            write_arrays(files[-2], **arrays)
+        run_driver(executable, *files, seed=seed, pattern=pattern)
+        results.append({path.stem: read_arrays(path) for path in files[1::2]})
+    for name, arrays in results[0].items():
+        for key, array in arrays.items():
+            assert array.tobytes() == results[1][name][key].tobytes(), (name, key)
+    return results[0]
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    x = x.detach().contiguous()
+    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def to_double(x: np.ndarray) -> Tensor:
+    """Floating numbers that a driver wrote."""
+    x = x.copy()
+    return (
+        torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == np.uint16 else torch.tensor(x)
+    ).double()
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# roi_align_max
+
+
+@dataclass(frozen=True)
+class Roi:
+    dtype: torch.dtype
+    grid: tuple[int, int]
+    output: tuple[int, int]
+    channels: int
+    boxes: int = 11
+    staged: bool = True
+    inside: bool = False  # tokens are part of a larger tensor
+    nan: bool = False
+
+    # Tolerances; results of 16 bits are rounded once.
+    @property
+    def close(self) -> dict[str, float]:
+        eps = torch.finfo(self.dtype).eps
+        return {"rtol": eps, "atol": 1e-10 if self.dtype == torch.float64 else 1e-4}
+
+
+ROI = {
+    "behind_cls": Roi(torch.float32, (7, 5), (3, 2), 33, inside=True),
+    "bins_of_the_released_model": Roi(torch.float32, (14, 14), (5, 5), 5, boxes=3),
+    "output_larger": Roi(torch.float32, (2, 3), (7, 4), 67, boxes=8),
+    "too_large_to_stage": Roi(torch.float32, (30, 30), (7, 7), 33, staged=False),
+    "one_patch": Roi(torch.float32, (1, 1), (1, 1), 1, boxes=1),
+    "no_boxes": Roi(torch.float32, (7, 5), (3, 2), 33, boxes=0),
+    "nan": Roi(torch.float32, (7, 5), (3, 2), 5, nan=True),
+    "double": Roi(torch.float64, (6, 7), (4, 3), 67, inside=True, staged=False),
+    "double_in_bands": Roi(torch.float64, (30, 30), (3, 2), 5, staged=False),
+    "half": Roi(torch.float16, (7, 5), (3, 2), 67),
+    "half_inside": Roi(torch.float16, (4, 4), (2, 2), 5, inside=True),
+    "half_too_large_to_stage": Roi(torch.float16, (40, 40), (5, 3), 33, boxes=5, staged=False, inside=True),
+    "bfloat16": Roi(torch.bfloat16, (5, 7), (2, 3), 33, inside=True),
+    "bfloat16_too_large_to_stage": Roi(torch.bfloat16, (30, 30), (3, 2), 5, staged=False),
+}
+HUGE_BOX = 8
+
+
+def roi_boxes(case: Roi, num_frames: int) -> Tensor:
+    corners = torch.rand(num_frames, case.boxes, 2, 2).sort(dim=2).values
+    boxes = corners.flatten(2).to(accumulator(case.dtype))
+    special = [
+        (0, 0, 1, 1),
+        (0.3, 0.4, 0.3001, 0.4001),
+        (0.6, 0.2, 0.4, 0.5),
+        (0.3, 0.3, 0.3, 0.7),
+        (0.1, NAN, 0.5, 0.5),
+        (-float("inf"), 0, 1, 1),
+        (-0.25, -0.3, 0.513, 0.637),
+        (0.5, 0.6, 1.217, 1.331),
+    ]
+    if case.boxes > HUGE_BOX:
+        boxes[0, :HUGE_BOX] = torch.tensor(special, dtype=boxes.dtype)
+        boxes[0, HUGE_BOX] = torch.tensor([-1, -1, 1, 1]) * torch.finfo(boxes.dtype).max
+    return boxes.clamp(0, 1) if case.nan else boxes
+
+
+def roi_arrays(case: Roi, num_frames: int = 2) -> Arrays:
+    patches = case.grid[0] * case.grid[1]
+    before, aside = (1, 3) if case.inside else (0, 0)
+    shape = (num_frames, before + patches, aside + case.channels)
+    tokens = torch.full(shape, NAN).to(case.dtype)
+    tokens[:, before:, aside:] = torch.randn(num_frames, patches, case.channels)
+    if case.nan:
+        tokens[:, ::9] = NAN
+    layout = [case.channels, shape[1] * shape[2], shape[2], before * shape[2] + aside]
+    return {
+        "tokens": to_numpy(tokens),
+        "boxes": to_numpy(roi_boxes(case, num_frames)),
+        "valid": np.arange(num_frames * case.boxes).reshape(num_frames, case.boxes) % 7 != 5,
+        "grid": np.array([*case.grid, *case.output], dtype=np.int32),
+        "layout": np.array(layout),
+        "grad": to_numpy(torch.randn(num_frames, case.boxes, case.channels).to(case.dtype)),
+    }
+
+
+def check_roi(case: Roi, given: Arrays, out: Arrays) -> None:
+    roi_align = pytest.importorskip("torchvision.ops").roi_align
+    (h, w), (channels, _, row, first) = case.grid, given["layout"].tolist()
+    num_frames, num_boxes = given["valid"].shape
+    tokens = to_double(given["tokens"])[:, first // row :, first % row :].requires_grad_()
+    boxes = torch.from_numpy(given["boxes"]).double()
+    counts = (boxes[..., 2:] > boxes[..., :2]).all(-1) & boxes.isfinite().all(-1) & torch.from_numpy(given["valid"])
+    # There is no oracle for a box much larger than the frame: the operator takes fewer points of it.
+    huge = counts & (boxes.abs() > 2).any(-1)
+    usable = torch.where((counts & ~huge)[..., None], boxes, torch.tensor([0.0, 0, 1, 1]))
+    maps = tokens.transpose(1, 2).reshape(num_frames, channels, h, w)
+    rois = list(usable * torch.tensor([w, h, w, h]))
+    bins = roi_align(maps, rois, case.output, aligned=True, sampling_ratio=-1)
+    bins = bins.flatten(2).unflatten(0, (num_frames, num_boxes))
+    values, winner = to_double(out["values"]), torch.from_numpy(out["winner"].astype(np.int64))
+    assert bool(out["staged"][0]) == case.staged
+    assert (winner[~counts] == -1).all()
+    assert (values[~counts] == 0).all()
+    assert (values[huge].abs() <= tokens.abs().max()).all()
+
+    checked = counts & ~huge
+    torch.testing.assert_close(values[checked], bins.max(-1).values[checked], equal_nan=True, **case.close)
+    won = bins.gather(-1, winner.clamp(min=0)[..., None]).squeeze(-1)
+    torch.testing.assert_close(won[checked], bins.max(-1).values[checked], equal_nan=True, rtol=0, atol=1e-5)
+    first_nan = torch.from_numpy(bins.detach().isnan().numpy().argmax(-1))
+    assert (winner == first_nan)[checked][bins.isnan().any(-1)[checked]].all()
+    if num_boxes > HUGE_BOX:
+        assert 0 < int(checked.sum()) < checked.numel()
+
+    # The gradient of the bins that won, the maximum's but for ties.
+    grad = to_double(given["grad"]) * checked[..., None]
+    (expected,) = torch.autograd.grad((won * grad).sum(), tokens)
+    if not huge.any():
+        torch.testing.assert_close(to_double(out["grad_tokens"]), expected, **case.close)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_roi_align_max(built: Built, tmp_path: Path, mode: str) -> None:
+    torch.manual_seed(0)
+    given = {name: roi_arrays(case) for name, case in ROI.items()}
+    results = run(built("roi_align_max", mode), tmp_path, given)
+    for name, case in ROI.items():
+        check_roi(case, given[name], results[name])
+
+
+# trajectory_attention
+
+
+@dataclass(frozen=True)
+class Attention:
+    dtype: torch.dtype
+    B: int
+    H: int
+    S: int
+    D: int
+    Q: int | None = None  # own labels of the queries
+    labels: int = 5
+    first_label: int = -1
+
+    @property
+    def close(self) -> dict[str, float]:
+        eps = torch.finfo(self.dtype).eps
+        return {"rtol": 4 * eps, "atol": 1e-10 if self.dtype == torch.float64 else max(2e-5, 4 * eps)}
+
+
+ATTENTION = {
+    "more_than_one_chunk": Attention(torch.float32, 2, 2, 70, 32),
+    "one_label": Attention(torch.float32, 1, 1, 40, 5, labels=1, first_label=0),
+    "no_token": Attention(torch.float32, 1, 1, 5, 32, labels=0),
+    "own_queries": Attention(torch.float32, 1, 2, 37, 64, Q=6, labels=7),
+    "double": Attention(torch.float64, 1, 2, 35, 100, Q=3),
+    "half": Attention(torch.float16, 1, 2, 35, 64),
+    "bfloat16": Attention(torch.bfloat16, 1, 1, 33, 40),
+}
+
+
+def attention_arrays(case: Attention) -> Arrays:
+    queries = case.S if case.Q is None else case.Q
+    labels = torch.randint(case.first_label, case.labels, (case.B, case.S))
+    # Labels that no key has are among those of own queries.
+    q_labels = labels if case.Q is None else torch.randint(-1, case.labels + 2, (case.B, queries))
+    arrays = {
+        "sizes": np.array([case.B, case.H, queries, case.S, case.D]),
+        "labels": to_numpy(labels),
+        "q_labels": to_numpy(q_labels),
+    }
+    for name, rows in (("q", queries), ("k", case.S), ("v", case.S), ("grad", queries)):
+        # Heads inside of rows, as a projection leaves them.
+        arrays[name] = to_numpy(torch.randn(case.B, rows, case.H, case.D).to(case.dtype))
+        arrays[f"{name}_strides"] = np.array([rows * case.H * case.D, case.D, case.H * case.D])
+    return arrays
+
+
+def check_attention(case: Attention, given: Arrays, out: Arrays) -> None:
+    q, k, v = (to_double(given[name]).transpose(1, 2).requires_grad_() for name in "qkv")
+    labels, q_labels = torch.tensor(given["labels"]), torch.tensor(given["q_labels"])
+    seen = (q_labels[:, :, None] == labels[:, None]) & (q_labels >= 0)[..., None]
+    sees = seen.any(-1)[:, None, :, None]
+    # A row that sees nothing would not be a number; it sees everything and is dropped.
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=(seen[:, None] | ~sees)) * sees
+    grad = to_double(given["grad"]).transpose(1, 2)
+    grads = torch.autograd.grad((expected * grad).sum(), (q, k, v))
+    for name, tensor in zip(("out", "grad_q", "grad_k", "grad_v"), (expected, *grads), strict=True):
+        torch.testing.assert_close(to_double(out[name]).transpose(1, 2), tensor, **case.close)
+    scores = (q @ k.transpose(-1, -2) / case.D**0.5).masked_fill(~seen[:, None], -torch.inf)
+    logsumexp = torch.tensor(out["logsumexp"]).double()
+    torch.testing.assert_close(logsumexp, scores.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_trajectory_attention(built: Built, tmp_path: Path, mode: str) -> None:
+    torch.manual_seed(0)
+    given = {name: attention_arrays(case) for name, case in ATTENTION.items()}
+    results = run(built("trajectory_attention", mode), tmp_path, given)
+    for name, case in ATTENTION.items():
+        check_attention(case, given[name], results[name])
+
+
+# batched_assignment
+
+
+def assignment_arrays(cost: Tensor, **counts: list[int]) -> Arrays:
+    storage = cost.untyped_storage()
+    flat = torch.empty(0, dtype=cost.dtype).set_(storage)
+    return {
+        "cost": to_numpy(flat),
+        "layout": np.array([*cost.shape, *cost.stride()]),
+        **{name: np.array(values) for name, values in counts.items()},
+    }
+
+
+def assignment_cases() -> dict[str, tuple[Tensor, dict[str, list[int]]]]:
+    inf = float("inf")
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    forbidden = rand(40, 5, 6)
+    forbidden[forbidden < 0.5] = inf
+    invalid = rand(12, 3, 3)
+    invalid[::3, 1, 1], invalid[1::3, 2, 0] = NAN, -inf
+    return {
+        "wide": (rand(60, 4, 9), {}),
+        "tall": (rand(60, 9, 4), {}),
+        "ties": ((rand(80, 6, 6) * 3).floor(), {}),
+        "counts": (rand(4, 5, 7), {"num_rows": [0, 5, 3, 1], "num_cols": [7, 0, 2, 7]}),
+        "out_of_range": (rand(3, 4, 4), {"num_rows": [9, -2, 3], "num_cols": [4, 4, 99]}),
+        "forbidden": (forbidden, {}),
+        "invalid": (invalid, {}),
+        "half": (rand(20, 5, 8).half(), {}),
+        "bfloat16": (rand(20, 8, 5).bfloat16(), {}),
+        "float_strided": (rand(7, 6, 20).float().permute(2, 0, 1), {}),
+        "more_than_a_warp": ((rand(1, 40, 70) * 9).floor(), {}),
+    }
+
+
+def check_assignment(cost: Tensor, counts: dict[str, list[int]], out: Arrays) -> None:
+    _, max_rows, max_cols = cost.shape
+    for b, problem in enumerate(cost.double().numpy()):
+        rows, cols = (counts.get(name, [most] * len(cost))[b] for name, most in
+                      (("num_rows", max_rows), ("num_cols", max_cols)))  # fmt: skip
+        in_range = 0 <= rows <= max_rows and 0 <= cols <= max_cols
+        rows, cols = min(max(rows, 0), max_rows), min(max(cols, 0), max_cols)
+        expected = np.full(max_rows, -1)
+        try:
+            row_of, col_of = linear_sum_assignment(problem[:rows, :cols])
+            expected[row_of] = col_of
+            feasible = True
+        except ValueError:
+            feasible = False
+        assert out["match"][b].tolist() == expected.tolist()
+        assert bool(out["infeasible"][b]) == (not feasible or not in_range)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batched_assignment(built: Built, tmp_path: Path, mode: str) -> None:
+    cases = assignment_cases()
+    given = {name: assignment_arrays(cost, **counts) for name, (cost, counts) in cases.items()}
+    results = run(built("batched_assignment", mode), tmp_path, given)
+    for name, (cost, counts) in cases.items():
+        check_assignment(cost, counts, results[name])
+
+
+# What the checks above are worth
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_planted_mistakes_are_seen(built: Built, tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    plant = PLANTS[name]
+    if plant.operator == "roi_align_max":
+        given = {key: roi_arrays(ROI[key]) for key in ("behind_cls", "half")}
+    elif plant.operator == "trajectory_attention":
+        given = {"one_label": attention_arrays(ATTENTION["one_label"])}
+    else:
+        cost, counts = assignment_cases()["more_than_a_warp"]
+        given = {"more_than_a_warp": assignment_arrays(cost, **counts)}
+    files: list[Path] = []
+    for key, arrays in given.items():
+        files += [tmp_path / f"{key}.in", tmp_path / f"{key}.out"]
+        write_arrays(files[-2], **arrays)
+    done = run_driver(built("plant", name), *files, expect=plant.exit_status)
+    if plant.exit_status:
+        assert plant.message in done.stderr
+    else:
+        with pytest.raises(AssertionError):
+            check_attention(ATTENTION["one_label"], given["one_label"], read_arrays(files[1]))
+
+
+@pytest.mark.parametrize("numbers", [(3, 5, 196, 768), (2**20, 195, 196, 4096), (2**31, 1, 2, 2**20)])
+def test_offsets_of_tokens_pass_32_bits(built: Built, numbers: tuple[int, int, int, int]) -> None:
+    frame, inner, inner_size, channels = numbers
+    printed = run_driver(built("roi_align_max", "O2"), "offset", *numbers).stdout
+    assert int(printed) == (frame * inner_size + inner) * channels
+
+
+@pytest.mark.parametrize("at", [(1, 2, 3), (2**20, 15, 2**12)])
+def test_offsets_of_rows_pass_32_bits(built: Built, at: tuple[int, int, int]) -> None:
+    strides = (16 * 2**13 * 128, 128, 16 * 128)
+    printed = run_driver(built("trajectory_attention", "O2"), "offset", *at, *strides).stdout
+    assert int(printed) == sum(i * stride for i, stride in zip(at, strides, strict=True))
