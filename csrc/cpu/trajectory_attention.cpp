@@ -33,15 +33,17 @@ struct Group {
 struct Groups {
   std::vector<int64_t> queries;
   std::vector<int64_t> keys;
+  // Those that are no token.
+  std::vector<int64_t> blank_queries;
+  std::vector<int64_t> blank_keys;
   std::vector<Group> groups;
 };
 
-std::vector<int64_t> sorted_by_label(const int64_t* labels, int64_t count) {
+std::vector<int64_t> sorted_by_label(
+    const int64_t* labels, int64_t count, std::vector<int64_t>& blank) {
   std::vector<int64_t> order;
   for (int64_t i = 0; i < count; ++i) {
-    if (labels[i] >= 0) {
-      order.push_back(i);
-    }
+    (labels[i] >= 0 ? order : blank).push_back(i);
   }
   std::stable_sort(
       order.begin(), order.end(), [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
@@ -49,8 +51,11 @@ std::vector<int64_t> sorted_by_label(const int64_t* labels, int64_t count) {
 }
 
 Groups find_groups(const int64_t* q_labels, int64_t Q, const int64_t* labels, int64_t S) {
-  Groups found{sorted_by_label(q_labels, Q), sorted_by_label(labels, S), {}};
-  const auto& [queries, keys, _] = found;
+  Groups found;
+  found.queries = sorted_by_label(q_labels, Q, found.blank_queries);
+  found.keys = sorted_by_label(labels, S, found.blank_keys);
+  const auto& queries = found.queries;
+  const auto& keys = found.keys;
   std::size_t query = 0, key = 0;
   while (query < queries.size() && key < keys.size()) {
     const int64_t label = std::max(q_labels[queries[query]], labels[keys[key]]);
@@ -263,29 +268,36 @@ void gather_rows(
     const std::vector<int64_t>& order,
     int64_t length,
     T* to) {
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    const auto row = from[order[i]];
-    for (int64_t d = 0; d < length; ++d) {
-      to[i * length + d] = d < from.size(1) ? static_cast<T>(row[d]) : T(0);
+  const int64_t D = from.size(1), step = from.stride(1);
+  for (const int64_t index : order) {
+    const scalar_t* row = from.data() + index * from.stride(0);
+    if (step == 1) {
+      std::copy_n(row, D, to);
+    } else {
+      for (int64_t d = 0; d < D; ++d) {
+        to[d] = static_cast<T>(row[d * step]);
+      }
     }
+    std::fill(to + D, to + length, T(0));
+    to += length;
   }
 }
 
+// `to` is one of ours: its last dimension is contiguous.
 template <typename scalar_t, typename T>
 void scatter_rows(
     const T* from,
     const std::vector<int64_t>& order,
+    const std::vector<int64_t>& blank,
     int64_t length,
     at::TensorAccessor<scalar_t, 2> to) {
-  for (int64_t row = 0; row < to.size(0); ++row) {
-    for (int64_t d = 0; d < to.size(1); ++d) {
-      to[row][d] = scalar_t(0);
-    }
+  const int64_t D = to.size(1);
+  for (const int64_t index : blank) {
+    std::fill_n(to.data() + index * to.stride(0), D, scalar_t(0));
   }
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    for (int64_t d = 0; d < to.size(1); ++d) {
-      to[order[i]][d] = static_cast<scalar_t>(from[i * length + d]);
-    }
+  for (const int64_t index : order) {
+    std::copy_n(from, D, to.data() + index * to.stride(0));
+    from += length;
   }
 }
 
@@ -329,7 +341,7 @@ std::tuple<at::Tensor, at::Tensor> trajectory_attention_cpu(
             for (const Group& group : clip.groups) {
               attend_of(rows, group, keys_t.data(), scores.data());
             }
-            scatter_rows(rows.out, clip.queries, length, out_of[b][h]);
+            scatter_rows(rows.out, clip.queries, clip.blank_queries, length, out_of[b][h]);
             for (int64_t i = 0; i < Q; ++i) {
               logsumexp_of[b][h][i] = -std::numeric_limits<T>::infinity();
             }
@@ -406,9 +418,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cpu
               attend_backward_of(
                   rows, grads, group, keys_t.data(), values_t.data(), scores.data(), dots.data());
             }
-            scatter_rows(grads.q, clip.queries, length, grad_q_of[b][h]);
-            scatter_rows(grads.k, clip.keys, length, grad_k_of[b][h]);
-            scatter_rows(grads.v, clip.keys, length, grad_v_of[b][h]);
+            scatter_rows(grads.q, clip.queries, clip.blank_queries, length, grad_q_of[b][h]);
+            scatter_rows(grads.k, clip.keys, clip.blank_keys, length, grad_k_of[b][h]);
+            scatter_rows(grads.v, clip.keys, clip.blank_keys, length, grad_v_of[b][h]);
           }
         });
       });
