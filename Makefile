@@ -48,7 +48,7 @@ help:
 setup: $(STAMPS)/deepspeed
 
 demo: setup
-	stoa synth --out data/demo --num_train 5000 --workers 2
+	stoa synth --out data/demo --num_train 8000 --workers 2
 	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
 	stoa evaluate --run runs/demo --manifest data/demo/manifest.jsonl --hard data/demo/hard
 

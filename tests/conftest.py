@@ -49,9 +49,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(autouse=True)
-def _restore_random_state() -> Iterator[None]:
-    """No test sees, or changes, the random state of another."""
+def _random_state() -> Iterator[None]:
+    """Every test starts from the same random state, in whatever order they run, and leaves none behind."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     yield
     random.setstate(states[0])
     np.random.set_state(states[1])

@@ -19,6 +19,7 @@
 namespace stoa {
 
 inline constexpr std::size_t kWideBytes = 32;
+inline constexpr std::size_t kCacheLineBytes = 64;
 
 template <typename T>
 inline constexpr int64_t kWideLanes = kWideBytes / sizeof(T);
@@ -45,18 +46,19 @@ using WideIntegers = typename WideTypes<T>::integers;
 template <typename T>
 using LaneInteger = typename WideTypes<T>::integer;
 
-// Scratch memory aligned for wide vectors.
+// Scratch memory that begins a cache line.
 template <typename T>
 class WideBuffer {
  public:
-  explicit WideBuffer(int64_t count) : vectors_((count + kWideLanes<T> - 1) / kWideLanes<T>) {}
-  T* data() { return reinterpret_cast<T*>(vectors_.data()); }
+  explicit WideBuffer(int64_t count)
+      : lines_((count * sizeof(T) + kCacheLineBytes - 1) / kCacheLineBytes) {}
+  T* data() { return reinterpret_cast<T*>(lines_.data()); }
 
  private:
-  struct alignas(kWideBytes) Vector {
-    unsigned char bytes[kWideBytes];
+  struct alignas(kCacheLineBytes) Line {
+    unsigned char bytes[kCacheLineBytes];
   };
-  std::vector<Vector> vectors_;
+  std::vector<Line> lines_;
 };
 
 }  // namespace stoa

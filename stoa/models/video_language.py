@@ -88,10 +88,18 @@ class VideoFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """Text tokens in the joint space (B, L, d), and the output at the end token (B, d)."""
+    """The text side of a batch.
+
+    Attributes:
+        tokens_BLd: in the joint space.
+        pooled_Bd: the output at the end token.
+        words_BLw: rows of the token table, what the tower read. A second pass over the same captions takes them from
+            here: every look-up costs a gradient as large as the table.
+    """
 
     tokens_BLd: torch.Tensor
     pooled_Bd: torch.Tensor
+    words_BLw: torch.Tensor
 
 
 class VideoLanguageModel(nn.Module):
@@ -187,16 +195,16 @@ class VideoLanguageModel(nn.Module):
         """Tokens of one video-side group: ``frames``, ``pooled``, ``objects`` or ``actions``."""
         return video.tokens_BGd[:, self.fusion.slot(name)]
 
-    def encode_text(
-        self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor, hidden_BL: torch.Tensor | None = None
-    ) -> TextFeatures:
-        """Encode captions; where ``hidden_BL`` (bool) is set the learned mask vector replaces the word
-        at the input of the text tower, so that no output knows it."""
-        embeddings_BLw = self.clip.token_embedding(tokens_BL)
-        if hidden_BL is not None:
-            embeddings_BLw = torch.where(hidden_BL[..., None], self.mask_token, embeddings_BLw)
-        tokens_BLd = self.clip.encode_text(embeddings_BLw)
-        return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)))
+    def encode_text(self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor) -> TextFeatures:
+        """Encode captions."""
+        words_BLw = self.clip.token_embedding(tokens_BL)
+        tokens_BLd = self.clip.encode_text(words_BLw)
+        return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)), words_BLw)
+
+    def encode_hidden_text(self, text: TextFeatures, hidden_BL: torch.Tensor) -> torch.Tensor:
+        """Text tokens (B, L, d) of captions some of whose words are hidden: where ``hidden_BL`` (bool) is set the
+        learned mask vector replaces the word at the input of the text tower, so that no output knows it."""
+        return self.clip.encode_text(torch.where(hidden_BL[..., None], self.mask_token, text.words_BLw))
 
     def fuse(
         self,
@@ -216,9 +224,14 @@ class VideoLanguageModel(nn.Module):
         t_o_Bw = select_rows(fused_text_BLw, end_positions(text_mask_BL))
         return self.match_head(torch.cat([v_o_Bw, t_o_Bw], dim=-1))
 
-    def language_logits(self, rows_w: torch.Tensor) -> torch.Tensor:
-        """Logits (..., V) at the given fused rows (..., w); V is the language head's vocabulary."""
-        return self.lm_head(rows_w, self.clip.token_embedding.weight)
+    def language_table(self) -> torch.Tensor:
+        """Rows (V, w) of the token table that the language head predicts. Take them once a step: of a ``used``
+        vocabulary each time costs a gradient as large as the whole table."""
+        return self.lm_head.table(self.clip.token_embedding.weight)
+
+    def language_logits(self, rows_w: torch.Tensor, table_Vw: torch.Tensor) -> torch.Tensor:
+        """Logits (..., V) at the given fused rows (..., w), with :meth:`language_table`."""
+        return self.lm_head(rows_w, table_Vw)
 
 
 class LanguageHead(nn.Module):
@@ -248,9 +261,11 @@ class LanguageHead(nn.Module):
         else:
             self.used_ids = None
 
+    def table(self, token_table: torch.Tensor) -> torch.Tensor:
+        """The rows (V, w) to predict, of a table with a row for every BPE id."""
+        return token_table if self.used_ids is None else token_table[self.used_ids]
+
     def forward(self, rows_w: torch.Tensor, table_Vw: torch.Tensor) -> torch.Tensor:
-        if self.used_ids is not None:
-            table_Vw = table_Vw[self.used_ids]
         return F.linear(self.norm(F.gelu(self.dense(rows_w))), table_Vw, self.bias)
 
     def targets(self, token_ids: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Masked language modelling (STOA-VLP, MLM).
 
-Shape legend: B clips, L text tokens, Q masked slots, w text width.
+Shape legend: B clips, L text tokens, Q masked slots, V vocabulary of the language head,
+w text width, d joint width.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.layers import at_least_fp32
-from stoa.models.video_language import VideoFeatures, VideoLanguageModel
+from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import global_mean
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
@@ -41,7 +42,14 @@ def choose_masked(text_mask_BL: torch.Tensor, uniform_BL: torch.Tensor) -> tuple
 
 
 def mlm_loss(
-    model: VideoLanguageModel, batch: VideoTextBatch, video: VideoFeatures, *, seed: int, step: int
+    model: VideoLanguageModel,
+    batch: VideoTextBatch,
+    video: VideoFeatures,
+    text: TextFeatures,
+    table_Vw: torch.Tensor,
+    *,
+    seed: int,
+    step: int,
 ) -> torch.Tensor:
     """Cross-entropy of the hidden words, in a text pass of its own.
 
@@ -53,19 +61,23 @@ def mlm_loss(
     uniform_BL = uniform(seed, step, Stream.MLM, batch.position_B[:, None], columns_L)
     positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, uniform_BL)
     hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ)
-    text = model.encode_text(batch.tokens_BL, batch.text_mask_BL, hidden_BL)
+    hidden_text_BLd = model.encode_hidden_text(text, hidden_BL)
     mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    _, fused_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, mask_BSS)
+    _, fused_BLw = model.fuse(video.tokens_BGd, hidden_text_BLd, mask_BSS)
     rows_BQw = fused_BLw.gather(1, positions_BQ[..., None].expand(-1, -1, fused_BLw.shape[-1]))
     target_BQ = batch.tokens_BL.gather(1, positions_BQ)
-    return language_loss(model, rows_BQw, target_BQ, valid_BQ)
+    return language_loss(model, table_Vw, rows_BQw, target_BQ, valid_BQ)
 
 
 def language_loss(
-    model: VideoLanguageModel, rows_BQw: torch.Tensor, token_ids_BQ: torch.Tensor, valid_BQ: torch.Tensor
+    model: VideoLanguageModel,
+    table_Vw: torch.Tensor,
+    rows_BQw: torch.Tensor,
+    token_ids_BQ: torch.Tensor,
+    valid_BQ: torch.Tensor,
 ) -> torch.Tensor:
     """Mean cross-entropy over the valid rows of all ranks; ids outside the head's vocabulary do not count."""
-    logits = at_least_fp32(model.language_logits(rows_BQw)).flatten(0, 1)
+    logits = at_least_fp32(model.language_logits(rows_BQw, table_Vw)).flatten(0, 1)
     target = model.lm_head.targets(token_ids_BQ).flatten()
     valid = valid_BQ.flatten() & (target >= 0)
     losses = F.cross_entropy(logits, target.where(valid, -100), ignore_index=-100, reduction="none")

@@ -1,6 +1,6 @@
 """Prefix language modelling (STOA-VLP, PLM) in one pass.
 
-Shape legend: B clips, L text tokens, w text width.
+Shape legend: B clips, L text tokens, V vocabulary of the language head, w text width.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def plm_loss(
     batch: VideoTextBatch,
     video: VideoFeatures,
     text: TextFeatures,
+    table_Vw: torch.Tensor,
     *,
     form: PlmForm = "one_pass",
     seed: int,
@@ -51,7 +52,7 @@ def plm_loss(
     else:
         rows_BLw = predict_at_blanks(model, batch.text_mask_BL, video, text)[:, 1:]
     valid = (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
-    return language_loss(model, rows_BLw, batch.tokens_BL[:, 1:], valid)
+    return language_loss(model, table_Vw, rows_BLw, batch.tokens_BL[:, 1:], valid)
 
 
 def predict_at_blanks(

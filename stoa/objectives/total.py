@@ -107,10 +107,12 @@ class PretrainingObjective(nn.Module):
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
         if config.vtm:
             losses["vtm"], extras["vtm_accuracy"] = vtm_loss(model, batch, video, text, scores, **draws)
+        if config.mlm or config.plm:
+            table_Vw = model.language_table()
         if config.mlm:
-            losses["mlm"] = mlm_loss(model, batch, video, **draws)
+            losses["mlm"] = mlm_loss(model, batch, video, text, table_Vw, **draws)
         if config.plm:
-            losses["plm"] = plm_loss(model, batch, video, text, form=config.plm_form, **draws)
+            losses["plm"] = plm_loss(model, batch, video, text, table_Vw, form=config.plm_form, **draws)
         if config.ota:
             losses["ota"], metrics = ota_loss(
                 model, batch, video, text, form=config.align_loss, null_token=config.null_token

@@ -20,7 +20,7 @@ def tower_pair(name: str) -> tuple[Clip, open_clip.CLIP]:
     return ours, theirs
 
 
-@pytest.mark.parametrize("name", ["stoa-small", "RN50-quickgelu", "ViT-S-32", "ViT-B-32-quickgelu"])
+@pytest.mark.parametrize("name", ["stoa-small", "stoa-small-16", "RN50-quickgelu", "ViT-S-32", "ViT-B-32-quickgelu"])
 @torch.no_grad()
 def test_logits_equal_open_clip(name):
     if name.startswith("RN50"):
@@ -84,6 +84,9 @@ def test_the_small_preset_has_the_size_that_is_promised():
 
 @pytest.mark.parametrize("name", [*PRESETS, "ViT-B-16-quickgelu", "ViT-L-14-336"])
 def test_the_side_of_the_frames_is_the_backbones(name):
-    assert image_side(BackboneConfig(name=name)) == {"stoa-small": 64, "stoa-tiny": 32, "ViT-L-14-336": 336}.get(
-        name, 224
-    )
+    assert image_side(BackboneConfig(name=name)) == {
+        "stoa-small": 64,
+        "stoa-small-16": 64,
+        "stoa-tiny": 32,
+        "ViT-L-14-336": 336,
+    }.get(name, 224)

@@ -34,13 +34,13 @@ def masked_logits(model, batch, monkeypatch):
     """Logits that MLM supervises, and the hidden positions."""
     seen = {}
 
-    def spy(model, rows, targets, valid):
-        seen.update(logits=model.language_logits(rows), targets=targets, valid=valid)
-        return language_loss(model, rows, targets, valid)
+    def spy(model, table, rows, targets, valid):
+        seen.update(logits=model.language_logits(rows, table), targets=targets, valid=valid)
+        return language_loss(model, table, rows, targets, valid)
 
     monkeypatch.setattr(mlm, "language_loss", spy)
-    video = model.encode_video(batch)
-    mlm_loss(model, batch, video, seed=0, step=0)
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    mlm_loss(model, batch, video, text, model.language_table(), seed=0, step=0)
     return seen
 
 
@@ -128,7 +128,7 @@ def test_the_prefix_is_seen_by_all():
 def test_plm_supervises_every_token_after_the_prefix():
     model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    loss = plm_loss(model, batch, video, text, seed=5, step=6)
+    loss = plm_loss(model, batch, video, text, model.language_table(), seed=5, step=6)
     prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
     losses = []
     for b in range(4):
@@ -136,13 +136,14 @@ def test_plm_supervises_every_token_after_the_prefix():
         _, fused = model.fuse(video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], mask)
         for i in range(int(prefix[b]) - 1, int(batch.text_mask_BL[b].sum()) - 1):
             target = model.lm_head.targets(batch.tokens_BL[b, i + 1])
-            losses.append(F.cross_entropy(model.language_logits(fused[0, i]), target))
+            losses.append(F.cross_entropy(model.language_logits(fused[0, i], model.language_table()), target))
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
 def test_captions_without_words_give_a_loss_of_zero_in_the_graph():
     model, batch = tiny_model(), random_batch(3, lengths=[2, 2, 2])
-    loss = mlm_loss(model, batch, model.encode_video(batch), seed=0, step=0)
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    loss = mlm_loss(model, batch, video, text, model.language_table(), seed=0, step=0)
     loss.backward()
     assert loss == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -153,7 +154,8 @@ def test_full_and_used_vocabulary_agree_on_their_common_part():
     shared = {k: v for k, v in used.state_dict().items() if k != "lm_head.bias"}
     full.load_state_dict({**full.state_dict(), **shared})
     rows = torch.randn(5, 32)
-    torch.testing.assert_close(used.language_logits(rows), full.language_logits(rows)[:, used.lm_head.used_ids])
+    logits = used.language_logits(rows, used.language_table())
+    torch.testing.assert_close(logits, full.language_logits(rows, full.language_table())[:, used.lm_head.used_ids])
     ids = torch.tensor([320, 49406, 7, 49407, 359])
     assert used.lm_head.targets(ids).tolist() == [0, 40, -1, 41, 39]
     assert torch.equal(full.lm_head.targets(ids), ids)
@@ -163,8 +165,9 @@ def test_words_outside_the_used_vocabulary_do_not_count():
     model = tiny_model()
     rows, ids = torch.randn(1, 3, 32), torch.tensor([[320, 5, 321]])
     valid = torch.ones(1, 3, dtype=torch.bool)
-    inside = language_loss(model, rows[:, ::2], ids[:, ::2], valid[:, ::2])
-    torch.testing.assert_close(language_loss(model, rows, ids, valid), inside)
+    table = model.language_table()
+    inside = language_loss(model, table, rows[:, ::2], ids[:, ::2], valid[:, ::2])
+    torch.testing.assert_close(language_loss(model, table, rows, ids, valid), inside)
 
 
 def test_bidirectional_mask_hides_padding_and_missing_trajectories_alone():
@@ -194,11 +197,11 @@ def test_two_streams_equal_a_pass_for_every_position():
 def test_two_streams_supervise_what_one_pass_does():
     model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    loss = plm_loss(model, batch, video, text, form="two_stream", seed=5, step=6)
+    loss = plm_loss(model, batch, video, text, model.language_table(), form="two_stream", seed=5, step=6)
     prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
-    rows = predict_at_blanks(model, batch.text_mask_BL, video, text)
+    rows, table = predict_at_blanks(model, batch.text_mask_BL, video, text), model.language_table()
     losses = [
-        F.cross_entropy(model.language_logits(rows[b, j]), model.lm_head.targets(batch.tokens_BL[b, j]))
+        F.cross_entropy(model.language_logits(rows[b, j], table), model.lm_head.targets(batch.tokens_BL[b, j]))
         for b in range(4)
         for j in range(int(prefix[b]), int(batch.text_mask_BL[b].sum()))
     ]
