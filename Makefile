@@ -48,7 +48,7 @@ help:
 setup: $(STAMPS)/deepspeed
 
 demo: setup
-	stoa synth --out data/demo --num_train 8000 --workers 2
+	stoa synth --out data/demo --num_train 10000 --workers 2
 	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
 	stoa evaluate --run runs/demo --manifest data/demo/manifest.jsonl --hard data/demo/hard
 
@@ -97,7 +97,8 @@ format: $(STAMPS)/installed
 	clang-format -i $(CXX_FILES) $(SIMT_FILES)
 
 clean:
-	rm -rf $(V100)/src $(V100)/stamps build dist stoa.egg-info stoa/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis $(STAMPS)
+	rm -rf $(V100)/src $(V100)/stamps $(STAMPS) build dist stoa.egg-info stoa/_C*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # Names every missing system package in one line.

@@ -51,7 +51,7 @@ class AxisTaps {
     return {first_[bin], offset_[bin + 1] - offset_[bin], weights_.data() + offset_[bin]};
   }
 
-  // One past the last line that any bin reads, and the first one.
+  // The first line that any bin reads, and one past the last.
   std::pair<int, int> lines() const {
     int begin = std::numeric_limits<int>::max();
     int end = 0;

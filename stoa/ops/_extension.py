@@ -65,7 +65,8 @@ def compiled_devices() -> frozenset[str]:
     if extension.build_info()["cuda_toolkit"] is not None:
         return frozenset({"cpu", "cuda"})
     if torch.cuda.is_available():
-        _warn(f"stoa._C was built without CUDA; to build it again with a toolkit in CUDA_HOME: {_REINSTALL}")
+        cause = f"stoa._C was built without CUDA; to build it again with a toolkit in CUDA_HOME: {_REINSTALL}"
+        _warn(cause, where=" on the GPU")
     return frozenset({"cpu"})
 
 
@@ -78,6 +79,6 @@ def forbid_second_derivative(name: str) -> None:
     torch.library.register_autograd(name, backward)
 
 
-def _warn(cause: str) -> None:
-    message = f"The compiled operators of stoa are not in use, the slower PyTorch references run: {cause}"
+def _warn(cause: str, where: str = "") -> None:
+    message = f"The compiled operators of stoa are not in use{where}, the slower PyTorch references run: {cause}"
     warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from simt_build import HERE, PATTERNS, RACE, REPO_ROOT, compile_driver, read_arrays, run_driver, write_arrays
 from torch import Tensor
+from torchvision.ops import roi_align
 
 MODES = ("O2", "asan", "tsan")
 OPERATORS = ("roi_align_max", "trajectory_attention", "batched_assignment")
@@ -192,7 +193,6 @@ def roi_arrays(case: Roi, num_frames: int = 2) -> Arrays:
 
 
 def check_roi(case: Roi, given: Arrays, out: Arrays) -> None:
-    roi_align = pytest.importorskip("torchvision.ops").roi_align
     (h, w), (channels, _, row, first) = case.grid, given["layout"].tolist()
     num_frames, num_boxes = given["valid"].shape
     tokens = to_double(given["tokens"])[:, first // row :, first % row :].requires_grad_()
@@ -236,6 +236,14 @@ def test_roi_align_max(built: Built, tmp_path: Path, mode: str) -> None:
         check_roi(case, given[name], results[name])
 
 
+def test_bins_that_do_not_exist_have_no_gradient(built: Built, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = roi_arrays(ROI["behind_cls"])
+    given["winner"] = np.resize(np.array([-1, 6, 32767, -32768], dtype=np.int16), given["grad"].shape)
+    results = run(built("roi_align_max", "asan"), tmp_path, {"strange": given})
+    assert (results["strange"]["grad_tokens"] == 0).all()
+
+
 # trajectory_attention
 
 
@@ -249,6 +257,8 @@ class Attention:
     Q: int | None = None  # own labels of the queries
     labels: int = 5
     first_label: int = -1
+    scale: float = 1  # of the queries
+    padding: int = 0  # elements between rows
 
     @property
     def close(self) -> dict[str, float]:
@@ -257,7 +267,8 @@ class Attention:
 
 
 ATTENTION = {
-    "more_than_one_chunk": Attention(torch.float32, 2, 2, 70, 32),
+    "more_than_one_chunk": Attention(torch.float32, 1, 2, 66, 32, padding=3),
+    "steep": Attention(torch.float32, 2, 1, 40, 128, Q=2, labels=1, scale=20),
     "one_label": Attention(torch.float32, 1, 1, 40, 5, labels=1, first_label=0),
     "no_token": Attention(torch.float32, 1, 1, 5, 32, labels=0),
     "own_queries": Attention(torch.float32, 1, 2, 37, 64, Q=6, labels=7),
@@ -279,19 +290,21 @@ def attention_arrays(case: Attention) -> Arrays:
     }
     for name, rows in (("q", queries), ("k", case.S), ("v", case.S), ("grad", queries)):
         # Heads inside of rows, as a projection leaves them.
-        arrays[name] = to_numpy(torch.randn(case.B, rows, case.H, case.D).to(case.dtype))
-        arrays[f"{name}_strides"] = np.array([rows * case.H * case.D, case.D, case.H * case.D])
+        x = torch.full((case.B, rows, case.H, case.D + case.padding), NAN)
+        x[..., : case.D] = torch.randn(case.B, rows, case.H, case.D) * (case.scale if name == "q" else 1)
+        arrays[name] = to_numpy(x.to(case.dtype))
+        arrays[f"{name}_strides"] = np.array([x.stride(0), x.stride(2), x.stride(1)])
     return arrays
 
 
 def check_attention(case: Attention, given: Arrays, out: Arrays) -> None:
-    q, k, v = (to_double(given[name]).transpose(1, 2).requires_grad_() for name in "qkv")
+    q, k, v = (to_double(given[name])[..., : case.D].transpose(1, 2).requires_grad_() for name in "qkv")
     labels, q_labels = torch.tensor(given["labels"]), torch.tensor(given["q_labels"])
     seen = (q_labels[:, :, None] == labels[:, None]) & (q_labels >= 0)[..., None]
     sees = seen.any(-1)[:, None, :, None]
     # A row that sees nothing would not be a number; it sees everything and is dropped.
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=(seen[:, None] | ~sees)) * sees
-    grad = to_double(given["grad"]).transpose(1, 2)
+    grad = to_double(given["grad"])[..., : case.D].transpose(1, 2)
     grads = torch.autograd.grad((expected * grad).sum(), (q, k, v))
     for name, tensor in zip(("out", "grad_q", "grad_k", "grad_v"), (expected, *grads), strict=True):
         torch.testing.assert_close(to_double(out[name]).transpose(1, 2), tensor, **case.close)
@@ -331,13 +344,17 @@ def assignment_cases() -> dict[str, tuple[Tensor, dict[str, list[int]]]]:
 
     forbidden = rand(40, 5, 6)
     forbidden[forbidden < 0.5] = inf
+    # What does not take part may be anything.
+    counted, num_rows, num_cols = rand(4, 5, 7), [0, 5, 3, 1], [7, 0, 2, 7]
+    for cost, rows, cols in zip(counted, num_rows, num_cols, strict=True):
+        cost[rows:], cost[:, cols:] = NAN, -inf
     invalid = rand(12, 3, 3)
     invalid[::3, 1, 1], invalid[1::3, 2, 0] = NAN, -inf
     return {
         "wide": (rand(60, 4, 9), {}),
         "tall": (rand(60, 9, 4), {}),
         "ties": ((rand(80, 6, 6) * 3).floor(), {}),
-        "counts": (rand(4, 5, 7), {"num_rows": [0, 5, 3, 1], "num_cols": [7, 0, 2, 7]}),
+        "counts": (counted, {"num_rows": num_rows, "num_cols": num_cols}),
         "out_of_range": (rand(3, 4, 4), {"num_rows": [9, -2, 3], "num_cols": [4, 4, 99]}),
         "forbidden": (forbidden, {}),
         "invalid": (invalid, {}),

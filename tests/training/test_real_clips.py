@@ -16,7 +16,8 @@ def test_training_on_real_clips(start, real_data, tmp_path):
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = tmp_path / "run"
     steps = len(clips) // 8  # one epoch
-    finish(start(run, "--training.max_steps", str(steps), "--data.num_workers", "2", manifest=manifest))
+    settings = ["--training.max_steps", str(steps), "--data.num_workers", "2", "--data.decoder", "auto"]
+    finish(start(run, *settings, manifest=manifest))
     assert len(read_metrics(run / "metrics.jsonl")) == steps
     events = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
     replaced = {e["clip"] for e in events if e["event"] == "replaced"}

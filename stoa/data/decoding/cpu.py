@@ -21,6 +21,7 @@ def decode_decord(
     """Decode with decord. See :class:`stoa.data.decoding.base.Decoder`."""
     import decord  # optional: there are no wheels for some platforms
 
+    _require_content(path)
     try:
         reader = decord.VideoReader(path, num_threads=1)
         spans = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
@@ -39,6 +40,7 @@ def decode_pyav(
     path: str, num_frames: int, start_seconds: float | None = None, end_seconds: float | None = None
 ) -> DecodedFrames:
     """Decode with PyAV in one sequential pass. See :class:`stoa.data.decoding.base.Decoder`."""
+    _require_content(path)
     try:
         duration = _duration_seconds(path)
         start, end = clip_range(duration, start_seconds, end_seconds)
@@ -60,10 +62,7 @@ def decode_cpu(
     Raises:
         DecodeError: the file is missing, empty, or neither reads it.
     """
-    if not os.path.isfile(path):
-        raise DecodeError("file does not exist")
-    if os.path.getsize(path) == 0:
-        raise DecodeError("file is empty (0 bytes)")
+    _require_content(path)
     try:
         return decode_decord(path, num_frames, start_seconds, end_seconds)
     except (DecodeError, ImportError) as error:
@@ -77,21 +76,36 @@ def decode_cpu(
     return decoded
 
 
+def _require_content(path: str) -> None:
+    if not os.path.isfile(path):
+        raise DecodeError("file does not exist")
+    if os.path.getsize(path) == 0:
+        raise DecodeError("file is empty (0 bytes)")
+
+
 def _duration_seconds(path: str) -> float:
-    """Duration from the packets, without decoding."""
+    """Duration of the video stream from its packets, without decoding."""
     with av.open(path) as container:
         stream = _video_stream(container)
-        base = float(stream.time_base or 1)
-        ends = [(p.pts + (p.duration or 0)) * base for p in container.demux(stream) if p.pts is not None]
-        starts = stream.start_time * base if stream.start_time is not None else 0.0
-        # Matroska and WebM state a duration for the file alone.
-        promised = stream.duration * base if stream.duration else (container.duration or 0) / av.time_base
-    if not ends:
+        # Matroska, WebM and FLV state a duration for the file alone: its longest stream, sound as well.
+        counted = [stream] if stream.duration else list(container.streams)
+        ends = dict.fromkeys((s.index for s in counted), 0.0)
+        for packet in container.demux(counted):
+            if packet.pts is not None:
+                shown_until = (packet.pts + (packet.duration or 0)) * float(packet.time_base)
+                ends[packet.stream.index] = max(ends[packet.stream.index], shown_until)
+        time_base = float(stream.time_base or 1)
+        start, end = (stream.start_time or 0) * time_base, ends[stream.index]
+        if stream.duration:
+            promised, found = stream.duration * time_base, end - start
+        else:
+            promised = (container.duration or 0) / av.time_base
+            found = max(ends.values()) - (container.start_time or 0) / av.time_base
+    if not end:
         raise DecodeError("PyAV: no video packet")
-    duration = max(ends) - starts
-    if duration < _COMPLETE_SHARE * promised:
-        raise DecodeError(f"PyAV: truncated: packets for {duration:.2f} s, the header says {promised:.2f} s")
-    return max(duration, 1e-3)  # one frame without a duration still is a clip
+    if found < _COMPLETE_SHARE * promised:
+        raise DecodeError(f"PyAV: truncated: packets for {found:.2f} s, the header says {promised:.2f} s")
+    return max(end - start, 1e-3)  # one frame without a duration still is a clip
 
 
 def _decode_sequentially(path: str, times_seconds: np.ndarray, duration: float) -> DecodedFrames:
