@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
@@ -57,19 +58,21 @@ class Detections:
         if self.size_wh.shape != (2,) or not (self.size_wh > 0).all():
             raise ValueError(f"size_wh is {self.size_wh}; expected a positive width and height")
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+        """Write as ``.npz``."""
         fields = {name: getattr(self, name) for name in _FIELDS}
-        np.savez(path, **{name: value for name, value in fields.items() if value is not None})
+        np.savez(file, **{name: value for name, value in fields.items() if value is not None})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Detections:
-        """Read a file written by :meth:`save`.
+    def load(cls, file: str | os.PathLike[str] | BinaryIO) -> Detections:
+        """Read a file, or the content of one, written by :meth:`save`.
 
         Raises:
             ValueError: the file is missing, unreadable or lacks a field; the message names it.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with np.load(file, allow_pickle=False) as data:
                 return cls(**{name: data[name] for name in _FIELDS if name in data or name not in _OPTIONAL})
         except Exception as error:  # zip, zlib and numpy each have their own for a damaged file
-            raise ValueError(f"detections {os.fspath(path)}: {type(error).__name__}: {error}") from None
+            where = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "of a shard"
+            raise ValueError(f"detections {where}: {type(error).__name__}: {error}") from None

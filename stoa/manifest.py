@@ -69,14 +69,14 @@ def read_manifest(
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"manifest {path} does not exist; pass a .jsonl or .csv file, or make one with 'stoa synth'")
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows}
+    readers = {".jsonl": jsonl_rows, ".csv": _csv_rows}
     if path.suffix not in readers:
         raise ValueError(f"manifest {path} has suffix {path.suffix!r}; expected .jsonl or .csv")
     rows: list[ClipRow] = []
     seen: dict[str, str] = {}
     splits: set[str] = set()
     for where, raw in readers[path.suffix](path):
-        row = _parse_row(raw, where)
+        row = row_from_json(raw, where)
         if row.id in seen:
             raise ValueError(f"{where}: id {row.id!r} already stands in {seen[row.id]}; ids must be unique")
         seen[row.id] = where
@@ -98,10 +98,11 @@ def write_manifest(path: str | os.PathLike[str], rows: Iterable[ClipRow]) -> Non
     """Write rows as JSONL, leaving out fields that hold their default."""
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(_to_json(row), ensure_ascii=False) + "\n")
+            file.write(json.dumps(row_to_json(row), ensure_ascii=False) + "\n")
 
 
-def _to_json(row: ClipRow) -> dict[str, Any]:
+def row_to_json(row: ClipRow) -> dict[str, Any]:
+    """A row as JSON holds it, without the fields that have their default."""
     captions = [
         {"text": c.text, "nouns": c.nouns, "verbs": c.verbs} | ({"noun_labels": c.noun_labels} if c.noun_labels else {})
         for c in row.captions
@@ -114,7 +115,12 @@ def _to_json(row: ClipRow) -> dict[str, Any]:
     return out
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of every line that is not blank.
+
+    Raises:
+        ValueError: a line is not UTF-8, not JSON or no object.
+    """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, row {number}"
@@ -136,6 +142,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)  # captions may be longer than csv's own limit
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         try:
@@ -151,7 +158,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
 
 
-def _parse_row(raw: dict[str, Any], where: str) -> ClipRow:
+def row_from_json(raw: dict[str, Any], where: str) -> ClipRow:
+    """The row that ``raw`` describes.
+
+    Raises:
+        ValueError: a field is missing or holds a bad value; the message starts with ``where``.
+    """
     for field in ("id", "video"):
         if not isinstance(raw.get(field), (str, int)) or raw[field] == "":
             raise ValueError(

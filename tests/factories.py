@@ -106,14 +106,14 @@ def write_video(
 ) -> Path:
     """Encode RGB frames, one every 1/fps seconds or at the given times."""
     height, width = frames[0].shape[:2]
-    base = Fraction(1, 1000)
+    base = Fraction(1, 1000) if times_seconds else Fraction(1, fps)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = stream.codec_context.time_base = base
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts = round(1000 * (times_seconds[index] if times_seconds else index / fps))
+            frame.pts = round(1000 * times_seconds[index]) if times_seconds else index
             frame.time_base = base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from stoa.config import from_dict
+from stoa.data.decoding.cpu import CpuDecoder
 from stoa.tasks.report import format_report, retrieval_report, write_report
 from stoa.tasks.trained import load_trained
 from stoa.training import checkpoint
@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--split", type=str, default="test", help="rows of the manifest")
     parser.add_argument("--hard", type=str | None, default=None, help="folder of hard-set manifests")
     parser.add_argument("--top_k", type=PositiveInt, default=32, help="candidates the matching head re-ranks")
-    parser.add_argument("--decoder", type=Literal["auto", "decord", "pyav"], default="auto", help="video decoder")
+    parser.add_argument("--decoder", type=CpuDecoder, default="auto", help="video decoder")
     parser.add_argument("--batch_size", type=PositiveInt, default=16, help="videos encoded at once")
     parser.add_argument(
         "--out", type=str | None, default=None, help="JSON report; default: beside the checkpoint's run"

@@ -6,39 +6,28 @@ Shape legend: B clips, T frames, S side of the frame, K boxes per frame, L text 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from stoa.batch import VideoTextBatch
-from stoa.data.decoding.base import DecodedFrames, DecodeError
-from stoa.data.decoding.cpu import decode_cpu, decode_decord, decode_pyav
-from stoa.data.ledger import Ledger
+from stoa.data.boxes import ClipBoxes, ClipShape, boxes_on_frames
+from stoa.data.clips import Clips
+from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.cpu import CpuDecoder, decode_guarded
+from stoa.data.decoding.guard import Guard
+from stoa.data.ledger import Blame, Ledger
+from stoa.data.media import FramePack, decode_pack
 from stoa.data.sampler import SampleKey
-from stoa.data.sampling import nearest_frames
 from stoa.data.text import encode_caption
-from stoa.data.transforms import boxes_to_model, resize_and_crop
-from stoa.detections import Detections
-from stoa.manifest import Caption, ClipRow
+from stoa.data.transforms import resize_and_crop
+from stoa.manifest import ClipRow
 
 # A manifest in which this many replacements in a row fail is broken as a whole.
 MAX_REPLACEMENTS = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClipShape:
-    """What the model wants to see: frames (T), side in pixels (S), text tokens (L), boxes per frame (K)."""
-
-    num_frames: int
-    side: int
-    max_tokens: int
-    max_boxes: int
 
 
 class Sample(NamedTuple):
@@ -75,62 +64,67 @@ class LoadedBatch(NamedTuple):
 
 
 class ClipDataset(Dataset[Sample]):
-    """Clips of a manifest, addressed by :class:`SampleKey`.
+    """Clips addressed by :class:`SampleKey`.
 
     Args:
-        rows: of the manifest.
-        root: folder the rows' paths are relative to.
+        clips: of a manifest or a store.
         shape: what the model wants to see.
         seed: fixes which of several captions an epoch uses, and the replacements.
-        decoder: ``auto`` is decord, then PyAV for what decord cannot read.
-        ledger: where replacements and fallbacks are recorded.
+        decoder: ``auto`` is decord where it can be trusted, PyAV for the rest.
+        timeout_seconds: a video that takes longer to decode counts as hung; 0 decodes without a process of its own,
+            so that a crash in a decoder ends this one.
+        ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
         cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
     """
 
     def __init__(
         self,
-        rows: Sequence[ClipRow],
-        root: Path,
+        clips: Clips,
         shape: ClipShape,
         *,
         seed: int,
-        decoder: Literal["auto", "decord", "pyav"] = "auto",
+        decoder: CpuDecoder = "auto",
+        timeout_seconds: float = 60.0,
         ledger: Ledger | None = None,
         cache_bytes: int = 0,
     ) -> None:
-        self.rows = rows
-        self.root = root
+        self.clips = clips
         self.shape = shape
         self.seed = seed
         self.decoder = decoder
         self.ledger = ledger or Ledger(None)
         self.cache_bytes = cache_bytes
-        self._cache: dict[str, tuple[torch.Tensor, _Boxes]] = {}
-        self._fallbacks: set[str] = set()
+        self._guard = Guard(timeout_seconds) if timeout_seconds else None
+        self._blamed = self.ledger.blamed()
+        self._cache: dict[int, tuple[ClipRow, torch.Tensor, ClipBoxes]] = {}
+        self._fallbacks: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.clips)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         """Load a sample; a clip that cannot be read is replaced by another, chosen by (seed, epoch, clip).
 
         Raises:
             ValueError: the replacements could not be read either.
+            OSError: the storage does not answer.
         """
-        row, reason = self.rows[key.clip], ""
+        index, reason = key.clip, ""
         for attempt in range(MAX_REPLACEMENTS + 1):
             try:
-                return self._load(row, key, replaced=int(attempt > 0))
+                self._refuse_blamed(index, key.epoch)
+                return self._load(index, key, replaced=int(attempt > 0))
             except (DecodeError, ValueError) as error:
                 reason = str(error)
-                path = str(self.root / row.video)
-                substitute = stable_hash(self.seed, key.epoch, key.clip, attempt) % len(self.rows)
+                clip, path = self.clips.row(index).id, self.clips.where(index)
+                if isinstance(error, DecodeError) and error.kind in ("crash", "hang"):
+                    self._blame(clip, index, reason, path, key.epoch)
+                index = stable_hash(self.seed, key.epoch, key.clip, attempt) % len(self.clips)
                 self.ledger.record(
-                    "replaced", row.id, reason, path=path, epoch=key.epoch, replacement=self.rows[substitute].id
+                    "replaced", clip, reason, path=path, epoch=key.epoch, replacement=self.clips.row(index).id
                 )
-                row = self.rows[substitute]
         raise ValueError(
-            f"clip {self.rows[key.clip].id!r} and {MAX_REPLACEMENTS} replacements could not be read, the last one "
+            f"clip {self.clips.row(key.clip).id!r} and {MAX_REPLACEMENTS} replacements could not be read, the last one "
             f"{path}: {reason}; check the manifest's video paths (ledger: {self.ledger.path})"
         )
 
@@ -140,17 +134,15 @@ class ClipDataset(Dataset[Sample]):
         Raises:
             ValueError: it cannot be read; the message names id and file.
         """
-        row = self.rows[index]
         try:
-            return self._load(row, SampleKey(index, 0, position), replaced=0, caption=row.captions[caption])
+            return self._load(index, SampleKey(index, 0, position), replaced=0, caption=caption)
         except DecodeError as error:
-            raise ValueError(f"clip {row.id!r}, {self.root / row.video}: {error}") from None
+            raise ValueError(f"clip {self.clips.row(index).id!r}, {self.clips.where(index)}: {error}") from None
 
-    def _load(self, row: ClipRow, key: SampleKey, *, replaced: int, caption: Caption | None = None) -> Sample:
-        if caption is None:
-            caption = row.captions[stable_hash(self.seed, key.epoch, key.clip) % len(row.captions)]
-        frames_TCHW, boxes = self._video(row)
-        encoded = encode_caption(caption, self.shape.max_tokens)
+    def _load(self, index: int, key: SampleKey, *, replaced: int, caption: int | None = None) -> Sample:
+        row, frames_TCHW, boxes = self._cache.get(index) or self._read(index)
+        number = stable_hash(self.seed, key.epoch, key.clip) if caption is None else caption
+        encoded = encode_caption(row.captions[number % len(row.captions)], self.shape.max_tokens)
         return Sample(
             frames_TCHW=frames_TCHW,
             tokens_L=encoded.tokens_L,
@@ -170,62 +162,40 @@ class ClipDataset(Dataset[Sample]):
             replaced=replaced,
         )
 
-    def _video(self, row: ClipRow) -> tuple[torch.Tensor, _Boxes]:
-        """Frames as the model sees them, (T, 3, S, S) uint8, and the boxes on them."""
-        if row.id in self._cache:
-            return self._cache[row.id]
-        decoders: dict[str, Callable[..., DecodedFrames]] = {
-            "auto": partial(decode_cpu, on_fallback=partial(self._record_fallback, row.id)),
-            "decord": decode_decord,
-            "pyav": decode_pyav,
-        }
-        path = str(self.root / row.video)
-        decoded = decoders[self.decoder](path, self.shape.num_frames, row.start_seconds, row.end_seconds)
+    def _read(self, index: int) -> tuple[ClipRow, torch.Tensor, ClipBoxes]:
+        """A clip, its frames as the model sees them, (T, 3, S, S) uint8, and the boxes on them."""
+        clip = self.clips.read(index)
+        if isinstance(clip.media, FramePack):
+            decoded = decode_pack(clip.media, self.shape.num_frames)
+        else:
+            media = clip.media
+            decoded, reason = decode_guarded(
+                self._guard,
+                media.video,
+                self.shape.num_frames,
+                media.start_seconds,
+                media.end_seconds,
+                self.decoder,
+            )
+            if reason is not None and index not in self._fallbacks:  # a long run would repeat it every epoch
+                self._fallbacks.add(index)
+                self.ledger.record("fallback", clip.row.id, reason)
         frames_TCHW = resize_and_crop(decoded.frames_THWC, self.shape.side)
-        video = frames_TCHW, self._boxes(row, decoded.times_seconds)
+        read = clip.row, frames_TCHW, boxes_on_frames(clip.detections, decoded.times_seconds, self.shape)
         if (len(self._cache) + 1) * frames_TCHW.nbytes <= self.cache_bytes:
-            self._cache[row.id] = video
-        return video
+            self._cache[index] = read
+        return read
 
-    def _record_fallback(self, clip: str, reason: str) -> None:
-        """Once a clip and process: a long run would repeat it every epoch."""
-        if clip not in self._fallbacks:
-            self._fallbacks.add(clip)
-            self.ledger.record("fallback", clip, reason)
+    def _refuse_blamed(self, index: int, epoch: int) -> None:
+        if self._blamed:
+            blame = self._blamed.get(self.clips.row(index).id)
+            if blame is not None and epoch >= blame.epoch:
+                raise DecodeError("blamed", blame.reason)
 
-    def _boxes(self, row: ClipRow, times_seconds: np.ndarray) -> _Boxes:
-        """The K most confident boxes of the nearest detected frame, for every sampled frame."""
-        T, K = self.shape.num_frames, self.shape.max_boxes
-        out = _Boxes(
-            boxes_TK4=np.zeros((T, K, 4), dtype=np.float32),
-            labels_TK=np.full((T, K), -1, dtype=np.int64),
-            scores_TK=np.zeros((T, K), dtype=np.float32),
-            true_labels_TK=np.full((T, K), -1, dtype=np.int64),
-            dropped=0,
-        )
-        if row.detections is None or K == 0:
-            return out
-        found = Detections.load(self.root / row.detections)
-        width, height = (int(v) for v in found.size_wh)
-        boxes_n4, usable_n = boxes_to_model(found.boxes, height, width, self.shape.side)
-        if len(found.frame_times_seconds):
-            for t, frame in enumerate(nearest_frames(found.frame_times_seconds, times_seconds)):
-                here = np.flatnonzero((found.frame_index == frame) & usable_n)
-                best = here[np.argsort(-found.scores[here], kind="stable")[:K]]
-                out.boxes_TK4[t, : len(best)] = boxes_n4[best]
-                out.labels_TK[t, : len(best)] = found.labels[best]
-                out.scores_TK[t, : len(best)] = found.scores[best]
-                if found.true_labels is not None:
-                    out.true_labels_TK[t, : len(best)] = found.true_labels[best]
-        return out._replace(dropped=int((~usable_n).sum()))
-
-
-class _Boxes(NamedTuple):
-    boxes_TK4: np.ndarray
-    labels_TK: np.ndarray
-    scores_TK: np.ndarray
-    true_labels_TK: np.ndarray
-    dropped: int
+    def _blame(self, clip: str, index: int, reason: str, path: str, epoch: int) -> None:
+        """On record before the replacement is used: a resumed run sees the same clips and does not try again."""
+        self._blamed[clip] = Blame(epoch, reason)
+        self.ledger.record("blamed", clip, reason, path=path, epoch=epoch)
 
 
 def collate(samples: Sequence[Sample]) -> LoadedBatch:

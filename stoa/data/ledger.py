@@ -5,6 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Blame(NamedTuple):
+    """A clip that crashed or hung its decoder, given up from this epoch on."""
+
+    epoch: int
+    reason: str
 
 
 class Ledger:
@@ -21,7 +29,7 @@ class Ledger:
         """Write one record.
 
         Args:
-            event: ``skipped``, ``replaced`` or ``fallback``.
+            event: ``skipped``, ``replaced``, ``fallback`` or ``blamed``.
             clip: id of the clip.
             reason: one line.
             details: anything JSON can hold (path, replacement, epoch).
@@ -35,3 +43,16 @@ class Ledger:
             os.write(descriptor, line.encode())  # one write: lines of several workers do not mix
         finally:
             os.close(descriptor)
+
+    def blamed(self) -> dict[str, Blame]:
+        """Clips on record as blamed, by id. A last line that a kill cut short is left out."""
+        found: dict[str, Blame] = {}
+        if self.path is None or not self.path.is_file():
+            return found
+        with open(self.path, "rb") as file:
+            for line in file:
+                if line.startswith(b'{"event": "blamed"') and line.endswith(b"\n"):
+                    record = json.loads(line)
+                    blame = Blame(record["epoch"], record["reason"])
+                    found[record["clip"]] = min(blame, found.get(record["clip"], blame))
+        return found

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader
 
-from stoa.data.dataset import ClipDataset, ClipShape, LoadedBatch, collate
+from stoa.data.boxes import ClipShape
+from stoa.data.clips import Clips, FileClips
+from stoa.data.dataset import ClipDataset, LoadedBatch, collate
+from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
-from stoa.data.text import foreign_script_share
-from stoa.manifest import ClipRow, read_manifest
+from stoa.data.shards import ShardClips, is_store
+from stoa.manifest import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,52 +27,59 @@ class DataConfig:
     """Where clips come from and how they are read.
 
     Attributes:
-        manifest: a ``.jsonl`` or ``.csv`` file; none means Moving Shapes, generated on the spot.
-        split: rows of the manifest to train on.
-        decoder: ``auto`` is decord, then PyAV for what decord cannot read.
+        manifest: a ``.jsonl`` or ``.csv`` file, or a store that ``stoa prepare`` has made: its folder or URL; none
+            means Moving Shapes, generated on the spot.
+        split: clips of it to train on.
+        decoder: ``auto`` is decord where it can be trusted, PyAV for the rest.
+        decode_timeout_seconds: a video that takes longer counts as hung. Decoding runs in a process of its own, which
+            is started again when it hangs or crashes; 0 does without.
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
     """
 
     manifest: str | None = None
     split: str = "train"
-    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    decoder: CpuDecoder = "auto"
+    decode_timeout_seconds: float = 60.0
     num_workers: int = 2
     cache_gib: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
+        if not self.decode_timeout_seconds >= 0:
+            raise ValueError(f"data.decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
         if not self.cache_gib >= 0:
             raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
 
 
-def read_rows(config: DataConfig, manifest: Path, ledger: Ledger) -> list[ClipRow]:
-    """Rows to train on. Rows without a caption go to the ledger; captions in another script are warned of once."""
-    rows = read_manifest(manifest, split=config.split, on_skip=lambda clip, why: ledger.record("skipped", clip, why))
-    captions = [caption for row in rows for caption in row.captions]
-    share = foreign_script_share(captions)
+def open_clips(config: DataConfig, manifest: str, ledger: Ledger) -> Clips:
+    """Clips to train on. Rows without a caption go to the ledger; captions in another script are warned of once.
+
+    Raises:
+        ValueError: the manifest or store is missing, damaged, or has nothing of the split.
+    """
+    clips: Clips
+    if is_store(manifest):
+        clips = ShardClips(manifest, config.split)
+    else:
+        rows = read_manifest(
+            manifest, split=config.split, on_skip=lambda clip, why: ledger.record("skipped", clip, why)
+        )
+        clips = FileClips(rows, Path(manifest).parent)
+    share = clips.foreign_script_share()
     if share:
         warnings.warn(
             f"{share:.1%} of the captions in {manifest} are mostly in a non-Latin script: CLIP's vocabulary cuts "
             "such words into bytes, so captions are truncated early and pre-trained weights know little of them",
             stacklevel=2,
         )
-    return rows
-
-
-def fingerprint(rows: Sequence[ClipRow]) -> str:
-    """Hash of the clips and captions, in order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr((row.id, row.video, [caption.text for caption in row.captions])).encode())
-    return digest.hexdigest()
+    return clips
 
 
 def build_loader(
     config: DataConfig,
-    rows: list[ClipRow],
-    root: Path,
+    clips: Clips,
     shape: ClipShape,
     sampler: GlobalBatchSampler,
     *,
@@ -79,11 +88,11 @@ def build_loader(
 ) -> Iterator[LoadedBatch]:
     """Endless batches in the order of ``sampler``, whatever the number of workers."""
     dataset = ClipDataset(
-        rows,
-        root,
+        clips,
         shape,
         seed=sampler.seed,
         decoder=config.decoder,
+        timeout_seconds=config.decode_timeout_seconds,
         ledger=ledger,
         cache_bytes=int(config.cache_gib * 2**30),
     )

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stoa.data.dataset import ClipDataset, ClipShape, collate
+from stoa.data.boxes import ClipShape
+from stoa.data.clips import FileClips
+from stoa.data.dataset import ClipDataset, collate
 from stoa.data.text import word_ending_at
 from stoa.manifest import ClipRow
 from stoa.objectives.matching import (
@@ -94,7 +96,7 @@ def explain(
     shape = ClipShape(
         num_frames=config.num_frames, side=trained.side, max_tokens=config.max_tokens, max_boxes=config.num_boxes
     )
-    batch = collate([ClipDataset([row], root, shape, seed=0).load(0)]).batch.to(trained.device)
+    batch = collate([ClipDataset(FileClips([row], root), shape, seed=0).load(0)]).batch.to(trained.device)
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     null_B = null_positions(batch.text_mask_BL, null_token)
     tokens_L = batch.tokens_BL[0].tolist()

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
-from stoa.data.dataset import ClipDataset, ClipShape, collate
+from stoa.data.boxes import ClipShape
+from stoa.data.clips import FileClips
+from stoa.data.dataset import ClipDataset, collate
+from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.text import encode_caption
 from stoa.manifest import ClipRow
 from stoa.models.video_language import VideoFeatures
@@ -66,7 +68,7 @@ def encode_galleries(
     rows: Sequence[ClipRow],
     root: Path,
     *,
-    decoder: Literal["auto", "decord", "pyav"] = "auto",
+    decoder: CpuDecoder = "auto",
     batch_size: int = 16,
 ) -> list[Gallery]:
     """Encode every video and every caption of the rows with each model; videos are decoded once.
@@ -84,7 +86,7 @@ def encode_galleries(
     config, side = models[0].model.config, models[0].side
     assert all(trained.model.config == config for trained in models)
     shape = ClipShape(num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=config.num_boxes)
-    dataset = ClipDataset(rows, root, shape, seed=0, decoder=decoder)
+    dataset = ClipDataset(FileClips(rows, root), shape, seed=0, decoder=decoder)
     readable: list[ClipRow] = []
     unreadable: list[tuple[str, str]] = []
     videos: list[list[VideoFeatures]] = [[] for _ in models]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import stoa
+from stoa.data.decoding.cpu import CpuDecoder
 from stoa.files import sha256, write_whole
 from stoa.manifest import ClipRow, read_manifest
 from stoa.objectives.matching import NullToken
@@ -28,7 +29,7 @@ def retrieval_report(
     split: str,
     hard: Path | None,
     top_k: int,
-    decoder: Literal["auto", "decord", "pyav"],
+    decoder: CpuDecoder,
     batch_size: int,
     null_token: NullToken,
 ) -> dict[str, Any]:

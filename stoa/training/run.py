@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from stoa.data.dataset import ClipShape
+from stoa.data.boxes import ClipShape
 from stoa.data.ledger import Ledger
-from stoa.data.loader import build_loader, fingerprint, read_rows
+from stoa.data.loader import build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler
-from stoa.data.text import used_token_ids
 from stoa.models.clip import architecture, image_side
 from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import initialize
@@ -56,8 +55,8 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     side = image_side(config.model.backbone)
     micro_batch = ds_config["train_micro_batch_size_per_gpu"]
     manifest = _manifest(config, default_data, side, micro_batch * world_size(), console)
-    rows = read_rows(config.data, manifest, ledger if rank() == 0 else Ledger(None))
-    used = used_token_ids(c for row in rows for c in row.captions) if config.model.lm_vocab == "used" else None
+    clips = open_clips(config.data, manifest, ledger if rank() == 0 else Ledger(None))
+    used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
     model = VideoLanguageModel(config.model, used_token_ids=used)
     if config.init is not None:
         console.say(initialize(model, config.init))
@@ -67,12 +66,12 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     objective = PretrainingObjective(model, config.objectives, seed=config.training.seed)
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), ds_config)
     sampler = GlobalBatchSampler(
-        len(rows),
+        len(clips),
         micro_batch,
         rank=rank(),
         world=world_size(),
         seed=config.training.seed,
-        fingerprint=fingerprint(rows),
+        fingerprint=clips.fingerprint,
     )
     facts = run_facts(config.to_dict(), architecture(config.model.backbone), ds_config, used) if rank() == 0 else None
     shared = [facts]
@@ -87,20 +86,20 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         max_boxes=config.model.num_boxes,
     )
     pin = device.type == "cuda"
-    trainer.fit(build_loader(config.data, rows, manifest.parent, shape, sampler, ledger=ledger, pin_memory=pin))
+    trainer.fit(build_loader(config.data, clips, shape, sampler, ledger=ledger, pin_memory=pin))
     dist.barrier()
     dist.destroy_process_group()
 
 
 def _manifest(
     config: Config, default_data: Callable[[int, int], Path], side: int, global_batch: int, console: Console
-) -> Path:
+) -> str:
     """The manifest to train on; without one in the recipe, of data the first rank makes."""
     if config.data.manifest is not None:
-        return Path(config.data.manifest)
+        return config.data.manifest
     console.say("no data.manifest given: training on Moving Shapes, generated on this machine")
     result: list[Any] = [None]
     if rank() == 0:
         result = [str(default_data(side, global_batch))]
     dist.broadcast_object_list(result)
-    return Path(result[0])
+    return str(result[0])

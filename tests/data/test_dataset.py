@@ -10,9 +10,11 @@ import pytest
 import torch
 from factories import gray_frames, gray_number, write_video
 
-from stoa.data.dataset import ClipDataset, ClipShape, collate, stable_hash
+from stoa.data.boxes import ClipShape
+from stoa.data.clips import FileClips
+from stoa.data.dataset import ClipDataset, collate, stable_hash
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, build_loader, read_rows
+from stoa.data.loader import DataConfig, build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler, SampleKey
 from stoa.data.text import encode_caption
 from stoa.detections import Detections
@@ -44,7 +46,7 @@ def events(path) -> list[dict]:
 
 
 def test_a_sample(folder):
-    sample = ClipDataset(rows(), folder, SHAPE, seed=0)[SampleKey(2, 0, 5)]
+    sample = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0)[SampleKey(2, 0, 5)]
     assert sample.frames_TCHW.dtype == torch.uint8
     assert sample.frames_TCHW.shape == (2, 3, 32, 32)
     assert [gray_number(f.numpy()) for f in sample.frames_TCHW] == [3, 6]
@@ -53,7 +55,7 @@ def test_a_sample(folder):
 
 
 def test_captions_take_turns_by_epoch(folder):
-    data = ClipDataset(rows(), folder, SHAPE, seed=0)
+    data = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0)
     used = {data[SampleKey(0, epoch, 0)].caption_key for epoch in range(12)}
     assert used == {caption_key("number 0"), caption_key("clip 0")}
     assert data[SampleKey(0, 3, 0)].caption_key == data[SampleKey(0, 3, 0)].caption_key
@@ -63,7 +65,7 @@ def test_a_bad_clip_is_replaced_always_by_the_same_one(folder):
     (folder / "2.mp4").write_bytes(b"junk")
     (folder / "3.mp4").unlink()
     ledger = Ledger(folder / "ledger.jsonl")
-    data = ClipDataset(rows(), folder, SHAPE, seed=0, ledger=ledger)
+    data = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0, ledger=ledger)
     first, again = data[SampleKey(2, 0, 0)], data[SampleKey(2, 0, 0)]
     assert first.replaced == 1
     assert first.clip_key == again.clip_key != stable_hash("clip2")
@@ -77,7 +79,9 @@ def test_a_bad_clip_is_replaced_always_by_the_same_one(folder):
 
 
 def test_a_manifest_of_missing_files_is_one_clear_error(folder):
-    data = ClipDataset([dataclasses.replace(r, video="no/" + r.video) for r in rows()], folder, SHAPE, seed=0)
+    data = ClipDataset(
+        FileClips([dataclasses.replace(r, video="no/" + r.video) for r in rows()], folder), SHAPE, seed=0
+    )
     with pytest.raises(ValueError, match=r"clip 'clip1' and 16 replacements could not be read.*no/.*does not exist"):
         data[SampleKey(1, 0, 0)]
 
@@ -96,7 +100,7 @@ def test_boxes_come_from_the_nearest_detected_frame_most_confident_first(folder)
         true_labels=np.array([7, -1, 5, 2, 3, 4]),
     )
     found.save(folder / "b.npz")
-    data = ClipDataset(rows(detections="b.npz"), folder, SHAPE, seed=0, cache_bytes=10**6)
+    data = ClipDataset(FileClips(rows(detections="b.npz"), folder), SHAPE, seed=0, cache_bytes=10**6)
     sample = data[SampleKey(0, 0, 0)]
     assert sample.true_labels_TK.tolist() == [[7, -1, -1], [5, 2, 4]]
     assert sample.labels_TK.tolist() == [[7, -1, -1], [1, 2, 4]]
@@ -120,7 +124,7 @@ def test_what_boxes_truly_show_is_optional(folder):
     }
     Detections(**fields).save(folder / "b.npz")
     assert Detections.load(folder / "b.npz").true_labels is None
-    sample = ClipDataset(rows(detections="b.npz"), folder, SHAPE, seed=0)[SampleKey(0, 0, 0)]
+    sample = ClipDataset(FileClips(rows(detections="b.npz"), folder), SHAPE, seed=0)[SampleKey(0, 0, 0)]
     assert sample.labels_TK[0, 0] == 3
     assert (sample.true_labels_TK == -1).all()
     with pytest.raises(ValueError, match=r"true_labels is \(2,\); expected \(1,\), one for each box"):
@@ -133,13 +137,13 @@ def test_damaged_detections_replace_the_clip(folder):
     (folder / "b.npz").write_bytes(b"PK junk")
     data = rows()
     data[0] = dataclasses.replace(data[0], detections="b.npz")
-    sample = ClipDataset(data, folder, SHAPE, seed=0)[SampleKey(0, 0, 0)]
+    sample = ClipDataset(FileClips(data, folder), SHAPE, seed=0)[SampleKey(0, 0, 0)]
     assert sample.replaced == 1
 
 
 def test_collate_counts(folder):
     (folder / "2.mp4").write_bytes(b"junk")
-    data = ClipDataset(rows(), folder, SHAPE, seed=0)
+    data = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0)
     loaded = collate([data[SampleKey(i, 0, i)] for i in range(4)])
     assert len(loaded.batch) == 4
     assert loaded.replaced == 1
@@ -147,9 +151,9 @@ def test_collate_counts(folder):
 
 
 def test_the_cache_gives_the_same_samples_and_keeps_to_its_size(folder):
-    plain = ClipDataset(rows(), folder, SHAPE, seed=0)
+    plain = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0)
     bytes_of_a_clip = 2 * 3 * 32 * 32
-    cached = ClipDataset(rows(), folder, SHAPE, seed=0, cache_bytes=3 * bytes_of_a_clip)
+    cached = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0, cache_bytes=3 * bytes_of_a_clip)
     for epoch in range(2):
         for i in range(6):
             key = SampleKey(i, epoch, 0)
@@ -164,7 +168,7 @@ def test_the_cache_gives_the_same_samples_and_keeps_to_its_size(folder):
 def load(folder, num_workers: int, batches: int = 7):
     sampler = GlobalBatchSampler(6, 2, rank=0, world=1, seed=3)
     config = DataConfig(num_workers=num_workers)
-    loader = build_loader(config, rows(), folder, SHAPE, sampler, ledger=Ledger(None), pin_memory=False)
+    loader = build_loader(config, FileClips(rows(), folder), SHAPE, sampler, ledger=Ledger(None), pin_memory=False)
     return [loaded.batch for loaded in islice(loader, batches)]
 
 
@@ -180,8 +184,8 @@ def test_empty_captions_go_to_the_ledger_and_other_scripts_are_warned_of_once(tm
         manifest, [ClipRow("a", "a.mp4", (Caption("собака бежит"),)), ClipRow("b", "b.mp4", (Caption(" "),))]
     )
     with pytest.warns(UserWarning, match=r"100.0% of the captions .* non-Latin"):
-        found = read_rows(DataConfig(), manifest, Ledger(tmp_path / "ledger.jsonl"))
-    assert [row.id for row in found] == ["a"]
+        found = open_clips(DataConfig(), str(manifest), Ledger(tmp_path / "ledger.jsonl"))
+    assert [found.row(i).id for i in range(len(found))] == ["a"]
     assert events(tmp_path / "ledger.jsonl") == [{"event": "skipped", "clip": "b", "reason": "empty caption"}]
 
 
@@ -189,4 +193,4 @@ def test_latin_captions_give_no_warning(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [ClipRow("a", "a.mp4", (Caption("naïve café"),))])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(read_rows(DataConfig(), tmp_path / "m.jsonl", Ledger(None))) == 1
+        assert len(open_clips(DataConfig(), str(tmp_path / "m.jsonl"), Ledger(None))) == 1

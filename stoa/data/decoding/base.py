@@ -1,14 +1,51 @@
-"""What a video decoder promises."""
+"""What a video decoder gets, gives, and says when it cannot."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import io
+import os
+from typing import NamedTuple
 
 import numpy as np
 
+Video = str | bytes
+"""A video file: its path, or its content."""
+
 
 class DecodeError(Exception):
-    """A video that cannot give the wanted frames. ``str()`` says why, in one line, without the path."""
+    """A video that cannot give the wanted frames. ``str()`` says why, in one line, without the path.
+
+    Attributes:
+        kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``range``
+            (no frame in the wanted part), ``crash``, ``hang`` or ``blamed`` (did one of these before).
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class FrameIndex(NamedTuple):
+    """The frames of a video in the order of display, as its packets tell, before anything is decoded.
+
+    Attributes:
+        times_seconds: (F,) float64, ascending presentation times, the first 0.
+        duration_seconds: from the first frame until the last one ends.
+        pts: (F,) int64 presentation time stamps; None where the container has none that can be trusted (AVI) and
+            frames are known by their number alone.
+        keyframes: (F,) bool, where decoding can start.
+        container, codec: FFmpeg's names.
+    """
+
+    times_seconds: np.ndarray
+    duration_seconds: float
+    pts: np.ndarray | None
+    keyframes: np.ndarray
+    container: str
+    codec: str
 
 
 class DecodedFrames(NamedTuple):
@@ -23,34 +60,18 @@ class DecodedFrames(NamedTuple):
     times_seconds: np.ndarray
 
 
-class Decoder(Protocol):
-    """Frames of one file by time."""
-
-    def __call__(
-        self, path: str, num_frames: int, start_seconds: float | None, end_seconds: float | None
-    ) -> DecodedFrames:
-        """Decode ``num_frames`` frames spread over [start, end) as :mod:`stoa.data.sampling` says.
-
-        Args:
-            path: of the video file.
-            num_frames: at least 1; frames repeat where the video has fewer.
-            start_seconds, end_seconds: of the part wanted, counted from the first frame; ``None`` is the
-                file's own start or end.
-
-        Raises:
-            DecodeError: unreadable, truncated, or no frame in the wanted part.
-        """
-        ...
-
-
-def clip_range(duration_seconds: float, start_seconds: float | None, end_seconds: float | None) -> tuple[float, float]:
-    """The wanted part cut to the video.
+def as_file(video: Video) -> str | io.BytesIO:
+    """What decoders open.
 
     Raises:
-        DecodeError: the part starts after the video's end.
+        DecodeError: the file is missing or empty.
     """
-    start = start_seconds or 0.0
-    end = duration_seconds if end_seconds is None else min(end_seconds, duration_seconds)
-    if start >= end:
-        raise DecodeError(f"start_seconds {start:g} is not before the end of the video at {duration_seconds:g} s")
-    return start, end
+    if isinstance(video, str):
+        if not os.path.isfile(video):
+            raise DecodeError("missing", "file does not exist")
+        size = os.path.getsize(video)
+    else:
+        size = len(video)
+    if size == 0:
+        raise DecodeError("empty", "file is empty (0 bytes)")
+    return video if isinstance(video, str) else io.BytesIO(video)

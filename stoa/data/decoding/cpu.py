@@ -2,151 +2,197 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import av
 import numpy as np
 
-from stoa.data.decoding.base import DecodedFrames, DecodeError, clip_range
-from stoa.data.sampling import frames_on_display, sample_times
+from stoa.data.decoding.base import DecodedFrames, DecodeError, FrameIndex, Video, as_file
+from stoa.data.decoding.guard import Guard
+from stoa.data.decoding.probe import COMPLETE_SHARE, as_decode_error, probe, video_stream
+from stoa.data.sampling import clip_frames
 
-# A file that stops before this share of what its header promises is truncated, not merely imprecise.
-_COMPLETE_SHARE = 0.9
-
-
-def decode_decord(
-    path: str, num_frames: int, start_seconds: float | None = None, end_seconds: float | None = None
-) -> DecodedFrames:
-    """Decode with decord. See :class:`stoa.data.decoding.base.Decoder`."""
-    import decord  # optional: there are no wheels for some platforms
-
-    _require_content(path)
-    try:
-        reader = decord.VideoReader(path, num_threads=1)
-        spans = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
-        order = np.argsort(spans[:, 0], kind="stable")
-        frame_times = spans[order, 0] - spans[order[0], 0]
-        duration = float(spans[:, 1].max() - spans[:, 0].min())
-        start, end = clip_range(duration, start_seconds, end_seconds)
-        index = frames_on_display(frame_times, sample_times(start, end, num_frames))
-        frames = reader.get_batch(order[index]).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise DecodeError(f"decord: {_last_line(error)}") from None
-    return DecodedFrames(frames, frame_times[index])
+CpuDecoder = Literal["auto", "decord", "pyav"]
+# Of others decord gives wrong pictures without an error: MPEG-PS and AVI with B-frames, HEVC after a seek.
+_DECORD_CONTAINERS = {"mov", "matroska"}
+_DECORD_CODECS = {"h264", "vp8", "vp9"}
 
 
-def decode_pyav(
-    path: str, num_frames: int, start_seconds: float | None = None, end_seconds: float | None = None
-) -> DecodedFrames:
-    """Decode with PyAV in one sequential pass. See :class:`stoa.data.decoding.base.Decoder`."""
-    _require_content(path)
-    try:
-        duration = _duration_seconds(path)
-        start, end = clip_range(duration, start_seconds, end_seconds)
-        return _decode_sequentially(path, sample_times(start, end, num_frames), duration)
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        raise DecodeError(f"PyAV: {_last_line(error)}") from None
-
-
-def decode_cpu(
-    path: str,
+def decode_clip(
+    video: Video,
     num_frames: int,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
     *,
+    decoder: CpuDecoder = "auto",
+    index: FrameIndex | None = None,
     on_fallback: Callable[[str], None] | None = None,
 ) -> DecodedFrames:
-    """decord first, PyAV where that fails; ``on_fallback`` gets decord's reason when PyAV succeeds.
+    """Decode ``num_frames`` frames spread over [start, end); see :func:`stoa.data.sampling.clip_frames`.
+
+    Args:
+        video: path or content of the file.
+        num_frames: at least 1; frames repeat where the video has fewer.
+        start_seconds, end_seconds: of the part wanted, counted from the first frame; ``None`` is the file's own
+            start or end.
+        decoder: ``auto`` is decord first, PyAV where that fails.
+        index: the video's frames, where they are known; else they are read from its packets.
+        on_fallback: gets decord's reason when PyAV succeeds in its place.
 
     Raises:
-        DecodeError: the file is missing, empty, or neither reads it.
+        DecodeError: unreadable, truncated, or no frame in the wanted part.
     """
-    _require_content(path)
+    index = index or probe(video)
+    frames_T = clip_frames(index, num_frames, start_seconds, end_seconds)
+    return DecodedFrames(
+        decode_frames(video, index, frames_T, decoder=decoder, on_fallback=on_fallback), index.times_seconds[frames_T]
+    )
+
+
+def decode_guarded(
+    guard: Guard | None, video: Video, num_frames: int, start: float | None, end: float | None, decoder: CpuDecoder
+) -> tuple[DecodedFrames, str | None]:
+    """:func:`decode_clip` in the guard's process, where there is one.
+
+    Returns:
+        the frames, and why ``auto`` did not use decord, if so.
+    """
+    arguments = video, num_frames, start, end, decoder
+    return guard.call(_decode_and_tell, *arguments) if guard is not None else _decode_and_tell(*arguments)
+
+
+def _decode_and_tell(
+    video: Video, num_frames: int, start: float | None, end: float | None, decoder: CpuDecoder
+) -> tuple[DecodedFrames, str | None]:
+    reasons: list[str] = []
+    decoded = decode_clip(video, num_frames, start, end, decoder=decoder, on_fallback=reasons.append)
+    return decoded, reasons[0] if reasons else None
+
+
+def decode_frames(
+    video: Video,
+    index: FrameIndex,
+    frames_T: np.ndarray,
+    *,
+    decoder: CpuDecoder = "auto",
+    on_fallback: Callable[[str], None] | None = None,
+) -> np.ndarray:
+    """Decode frames by their number in the order of display, any order, repeats allowed.
+
+    Returns:
+        uint8 RGB (T, H, W, C), rotation applied.
+
+    Raises:
+        DecodeError: one of them does not decode.
+    """
+    if decoder == "pyav":
+        return _decode_pyav(video, index, frames_T)
     try:
-        return decode_decord(path, num_frames, start_seconds, end_seconds)
+        return _decode_decord(video, index, frames_T)
     except (DecodeError, ImportError) as error:
+        if decoder == "decord":
+            raise
         reason = str(error)
     try:
-        decoded = decode_pyav(path, num_frames, start_seconds, end_seconds)
+        frames_THWC = _decode_pyav(video, index, frames_T)
     except DecodeError as error:
-        raise DecodeError(f"{error}; {reason}") from None
+        raise DecodeError(error.kind, f"{error}; {reason}") from None
     if on_fallback is not None:
         on_fallback(reason)
-    return decoded
+    return frames_THWC
 
 
-def _require_content(path: str) -> None:
-    if not os.path.isfile(path):
-        raise DecodeError("file does not exist")
-    if os.path.getsize(path) == 0:
-        raise DecodeError("file is empty (0 bytes)")
+def read_frames(video: Video, index: FrameIndex, first: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Frames ``first`` to ``stop`` one by one, each uint8 RGB (H, W, C), decoded with PyAV from the file's start.
+    A lost frame is left out.
+
+    Raises:
+        DecodeError: decoding fails on the way.
+    """
+    try:
+        with av.open(as_file(video)) as container:
+            stream = video_stream(container)
+            stream.thread_type = "NONE"
+            for number, frame in _numbered(container.decode(stream), index):
+                if stop is not None and number >= stop:
+                    return
+                if number >= first:
+                    yield _to_rgb(frame)
+    except av.FFmpegError as error:
+        raise as_decode_error(error) from None
 
 
-def _duration_seconds(path: str) -> float:
-    """Duration of the video stream from its packets, without decoding."""
-    with av.open(path) as container:
-        stream = _video_stream(container)
-        # Matroska, WebM and FLV state a duration for the file alone: its longest stream, sound as well.
-        counted = [stream] if stream.duration else list(container.streams)
-        ends = dict.fromkeys((s.index for s in counted), 0.0)
-        for packet in container.demux(counted):
-            if packet.pts is not None:
-                shown_until = (packet.pts + (packet.duration or 0)) * float(packet.time_base)
-                ends[packet.stream.index] = max(ends[packet.stream.index], shown_until)
-        time_base = float(stream.time_base or 1)
-        start, end = (stream.start_time or 0) * time_base, ends[stream.index]
-        if stream.duration:
-            promised, found = stream.duration * time_base, end - start
-        else:
-            promised = (container.duration or 0) / av.time_base
-            found = max(ends.values()) - (container.start_time or 0) / av.time_base
-    if not end:
-        raise DecodeError("PyAV: no video packet")
-    if found < _COMPLETE_SHARE * promised:
-        raise DecodeError(f"PyAV: truncated: packets for {found:.2f} s, the header says {promised:.2f} s")
-    return max(end - start, 1e-3)  # one frame without a duration still is a clip
+def _decode_decord(video: Video, index: FrameIndex, frames_T: np.ndarray) -> np.ndarray:
+    import decord  # optional: there are no wheels for some platforms
+
+    if index.container.split(",")[0] not in _DECORD_CONTAINERS or index.codec not in _DECORD_CODECS:
+        raise DecodeError("codec", f"decord: not trusted with {index.codec} in {index.container}; use auto or pyav")
+    try:
+        reader = decord.VideoReader(as_file(video), num_threads=1)
+        if len(reader) != len(index.times_seconds):
+            raise DecodeError("corrupt", f"decord: counts {len(reader)} frames of {len(index.times_seconds)}")
+        return reader.get_batch(frames_T).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise DecodeError("corrupt", f"decord: {_last_line(error)}") from None
 
 
-def _decode_sequentially(path: str, times_seconds: np.ndarray, duration: float) -> DecodedFrames:
-    frames: list[np.ndarray] = []
-    times: list[float] = []
-    with av.open(path) as container:
-        stream = _video_stream(container)
+def _decode_pyav(video: Video, index: FrameIndex, frames_T: np.ndarray) -> np.ndarray:
+    wanted, place_T = np.unique(frames_T, return_inverse=True)
+    starts = np.flatnonzero(index.keyframes) if index.pts is not None else np.zeros(0, dtype=np.int64)
+    try:
+        try:
+            pictures = _pictures(video, index, wanted, starts)
+        except (DecodeError, av.FFmpegError):
+            if not len(starts):
+                raise
+            pictures = _pictures(video, index, wanted, starts[:0])  # some files cannot be entered midway
+    except av.FFmpegError as error:
+        raise as_decode_error(error) from None
+    return np.stack(pictures)[place_T]
+
+
+def _pictures(video: Video, index: FrameIndex, wanted: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
+    """The ``wanted`` frames, ascending numbers. Decoding is taken up at those of ``starts`` that save work."""
+    count = len(index.times_seconds)
+    with av.open(as_file(video)) as container:
+        stream = video_stream(container)
         stream.thread_type = "NONE"
-        shown: av.VideoFrame | None = None
-        first = 0.0
-        for frame in container.decode(stream):
+        coming = _numbered(container.decode(stream), index)
+        shown: tuple[float, av.VideoFrame] | None = None
+        ahead: tuple[float, av.VideoFrame] | None = None  # decoded already, not yet on display
+        pictures = []
+        for number in wanted:
+            start = starts[max(np.searchsorted(starts, number, side="right") - 1, 0)] if len(starts) else 0
+            latest = ahead or shown or (-1.0, None)
+            if start > 0 and latest[0] < start:
+                assert index.pts is not None
+                container.seek(int(index.pts[start]), stream=stream)
+                coming, shown, ahead = _numbered(container.decode(stream), index), None, None
+            # The frame on display is the last one not later than its time: a lost one leaves that before it.
+            while ahead is None or ahead[0] <= number:
+                shown, ahead = ahead or shown, next(coming, None)
+                if ahead is None:
+                    break
             if shown is None:
-                first = frame.time or 0.0
-            elif frame.time is None:
-                raise DecodeError("PyAV: a frame without a time stamp")
-            # The frame on display at t is the last one not later: emit when a later one comes.
-            while (
-                len(times) < len(times_seconds)
-                and shown is not None
-                and frame.time - first > times_seconds[len(times)] + 1e-6
-            ):
-                frames.append(_to_rgb(shown))
-                times.append((shown.time or 0.0) - first)
-            shown = frame
-            if len(times) == len(times_seconds):
-                break
-        if shown is None:
-            raise DecodeError("PyAV: no frame decodes")
-        last = (shown.time or 0.0) - first
-        if len(times) < len(times_seconds) and last < _COMPLETE_SHARE * duration - 1.0:
-            raise DecodeError(f"PyAV: truncated: frames end at {last:.2f} s of {duration:.2f} s")
-        while len(times) < len(times_seconds):
-            frames.append(_to_rgb(shown))
-            times.append(last)
-    return DecodedFrames(np.stack(frames), np.asarray(times))
+                raise DecodeError("corrupt", f"PyAV: frame {number} of {count} does not decode")
+            if ahead is None and shown[0] < COMPLETE_SHARE * number - 1:
+                raise DecodeError("truncated", f"PyAV: truncated: {shown[0] + 1:.0f} of {count} frames decode")
+            pictures.append(_to_rgb(shown[1]))
+        return pictures
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    if not container.streams.video:
-        raise DecodeError("PyAV: no video stream")
-    return container.streams.video[0]
+def _numbered(frames: Iterator[av.VideoFrame], index: FrameIndex) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Frames with their numbers in the order of display; between two numbers where a time stamp is in no packet."""
+    for count, frame in enumerate(frames):
+        if index.pts is None:
+            yield count, frame
+        elif frame.pts is None:
+            raise DecodeError("corrupt", "PyAV: a frame without a time stamp")
+        else:
+            number = np.searchsorted(index.pts, frame.pts)
+            exact = number < len(index.pts) and index.pts[number] == frame.pts
+            yield float(number) if exact else number - 0.5, frame
 
 
 def _to_rgb(frame: av.VideoFrame) -> np.ndarray:

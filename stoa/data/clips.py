@@ -1,0 +1,98 @@
+"""Clips to train on, by number: those of a manifest, or (:mod:`stoa.data.shards`) of prepared shards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from stoa.data.media import FramePack, VideoMedia
+from stoa.data.text import foreign_script_share, used_token_ids
+from stoa.detections import Detections
+from stoa.manifest import ClipRow
+
+
+class EncodedClip(NamedTuple):
+    """A clip as it is stored. The times of ``detections`` count from where those of ``media`` do."""
+
+    row: ClipRow
+    media: VideoMedia | FramePack
+    detections: Detections | None
+
+
+class Clips(Protocol):
+    """Clips of one split."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the clips and captions, in order: a saved position holds for the same ones only."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> ClipRow:
+        """Id, captions and origin."""
+        ...
+
+    def where(self, index: int) -> str:
+        """The file that holds it, for messages."""
+        ...
+
+    def read(self, index: int) -> EncodedClip:
+        """Everything of a clip.
+
+        Raises:
+            DecodeError, ValueError: it is damaged.
+            OSError: the storage does not answer.
+        """
+        ...
+
+    def used_token_ids(self) -> list[int]:
+        """Sorted ids of all tokens in the captions."""
+        ...
+
+    def foreign_script_share(self) -> float:
+        """Share of captions that are mostly in a non-Latin script."""
+        ...
+
+
+class FileClips:
+    """Clips of a manifest, each a video file.
+
+    Args:
+        rows: of the manifest.
+        root: folder the rows' paths are relative to.
+    """
+
+    def __init__(self, rows: Sequence[ClipRow], root: Path) -> None:
+        self.rows = rows
+        self.root = root
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(repr((row.id, row.video, [caption.text for caption in row.captions])).encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> ClipRow:
+        return self.rows[index]
+
+    def where(self, index: int) -> str:
+        return str(self.root / self.rows[index].video)
+
+    def read(self, index: int) -> EncodedClip:
+        row = self.rows[index]
+        media = VideoMedia(self.where(index), row.start_seconds, row.end_seconds)
+        found = None if row.detections is None else Detections.load(self.root / row.detections)
+        return EncodedClip(row, media, found)
+
+    def used_token_ids(self) -> list[int]:
+        return used_token_ids(caption for row in self.rows for caption in row.captions)
+
+    def foreign_script_share(self) -> float:
+        return foreign_script_share([caption for row in self.rows for caption in row.captions])

@@ -1,0 +1,130 @@
+"""Calls that may crash or hang, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from stoa.data.decoding.base import DecodeError
+
+ATTEMPTS = 3
+_PR_SET_PDEATHSIG = 1
+
+
+class Guard:
+    """One helper process, started at the first call and again after it crashed or hung.
+
+    Args:
+        timeout_seconds: a call that takes longer counts as hung.
+        attempts: calls before the input is blamed.
+    """
+
+    def __init__(self, timeout_seconds: float, attempts: int = ATTEMPTS) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.attempts = attempts
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._owner = 0
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(*arguments)`` in the helper; both and the result must be picklable.
+
+        Raises:
+            DecodeError: of kind ``crash`` or ``hang`` after the last attempt; or what the function raises.
+        """
+        error: DecodeError | None = None
+        for _ in range(self.attempts):
+            try:
+                return self._call_once(function, arguments)
+            except _Lost as lost:
+                error = DecodeError(lost.kind, f"{lost}, {self.attempts} times")
+                self.close()
+        assert error is not None
+        raise error
+
+    def close(self) -> None:
+        """End the helper."""
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": None, "_connection": None}
+
+    def _call_once(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        connection = self._helper()
+        try:
+            connection.send((function, arguments))
+            if not connection.poll(self.timeout_seconds):
+                raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
+            result, error = connection.recv()
+        except (EOFError, OSError):
+            assert self._process is not None
+            status = self._process.wait()
+            why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            raise _Lost("crash", f"decoding crashed its process ({why})") from None
+        if error is not None:
+            raise error
+        return result
+
+    def _helper(self) -> Connection:
+        if self._owner != os.getpid():  # a fork has its own
+            self._process = self._connection = None
+        if self._connection is None:
+            ours, theirs = socket.socketpair()
+            command = [sys.executable, "-m", "stoa.data.decoding.guard", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            theirs.close()
+            self._connection, self._owner = Connection(ours.detach()), os.getpid()
+        return self._connection
+
+
+class _Lost(Exception):
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _serve(descriptor: int) -> None:
+    """Answer calls until the other side goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the owner ends its helper
+    if sys.platform == "linux":
+        # A helper that hangs never reads that its owner has gone.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    connection = Connection(descriptor)
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = function(*arguments), None
+        except Exception as error:
+            answer = None, error
+        try:
+            connection.send(answer)
+        except BrokenPipeError:
+            return
+        except (pickle.PicklingError, TypeError, AttributeError):
+            connection.send((None, RuntimeError(repr(answer[1]))))
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,68 @@
+"""A clip's pictures as they are stored, and the frames of it that a model wants.
+
+Shape legend: T frames, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from stoa.data.decoding.base import DecodedFrames, DecodeError, Video
+from stoa.data.sampling import frames_on_display, nearest_frames, sample_times
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMedia:
+    """A video file, of which [start, end) is the clip; ``None`` is the file's own start or end."""
+
+    video: Video
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FramePack:
+    """JPEG frames of a clip cut into ``num_slots`` equal parts: those on display at the parts' middles.
+
+    Attributes:
+        jpegs: the distinct frames, in order.
+        times_seconds: (F,) presentation time of each, from the clip's start.
+        duration_seconds: of the clip.
+        num_slots: parts.
+    """
+
+    jpegs: Sequence[bytes]
+    times_seconds: np.ndarray
+    duration_seconds: float
+    num_slots: int
+
+    def choose(self, num_frames: int) -> np.ndarray:
+        """Numbers of the frames for ``num_frames`` equal parts, (num_frames,): of the slot whose middle is nearest to
+        that of the part, so the time is off by half a slot at most."""
+        slots_P = sample_times(0.0, self.duration_seconds, self.num_slots)
+        slot_T = nearest_frames(slots_P, sample_times(0.0, self.duration_seconds, num_frames))
+        return frames_on_display(self.times_seconds, slots_P[slot_T])
+
+
+def decode_pack(pack: FramePack, num_frames: int) -> DecodedFrames:
+    """Decode frames of a pack.
+
+    Raises:
+        DecodeError: a JPEG is damaged.
+    """
+    frames_T = pack.choose(num_frames)
+    wanted, place_T = np.unique(frames_T, return_inverse=True)
+    try:
+        pictures = [
+            decode_jpeg(torch.frombuffer(bytearray(pack.jpegs[i]), dtype=torch.uint8), ImageReadMode.RGB)
+            for i in wanted
+        ]
+    except (RuntimeError, ValueError) as error:
+        raise DecodeError("corrupt", f"JPEG: {' '.join(str(error).split())[:200]}") from None
+    frames_THWC = torch.stack(pictures).permute(0, 2, 3, 1).numpy()[place_T]
+    return DecodedFrames(frames_THWC, pack.times_seconds[frames_T])

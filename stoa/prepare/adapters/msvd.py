@@ -1,0 +1,24 @@
+"""MSVD: ``captions_msvd.json``, the captions of each clip by the stem of its file, and a list of stems a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stoa.manifest import Caption, ClipRow
+from stoa.prepare.adapters.base import Annotations, Clips, Count
+from stoa.prepare.adapters.files import as_object, read_json, read_names, require_source, split_sources, texts_of
+
+
+def msvd(folder: Path) -> Annotations:
+    described = require_source(folder, "captions_msvd.json", "msvd")
+    lists, absent = split_sources(folder, {s: (f"{s}_list.txt",) for s in ("train", "val", "test")}, "msvd")
+
+    def rows() -> Clips:
+        captions = as_object(read_json(described), str(described))
+        for split, source in lists.items():
+            for where, stem in read_names(source):
+                texts = texts_of(captions.get(stem, []), f"{described}, key {stem!r}")
+                yield where, ClipRow(stem, stem, tuple(map(Caption, texts)), split)
+
+    published = {"train": Count(1200, 48_774), "val": Count(100, 4290), "test": Count(670, 27_763)}
+    return Annotations("msvd", rows, published=published, absent=absent)
