@@ -32,9 +32,13 @@ DEPENDENCIES = [
     "open_clip_torch>=3.0",
     "av>=15",
     "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
+    "fsspec",
+    "ftfy",
     "jsonargparse>=4.49",
     "matplotlib>=3.8",
+    "pillow>=10",
     "pyyaml>=6",
+    "regex",
     "safetensors>=0.4",
     "tensorboard>=2.14",
 ]

@@ -96,7 +96,8 @@ def read_manifest(
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[ClipRow]) -> None:
     """Write rows as JSONL, leaving out fields that hold their default."""
-    with open(path, "w", encoding="utf-8") as file:
+    # Half a surrogate pair, which JSON can hold and UTF-8 cannot, stays the escape that it was.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             file.write(json.dumps(row_to_json(row), ensure_ascii=False) + "\n")
 

@@ -55,7 +55,7 @@ def read_questions(path: str | os.PathLike[str]) -> Iterator[QuestionRow]:
 
 def write_questions(path: str | os.PathLike[str], rows: Iterable[QuestionRow]) -> None:
     """Write rows as JSONL, leaving out the keys that hold their default."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         for row in rows:
             out: dict[str, Any] = {"id": row.id, "clip": row.clip, "type": row.type}
             out |= {"question": row.question, "answer": row.answer}

@@ -12,8 +12,11 @@ from jsonargparse import ArgumentParser
 
 COMMANDS = {
     "curves": "stoa.cli.curves",
+    "data check": "stoa.cli.data_check",
+    "detect": "stoa.cli.detect",
     "evaluate": "stoa.cli.evaluate",
     "explain": "stoa.cli.explain",
+    "prepare": "stoa.cli.prepare",
     "synth": "stoa.cli.synth",
 }
 """Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``."""
@@ -29,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(f"usage: stoa {{{','.join(COMMANDS)}}} ...\n\n'stoa COMMAND --help' lists the options of a command")
         return 0
+    if f"{name} {next(iter(rest), '')}" in COMMANDS:
+        name = f"{name} {rest.pop(0)}"
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
@@ -38,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False)
     module.add_arguments(parser)
     try:
-        module.run(parser.parse_args(rest))
-    except (ValueError, argparse.ArgumentError) as error:
+        module.run(parser.instantiate(parser.parse_args(rest)))
+    except (ValueError, OSError, argparse.ArgumentError) as error:
         print(f"stoa {name}: error: {' '.join(str(error).split())}{_hint(parser, rest)}", file=sys.stderr)
         return 2
     return 0

@@ -40,7 +40,8 @@ class Ledger:
         line = json.dumps({"event": event, "clip": clip, "reason": reason, **details}, ensure_ascii=False) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())  # one write: lines of several workers do not mix
+            # One write, so that lines of several workers do not mix.
+            os.write(descriptor, line.encode(errors="backslashreplace"))
         finally:
             os.close(descriptor)
 

@@ -13,7 +13,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError, Video
-from stoa.data.sampling import frames_on_display, nearest_frames, sample_times
+from stoa.data.sampling import frames_on_display, sample_times
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class FramePack:
     num_slots: int
 
     def choose(self, num_frames: int) -> np.ndarray:
-        """Numbers of the frames for ``num_frames`` equal parts, (num_frames,): of the slot whose middle is nearest to
-        that of the part, so the time is off by half a slot at most."""
+        """Numbers of the frames for ``num_frames`` equal parts, (num_frames,): of the slot in which the middle of the
+        part lies, so the time is off by half a slot at most."""
+        slot_T = (2 * np.arange(num_frames) + 1) * self.num_slots // (2 * num_frames)
         slots_P = sample_times(0.0, self.duration_seconds, self.num_slots)
-        slot_T = nearest_frames(slots_P, sample_times(0.0, self.duration_seconds, num_frames))
         return frames_on_display(self.times_seconds, slots_P[slot_T])
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import regex  # type: ignore[import-untyped]
 from open_clip.tokenizer import SimpleTokenizer
 
 from stoa.manifest import Caption, Span
@@ -31,20 +31,31 @@ def tokenizer() -> SimpleTokenizer:
     return SimpleTokenizer()
 
 
+@cache
+def _words() -> regex.Pattern[str]:
+    """What the tokenizer takes for one word, with the two special tokens as CLIP spells them: open_clip has renamed
+    them, which the ids of a caption that quotes one would tell."""
+    pattern = tokenizer().pat.pattern
+    for renamed, original in (("<start_of_text>", "<|startoftext|>"), ("<end_of_text>", "<|endoftext|>")):
+        pattern = pattern.replace(renamed, regex.escape(original))
+    return regex.compile(pattern, regex.IGNORECASE)
+
+
 def encode_caption(caption: Caption, max_tokens: int) -> EncodedCaption:
     """Encode as start, words, end, padding. A longer caption is cut and keeps its end token."""
     whole = _pieces(caption.text)
     pieces = whole[: max_tokens - 2]
     n = len(pieces) + 2
+    reached = whole[: max_tokens - 1]  # the first piece that is cut off tells whether it ends a word or splits one
     tokens = np.zeros(max_tokens, dtype=np.int64)
     tokens[:n] = [tokenizer().sot_token_id, *(piece for piece, _ in pieces), tokenizer().eot_token_id]
     masks = {kind: np.zeros(max_tokens, dtype=bool) for kind in ("nouns", "verbs")}
     word_end, noun_labels = np.zeros(max_tokens, dtype=bool), np.full(max_tokens, -1, dtype=np.int64)
     for kind, mask in masks.items():
-        spans = _spans_after_cleaning(caption.text, getattr(caption, kind))
+        spans = _spans_after_cleaning(caption.text, getattr(caption, kind), reached[-1][1][1] if reached else 0)
         labels = caption.noun_labels if kind == "nouns" and caption.noun_labels else (-1,) * len(spans)
         for (start, end), label in zip(spans, labels, strict=True):
-            inside = [i for i, (_, (s, e)) in enumerate(whole, start=1) if s < end and start < e]
+            inside = [i for i, (_, (s, e)) in enumerate(reached, start=1) if s < end and start < e]
             mask[[i for i in inside if i < n - 1]] = True
             if inside and inside[-1] < n - 1:
                 word_end[inside[-1]] = True
@@ -83,27 +94,53 @@ def foreign_script_share(captions: Sequence[Caption]) -> float:
 
 
 def _pieces(text: str) -> list[tuple[int, Span]]:
-    """(token id, character span of its word in the cleaned text) of every BPE piece."""
+    """(token id, span of the characters it spells in the cleaned text, in part or whole) of every BPE piece."""
     bpe = tokenizer()
+    special = {"<|startoftext|>": bpe.sot_token_id, "<|endoftext|>": bpe.eot_token_id}
     out: list[tuple[int, Span]] = []
-    for match in bpe.pat.finditer(bpe.clean_fn(text)):
-        word = "".join(bpe.byte_encoder[b] for b in match.group().encode("utf-8"))
-        out.extend((bpe.encoder[piece], match.span()) for piece in bpe.bpe(word).split(" "))
+    for match in _words().finditer(bpe.clean_fn(text)):
+        word, offset = match.group(), match.start()
+        if word in special:
+            out.append((special[word], (offset, offset)))  # spells nothing
+            continue
+        place = [i for i, c in enumerate(word, start=offset) for _ in c.encode("utf-8")]
+        start = 0
+        for piece in bpe.bpe("".join(bpe.byte_encoder[b] for b in word.encode("utf-8"))).split(" "):
+            end = start + len(piece.removesuffix("</w>"))
+            out.append((bpe.encoder[piece], (place[start], place[end - 1] + 1)))
+            start = end
     return out
 
 
-def _spans_after_cleaning(text: str, spans: tuple[Span, ...]) -> list[Span]:
+def _spans_after_cleaning(text: str, spans: tuple[Span, ...], reach: int) -> list[Span]:
     """Move character spans of the raw caption to the text the tokenizer sees (mojibake and HTML mended,
-    blanks collapsed, lower case). A span of which nothing is left becomes empty."""
-    cleaned = tokenizer().clean_fn(text)
-    lowered = [c.lower() for c in text]
-    if not spans or (cleaned == "".join(lowered) and len(cleaned) == len(text)):
+    blanks collapsed, lower case).
+
+    Cleaning is local: what stands left and right of the edge of a word, cleaned apart, is the cleaned caption. An edge
+    where that fails lies inside of what was mended, such as an HTML entity. A span with such an edge, or of which
+    nothing is left, becomes empty, and so does one that starts at character ``reach`` of the cleaned caption or later.
+    """
+    clean = tokenizer().clean_fn
+    cleaned = clean(text)
+    if not spans or (cleaned == text.lower() and len(cleaned) == len(text)):
         return list(spans)
-    origin = [i for i, c in enumerate(lowered) for _ in c]  # a few letters grow in lower case
-    matcher = difflib.SequenceMatcher(None, "".join(lowered), cleaned, autojunk=False)
-    target = {origin[a + i]: b + i for a, b, size in matcher.get_matching_blocks() for i in range(size)}
-    moved = []
-    for start, end in spans:
-        places = [target[i] for i in range(start, end) if i in target]
-        moved.append((min(places), max(places) + 1) if places else (0, 0))
+    if cleaned == _collapse_blanks(text):
+        clean = _collapse_blanks  # most captions, and much cheaper
+
+    def edge(cut: int) -> Span | None:
+        """Where what stands left of it ends, and where what stands right of it starts."""
+        left, right = clean(text[:cut]), clean(text[cut:])
+        return (len(left), len(cleaned) - len(right)) if cleaned in (left + right, f"{left} {right}") else None
+
+    moved = [(0, 0)] * len(spans)
+    for index, (start, end) in sorted(enumerate(spans), key=lambda item: item[1]):
+        left_edge, right_edge = edge(start), edge(end)
+        if left_edge and left_edge[1] >= reach:
+            break
+        if left_edge and right_edge:
+            moved[index] = (left_edge[1], right_edge[0])
     return moved
+
+
+def _collapse_blanks(text: str) -> str:
+    return " ".join(text.split()).lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import pickle
 import signal
@@ -18,6 +19,7 @@ from stoa.data.decoding.base import DecodeError
 
 ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
+_START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 
 
 class Guard:
@@ -68,8 +70,8 @@ class Guard:
         return {**self.__dict__, "_process": None, "_connection": None}
 
     def _call_once(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        connection = self._helper()
         try:
+            connection = self._helper()
             connection.send((function, arguments))
             if not connection.poll(self.timeout_seconds):
                 raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
@@ -92,6 +94,9 @@ class Guard:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             theirs.close()
             self._connection, self._owner = Connection(ours.detach()), os.getpid()
+            if not self._connection.poll(_START_SECONDS):
+                raise _Lost("hang", f"the process to decode in did not start within {_START_SECONDS} s")
+            self._connection.recv()
         return self._connection
 
 
@@ -107,7 +112,9 @@ def _serve(descriptor: int) -> None:
     if sys.platform == "linux":
         # A helper that hangs never reads that its owner has gone.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    importlib.import_module("stoa.data.decoding.cpu")  # the decoders' libraries take their time
     connection = Connection(descriptor)
+    connection.send("ready")
     while True:
         try:
             function, arguments = connection.recv()

@@ -1,0 +1,25 @@
+"""Detect objects in the clips of a manifest with a torchvision model."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from jsonargparse import ArgumentParser, Namespace
+
+from stoa.prepare.detections.detector import DetectorConfig
+from stoa.prepare.detections.filtering import FilterConfig
+from stoa.prepare.detections.run import detect_manifest
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("manifest", type=str, help="manifest of the clips")
+    parser.add_argument("--out", type=str, required=True, help="folder to write; detections it already holds are kept")
+    parser.add_argument("--split", type=str | None, default=None, help="the rows of this split only")
+    parser.add_class_arguments(DetectorConfig, as_group=False, skip={"filter"})
+    parser.add_class_arguments(FilterConfig, "filter")
+
+
+def run(args: Namespace) -> None:
+    settings = {field.name: args[field.name] for field in fields(DetectorConfig) if field.name != "filter"}
+    config = DetectorConfig(**settings, filter=FilterConfig(**args.filter.as_dict()))
+    detect_manifest(config, args.manifest, args.out, split=args.split)

@@ -1,0 +1,100 @@
+"""What to prepare, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stoa.prepare.detections import FilterConfig, Format
+from stoa.prepare.detections.keys import DEFAULT_PATTERN
+
+StoreKind = Literal["frames", "video"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """How clips are stored.
+
+    Attributes:
+        frames: most frames of a pack: a clip's duration is cut into this many equal parts.
+        side: of the shorter side in pixels; smaller videos keep their size.
+        jpeg_quality: of the frames, 1 to 95.
+        gop: frames from one keyframe of a video to the next.
+        crf: quality of a video, 0 (best) to 51, as x264 counts.
+        clips_per_shard: clips that are tried for one tar file.
+    """
+
+    frames: int = 32
+    side: int = 256
+    jpeg_quality: int = 85
+    gop: int = 8
+    crf: int = 23
+    clips_per_shard: int = 1000
+
+    def __post_init__(self) -> None:
+        limits = {
+            "frames": (1, 100),
+            "side": (16, 4096),
+            "jpeg_quality": (1, 95),
+            "gop": (1, 10_000),
+            "crf": (0, 51),
+            "clips_per_shard": (1, 1_000_000),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"store.{name} is {getattr(self, name)}; expected {low} to {high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionsConfig:
+    """Published detections that go with the clips; see :func:`stoa.prepare.detections.open_detections`.
+
+    Attributes:
+        path: a folder of JSON files, a TSV or a COCO JSON; none takes those that the rows of a manifest name.
+        format: of the file; ``auto`` looks.
+        labels: file of class names.
+        pattern: what in a key names the video, and the frame or seconds.
+        fps: at which frame numbers count.
+        frame_size: width and height the detector saw, where files do not say and it is not the displayed frame's.
+        frame_fit: how that frame came from the displayed one.
+        filter: which boxes are kept.
+    """
+
+    path: str | None = None
+    format: Format = "auto"
+    labels: str | None = None
+    pattern: str = DEFAULT_PATTERN
+    fps: float | None = None
+    frame_size: tuple[int, int] | None = None
+    frame_fit: Literal["stretch", "crop"] = "stretch"
+    filter: FilterConfig = field(default_factory=FilterConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """A data set to prepare.
+
+    Attributes:
+        out: folder to write; one that an earlier call has begun is continued.
+        videos: folder of the video files.
+        stores: kinds to make: ``frames`` for long runs, ``video`` where every frame may be wanted.
+        spacy: pipeline that tags nouns and verbs: an installed name, or a folder; none leaves captions as they are.
+            Captions that bring their nouns and verbs along keep them.
+        timeout_seconds: a clip that takes longer counts as hung.
+        store: how clips are stored.
+        detections: boxes to go with them.
+    """
+
+    out: str
+    videos: str
+    stores: tuple[StoreKind, ...] = ("frames",)
+    spacy: str | None = "en_core_web_sm"
+    timeout_seconds: float = 300.0
+    store: StoreConfig = field(default_factory=StoreConfig)
+    detections: DetectionsConfig = field(default_factory=DetectionsConfig)
+
+    def __post_init__(self) -> None:
+        if not self.stores or len(set(self.stores)) != len(self.stores):
+            raise ValueError(f"stores is {list(self.stores)}; expected 'frames', 'video' or both")
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected a positive number")

@@ -1,0 +1,153 @@
+"""A detector over the clips of a manifest.
+
+The folder that it writes holds ``detections/``, ``labels.json``, ``manifest.jsonl`` (the rows of the manifest with
+``detections`` filled), ``ledger.jsonl`` and ``detect.json``, which tells by what the detections were made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from stoa.data.decoding.base import DecodedFrames, DecodeError
+from stoa.data.decoding.cpu import decode_clip
+from stoa.data.ledger import Ledger
+from stoa.detections import Detections
+from stoa.files import fsync, sha256, write_whole
+from stoa.manifest import ClipRow, read_manifest, write_manifest
+from stoa.prepare.detections.detector import Detector, DetectorConfig
+from stoa.prepare.detections.labels import write_class_names
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+def detect_manifest(
+    config: DetectorConfig,
+    manifest: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Detect on every clip that has no detections in ``out`` so far, and write the manifest that names them.
+
+    A clip that does not decode is recorded in the ledger, and its row has no detections.
+
+    Args:
+        split: take the rows of this split only.
+        say: called with one line on what was kept, on the way, and on what was done.
+
+    Raises:
+        ValueError: the manifest or the detector is unusable, ``out`` is a file or holds what this did not make with
+            the same settings, or no clip decodes.
+    """
+    manifest, out = Path(manifest), Path(out)
+    ledger = Ledger(out / "ledger.jsonl")
+    rows = read_manifest(manifest, split=split, on_skip=lambda clip, reason: ledger.record("skipped", clip, reason))
+    detector = Detector(config)
+    _claim(out, _identity(config, detector.class_names))
+    write_class_names(out / "labels.json", detector.class_names)
+
+    kept = detected = boxes = 0
+    failures: list[str] = []
+    started = said = time.perf_counter()
+    for index, row in enumerate(rows):
+        path = out / _path_of(row)
+        if path.is_file():
+            kept += 1
+            continue
+        try:
+            decoded = _decode(manifest.parent / row.video, row, config.num_frames, ledger)
+        except DecodeError as error:
+            ledger.record("skipped", row.id, str(error), path=str(manifest.parent / row.video))
+            failures = failures or [f"clip {row.id!r}, {manifest.parent / row.video}: {error}"]
+            continue
+        detections = detector(decoded.frames_THWC, decoded.times_seconds)
+        _save(detections, path)
+        detected += 1
+        boxes += len(detections.labels)
+        if time.perf_counter() - said > _SECONDS_BETWEEN_LINES:
+            said = time.perf_counter()
+            say(f"{index + 1} of {len(rows)} clips, {detected / (said - started):.2f} clips/s")
+    if not kept + detected:
+        raise ValueError(f"no clip of {manifest} decodes; the first: {failures[0]}")
+    _write_manifest(rows, manifest.parent, out)
+    if kept:
+        say(f"{out} already held the detections of {kept} clips; they are kept")
+    skipped = len(rows) - kept - detected
+    say(
+        f"{out}: detections of {detected} clips, {boxes} boxes, in {time.perf_counter() - started:.1f} s"
+        + (f"; {skipped} clips do not decode, see {ledger.path}" if skipped else "")
+    )
+
+
+def _decode(path: Path, row: ClipRow, num_frames: int, ledger: Ledger) -> DecodedFrames:
+    def record_fallback(reason: str) -> None:
+        ledger.record("fallback", row.id, reason)
+
+    return decode_clip(str(path), num_frames, row.start_seconds, row.end_seconds, on_fallback=record_fallback)
+
+
+def _identity(config: DetectorConfig, class_names: list[str]) -> dict[str, Any]:
+    """What must agree for detections to belong together."""
+    identity: dict[str, Any] = {**asdict(config), "class_names": class_names}
+    for name in ("labels", "device", "batch_frames"):
+        del identity[name]
+    if config.weights != "DEFAULT":
+        identity["weights"] = f"sha256 {sha256(Path(config.weights))}"
+    return identity
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    marker = out / "detect.json"
+    if not marker.is_file():
+        if out.is_file():
+            raise ValueError(f"out is {out}, which is a file; pass a folder")
+        for name in ("detections", "labels.json", "manifest.jsonl"):
+            if (out / name).exists():
+                raise ValueError(f"{out} holds {name} and no detect.json; pass a new or empty folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(marker, json.dumps(identity, indent=1))
+        return
+    found = json.loads(marker.read_text(encoding="utf-8"))
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise ValueError(
+                f"{out} holds detections made with {key} {str(found.get(key))[:80]}, but {key} {str(value)[:80]} is "
+                "asked for; pass another folder or delete this one"
+            )
+
+
+def _path_of(row: ClipRow) -> str:
+    """Relative to the folder; ids may hold any character, and one folder must not hold millions of files."""
+    return f"detections/{zlib.crc32(row.id.encode()) % 256:02x}/{quote(row.id, safe=' ')}.npz"
+
+
+def _save(detections: Detections, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    detections.save(temporary)
+    fsync(temporary)
+    os.replace(temporary, path)
+
+
+def _write_manifest(rows: list[ClipRow], root: Path, out: Path) -> None:
+    def with_detections(row: ClipRow) -> ClipRow:
+        path = _path_of(row)
+        return replace(
+            row,
+            video=row.video if os.path.isabs(row.video) else os.path.relpath(root / row.video, out),
+            detections=path if (out / path).is_file() else None,
+        )
+
+    temporary = out / "manifest.jsonl.tmp"
+    write_manifest(temporary, map(with_detections, rows))
+    fsync(temporary)
+    os.replace(temporary, out / "manifest.jsonl")

@@ -1,0 +1,60 @@
+"""Where shards are made: processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, Literal
+
+from stoa.prepare.shard import ShardTask, write_shard
+
+Engine = Literal["local", "ray"]
+
+
+def run(tasks: Sequence[ShardTask], engine: Engine, workers: int) -> Iterator[dict[str, Any]]:
+    """Make the shards, in any order, and yield what each holds.
+
+    Raises:
+        OSError: a disk is full or does not answer; shards that are done stay.
+        ValueError: Ray is not installed.
+    """
+    if engine == "ray":
+        yield from _run_ray(tasks, workers)
+    elif workers == 1 or len(tasks) == 1:
+        yield from map(write_shard, tasks)
+    else:
+        yield from _run_local(tasks, workers)
+
+
+def _run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, Any]]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+        futures = [pool.submit(write_shard, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _run_ray(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, Any]]:
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError:
+        raise ValueError("--engine ray needs Ray, which is not installed: pip install stoa[ray]") from None
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
+    pickled = [{"task": pickle.dumps(task)} for task in tasks]
+    shards = ray.data.from_items(pickled, override_num_blocks=len(tasks)).map(_ray_shard, concurrency=workers)
+    for row in shards.iter_rows():
+        yield json.loads(row["shard"])
+
+
+def _ray_shard(row: dict[str, Any]) -> dict[str, Any]:
+    return {"shard": json.dumps(write_shard(pickle.loads(row["task"])))}

@@ -1,0 +1,226 @@
+"""From published annotations and a folder of videos to stores that training reads.
+
+``out`` holds rows.jsonl (the clips whose videos are there), plan.json (of what they were made, and how), a folder a
+store, questions.jsonl where there are some, labels.json of the detections, ledger.jsonl and summary.html.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stoa.data.ledger import Ledger
+from stoa.data.shards import INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
+from stoa.files import fsync, write_whole
+from stoa.manifest import ClipRow, row_to_json
+from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
+from stoa.prepare.config import PrepareConfig, StoreKind
+from stoa.prepare.detections import open_detections, write_class_names
+from stoa.prepare.engines import Engine, run
+from stoa.prepare.shard import ShardTask
+from stoa.prepare.summary import write_summary
+from stoa.prepare.tagging import Tagger
+from stoa.prepare.tallies import Tallies
+from stoa.questions import write_questions
+
+Say = Callable[[str], None]
+
+
+def prepare(
+    config: PrepareConfig, annotations: Annotations, root: Path, *, engine: Engine, workers: int, say: Say
+) -> None:
+    """Prepare a data set, or go on where an earlier call stopped.
+
+    Args:
+        config: what, and how.
+        annotations: its clips, captions and questions.
+        root: folder that ``detections`` of a manifest's rows are relative to.
+        engine, workers: who makes the shards.
+        say: takes a line of progress.
+
+    Raises:
+        ValueError: an input is malformed, no video is found, or ``out`` was prepared of something else.
+        OSError: the disk is full or does not answer. What is done stays; the same call goes on.
+    """
+    if config.spacy is not None:
+        Tagger.load(config.spacy)  # a missing one is told before an hour's work
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    found = Found(annotations)
+    ledger = out / "ledger.jsonl"
+    skipped = _spool(config, annotations, root, found, out)
+    for line in found.lines():
+        say(line)
+    if annotations.question_rows is not None:
+        write_questions(out / "questions.jsonl", annotations.questions())
+    class_names = _class_names(config, root)
+    if class_names:
+        write_class_names(out / "labels.json", class_names)
+    write_whole(ledger, "".join(skipped))
+    tallies: dict[StoreKind, Tallies] = {}
+    for kind in config.stores:
+        tallies[kind] = _make_store(config, kind, class_names, out, engine, workers, say)
+    write_summary(out, config, found.lines(), tallies)
+    say(f"written to {out}; look at {out / 'summary.html'}")
+    for kind in config.stores:
+        say(f"train on it with --data.manifest {out / kind}")
+
+
+def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> list[str]:
+    """Write the rows whose videos are there, and the plan; returns ledger lines of those left out."""
+    skipped: list[str] = []
+
+    def skip(clip: str, reason: str) -> None:
+        skipped.append(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
+
+    new, rows = out / "rows.jsonl.tmp", out / "rows.jsonl"
+    digest, count = hashlib.sha256(), 0
+    with open(new, "wb") as file:
+        for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
+            line = json.dumps(row_to_json(_placed(row, root))).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+            count += 1
+    if not count:
+        new.unlink()
+        raise ValueError(f"none of the clips of {annotations.dataset} has its video in {config.videos}")
+    plan = {"clips": count, "rows_sha256": digest.hexdigest(), **_settings(config)}
+    if (out / "plan.json").is_file():
+        old = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+        changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
+        if changed:
+            new.unlink()
+            raise ValueError(
+                f"{out} was begun with {changed[0]} {old.get(changed[0])}, this call has {plan[changed[0]]}; call with "
+                "the same inputs and options, or pass another --out"
+            )
+    fsync(new)
+    os.replace(new, rows)
+    write_whole(out / "plan.json", json.dumps(plan, indent=2) + "\n")
+    return skipped
+
+
+def _placed(row: ClipRow, root: Path) -> ClipRow:
+    return row if row.detections is None else replace(row, detections=str((root / row.detections).resolve()))
+
+
+def _settings(config: PrepareConfig) -> dict[str, Any]:
+    """What decides about the content; stores may be added later."""
+    values = dataclasses.asdict(config)
+    return {key: values[key] for key in ("videos", "spacy", "store", "detections")}
+
+
+def _class_names(config: PrepareConfig, root: Path) -> list[str]:
+    boxes = config.detections
+    if boxes.path is not None:
+        options = {f.name: getattr(boxes, f.name) for f in dataclasses.fields(boxes) if f.name != "path"}
+        return open_detections(boxes.path, **options).class_names
+    own = root / "labels.json"
+    return list(json.loads(own.read_text(encoding="utf-8"))) if own.is_file() else []
+
+
+def _make_store(
+    config: PrepareConfig, kind: StoreKind, class_names: list[str], out: Path, engine: Engine, workers: int, say: Say
+) -> Tallies:
+    folder = out / kind
+    folder.mkdir(exist_ok=True)
+    tasks = list(_tasks(config, kind, out / "rows.jsonl", folder))
+    open_tasks = [task for task in tasks if not Path(task.path).with_suffix(".json").is_file()]
+    if len(open_tasks) < len(tasks):
+        say(f"{kind}: {len(tasks) - len(open_tasks):,} of {len(tasks):,} shards are there already")
+    if open_tasks:
+        (folder / STORE_FILE).unlink(missing_ok=True)
+    begun, clips = time.monotonic(), 0
+    for done, shard in enumerate(_told(run(open_tasks, engine, workers), folder), start=1):
+        clips += shard["clips"]
+        rate = clips / (time.monotonic() - begun)
+        failed = sum(failure["event"] == "failed" for failure in shard["failures"])
+        left = (len(open_tasks) - done) * config.store.clips_per_shard / max(rate, 1e-9)
+        say(
+            f"{kind}: shard {done:,}/{len(open_tasks):,} | {shard['clips']:,} clips, {failed:,} failed | "
+            f"{rate:.1f} clips/s | ETA {_clock(left)}"
+        )
+    return _finish(config, kind, class_names, [Path(task.path) for task in tasks], out)
+
+
+def _told(shards: Iterator[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield from shards
+    except OSError as error:
+        raise OSError(
+            f"{error.strerror or error} while writing to {folder}; what is done stays: mend that, and call again"
+        ) from error
+
+
+def _tasks(config: PrepareConfig, kind: StoreKind, rows: Path, folder: Path) -> Iterator[ShardTask]:
+    size = config.store.clips_per_shard
+    begin = end = count = 0
+
+    def task() -> ShardTask:
+        number = (count - 1) // size
+        return ShardTask(config, kind, str(rows), begin, end, number * size, str(folder / f"{number:06d}.tar"))
+
+    with open(rows, "rb") as file:
+        for line in file:
+            count += 1
+            end += len(line)
+            if count % size == 0:
+                yield task()
+                begin = end
+    if count % size:
+        yield task()
+
+
+def _finish(config: PrepareConfig, kind: StoreKind, class_names: list[str], paths: list[Path], out: Path) -> Tallies:
+    """Join what the shards say into the store's index, and into the ledger."""
+    tallies, parts, shards, splits = Tallies(), [], [], list[str]()
+    ledger = Ledger(out / "ledger.jsonl")
+    for number, path in enumerate(paths):
+        shard = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        offsets = np.array(shard["offsets"], dtype=np.int64)
+        part = np.zeros(shard["clips"], dtype=INDEX_DTYPE)
+        part["shard"], part["offset"], part["size"] = number, offsets[:-1], np.diff(offsets)
+        for name in dict.fromkeys(shard["splits"]):
+            splits += [name] * (name not in splits)
+        part["split"] = [splits.index(name) for name in shard["splits"]]
+        parts.append(part)
+        shards.append({key: shard[key] for key in ("name", "clips", "bytes", "sha256")})
+        tallies.add(shard["tallies"])
+        for failure in shard["failures"]:
+            ledger.record(**{"store": kind, **failure})
+    index = np.concatenate(parts)
+    if not len(index):
+        raise ValueError(f"none of the clips could be prepared; {out / 'ledger.jsonl'} says why")
+    folder = out / kind
+    np.save(folder / f"{INDEX_FILE}.tmp.npy", index)
+    fsync(folder / f"{INDEX_FILE}.tmp.npy")
+    os.replace(folder / f"{INDEX_FILE}.tmp.npy", folder / INDEX_FILE)
+    store = {
+        "version": STORE_VERSION,
+        "kind": kind,
+        "clips": len(index),
+        "captions": tallies.captions,
+        "splits": splits,
+        "settings": _settings(config),
+        "labels": class_names,
+        "token_ids": tallies.token_ids,
+        "foreign_script_share": tallies.foreign_captions / max(1, tallies.captions),
+        "shards": shards,
+    }
+    write_whole(folder / STORE_FILE, json.dumps(store) + "\n")
+    return tallies
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -1,0 +1,174 @@
+"""The work on one shard: the unit that engines spread over processes and machines."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.guard import Guard
+from stoa.detections import Detections
+from stoa.manifest import Caption, ClipRow, row_from_json, row_to_json
+from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreKind
+from stoa.prepare.detections import DetectionSource, open_detections
+from stoa.prepare.tagging import Tagger
+from stoa.prepare.tallies import Tallies
+from stoa.prepare.transcode import Transcoded, to_frames, to_video
+from stoa.prepare.writer import ShardWriter
+
+Failure = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Rows of the spooled manifest that become one shard.
+
+    Attributes:
+        config: of the whole.
+        kind: of the store.
+        rows: the spooled rows, JSONL.
+        begin, end: bytes of that file.
+        first: number of the first row.
+        path: of the tar file.
+    """
+
+    config: PrepareConfig
+    kind: StoreKind
+    rows: str
+    begin: int
+    end: int
+    first: int
+    path: str
+
+
+def write_shard(task: ShardTask) -> dict[str, Any]:
+    """Prepare the clips of a task.
+
+    Returns:
+        what the shard holds: see :class:`stoa.prepare.writer.ShardWriter`, and ``splits`` (of each clip), ``failures``
+        and ``tallies``.
+
+    Raises:
+        OSError: the disk is full or does not answer.
+    """
+    failures: list[Failure] = []
+    kept: list[tuple[ClipRow, float, int, Detections | None]] = []
+    source, dropped = _detections(task.config.detections)
+    with ShardWriter(Path(task.path)) as shard:
+        for number, row in enumerate(_tagged(_rows(task), task.config.spacy), start=task.first):
+            path = str(Path(task.config.videos) / row.video)
+            try:
+                clip = _transcode(task, path, row)
+                dropped.clear()
+                found = _boxes(source, row, clip)
+            except (DecodeError, ValueError) as error:
+                kind = error.kind if isinstance(error, DecodeError) else "boxes"
+                failures.append({"event": "failed", "clip": row.id, "reason": str(error), "path": path, "kind": kind})
+                continue
+            failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
+            shard.add(f"{number:08d}", _files(task, row, clip, found))
+            kept.append((row, clip.duration_seconds, len(clip.times_seconds), found))
+    tallies = Tallies.of(kept, source.class_names if source is not None else [])
+    splits = [row.split for row, *_ in kept]
+    return shard.finish({"splits": splits, "failures": failures, "tallies": tallies.to_json()})
+
+
+def _rows(task: ShardTask) -> Iterator[ClipRow]:
+    with open(task.rows, "rb") as file:
+        file.seek(task.begin)
+        number = task.first
+        while file.tell() < task.end:
+            number += 1
+            yield row_from_json(json.loads(file.readline()), f"{task.rows}, row {number}")
+
+
+def _tagged(rows: Iterator[ClipRow], pipeline: str | None) -> Iterator[ClipRow]:
+    if pipeline is None:
+        yield from rows
+        return
+    held = list(rows)
+    bare = (c.text for row in held for c in row.captions if not _has_spans(c))
+    tagged = _tagger(pipeline).tag(bare)
+    for row in held:
+        yield replace(row, captions=tuple(c if _has_spans(c) else next(tagged) for c in row.captions))
+
+
+def _has_spans(caption: Caption) -> bool:
+    return bool(caption.nouns or caption.verbs)
+
+
+def _transcode(task: ShardTask, path: str, row: ClipRow) -> Transcoded:
+    store, guard = task.config.store, _guard(task.config.timeout_seconds)
+    part = path, row.start_seconds, row.end_seconds
+    if task.kind == "frames":
+        return guard.call(to_frames, *part, store.frames, store.side, store.jpeg_quality)
+    return guard.call(to_video, *part, store.side, store.gop, store.crf)
+
+
+def _boxes(source: DetectionSource | None, row: ClipRow, clip: Transcoded) -> Detections | None:
+    """Detections with times from the clip's start."""
+    if source is not None:
+        found = source.find(
+            Path(row.video).stem,
+            size_wh=clip.source_size_wh,
+            duration_seconds=clip.source_seconds,
+            start_seconds=row.start_seconds,
+            end_seconds=row.end_seconds,
+        )
+    else:
+        found = Detections.load(row.detections) if row.detections is not None else None
+    if found is not None and row.start_seconds:
+        found = replace(found, frame_times_seconds=found.frame_times_seconds - row.start_seconds)
+    return found
+
+
+def _files(task: ShardTask, row: ClipRow, clip: Transcoded, found: Detections | None) -> dict[str, bytes]:
+    facts: dict[str, Any] = {
+        "row": row_to_json(replace(row, detections=None)),
+        "duration_seconds": clip.duration_seconds,
+        "times_seconds": clip.times_seconds,
+        "size_wh": clip.size_wh,
+    }
+    if task.kind == "frames":
+        facts["num_slots"] = task.config.store.frames
+    files = {"json": json.dumps(facts).encode()}
+    if found is not None:
+        packed = io.BytesIO()
+        found.save(packed)
+        files["boxes.npz"] = packed.getvalue()
+    return files | clip.files
+
+
+@lru_cache(maxsize=1)
+def _guard(timeout_seconds: float) -> Guard:
+    return Guard(timeout_seconds)
+
+
+@lru_cache(maxsize=1)
+def _tagger(pipeline: str) -> Tagger:
+    return Tagger.load(pipeline)
+
+
+@lru_cache(maxsize=1)
+def _detections(config: DetectionsConfig) -> tuple[DetectionSource | None, list[str]]:
+    """The source, and a list in which it says what it leaves out."""
+    dropped: list[str] = []
+    if config.path is None:
+        return None, dropped
+    source = open_detections(
+        config.path,
+        format=config.format,
+        labels=config.labels,
+        pattern=config.pattern,
+        fps=config.fps,
+        frame_size=config.frame_size,
+        frame_fit=config.frame_fit,
+        filter=config.filter,
+        on_drop=lambda clip, reason: dropped.append(reason),
+    )
+    return source, dropped
