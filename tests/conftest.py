@@ -78,3 +78,29 @@ def real_data() -> Path:
 
 def _real_data_root() -> Path:
     return Path(os.environ.get("STOA_TEST_DATA", REPO_ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def decoder_faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """In every process started from here on, to open a video named ``crash*`` is a segmentation fault, and to open
+    ``hang*`` takes for ever. Each try leaves a byte in the file of that name in the folder that is returned."""
+    folder = tmp_path / "decoder_faults"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, signal, time\n"
+        "import av\n"
+        "whole = av.open\n"
+        "def faulty(file, *arguments, **settings):\n"
+        "    name = os.path.basename(file) if isinstance(file, str) else ''\n"
+        "    if name.startswith(('crash', 'hang')):\n"
+        f"        with open(os.path.join({str(folder)!r}, name), 'a') as tries:\n"
+        "            tries.write('x')\n"
+        "    if name.startswith('crash'):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    if name.startswith('hang'):\n"
+        "        time.sleep(1000)\n"
+        "    return whole(file, *arguments, **settings)\n"
+        "av.open = faulty\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder

@@ -19,14 +19,16 @@ COMMANDS = {
     "prepare": "stoa.cli.prepare",
     "synth": "stoa.cli.synth",
 }
-"""Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``."""
+"""Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``,
+which may return an exit status."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``stoa`` with ``argv`` (default: the process's arguments).
 
     Returns:
-        The exit status: 2 after a mistake of the user's, which is told in one line on stderr.
+        The exit status: that of the command where it has one, else 0; 2 after a mistake of the user's, which is told in
+        one line on stderr.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
@@ -43,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False)
     module.add_arguments(parser)
     try:
-        module.run(parser.instantiate(parser.parse_args(rest)))
+        status = module.run(parser.instantiate(parser.parse_args(rest)))
     except (ValueError, OSError, argparse.ArgumentError) as error:
         print(f"stoa {name}: error: {' '.join(str(error).split())}{_hint(parser, rest)}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def _hint(parser: ArgumentParser, argv: Sequence[str]) -> str:

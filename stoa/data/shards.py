@@ -38,6 +38,7 @@ STORE_FILE = "store.json"
 INDEX_FILE = "index.npy"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("split", "u1")])
 BLOCK = 512  # of a tar file
+WAIT_SECONDS = 0.5  # before a storage is asked again, and four times longer each time
 _TRIES = 4
 
 
@@ -187,7 +188,6 @@ class _RangeReader:
             return self._read_here(url, offset, size)
         if self._owner != os.getpid():
             self._owner, self._remote = os.getpid(), {}
-            fsspec.asyn.reset_lock()
         return _persistently(lambda: self._read_there(url, offset, size), url)
 
     def _read_here(self, path: str, offset: int, size: int | None) -> bytes:
@@ -209,7 +209,7 @@ def _persistently(read: Callable[[], bytes], url: str) -> bytes:
     """A storage that does not answer is asked again: no clip is to blame for it.
 
     Raises:
-        OSError: it did not answer for about half a minute.
+        OSError: it did not answer, after four tries.
     """
     for attempt in range(_TRIES):
         try:
@@ -219,5 +219,5 @@ def _persistently(read: Callable[[], bytes], url: str) -> bytes:
         except Exception as error:  # every file system has errors of its own
             reason = f"{type(error).__name__}: {error}"
         if attempt + 1 < _TRIES:
-            time.sleep(4**attempt * 0.5)
+            time.sleep(WAIT_SECONDS * 4**attempt)
     raise OSError(f"{url} could not be read, {_TRIES} times: {reason}")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,29 +223,7 @@ def test_rotation_is_done_once_and_for_all(real_data, tmp_path):
         assert abs(stored.frames_THWC.mean() - upright.mean()) < 3
 
 
-@pytest.fixture
-def planted(monkeypatch, tmp_path) -> Iterator[None]:
-    """In every process that is started: opening a file named ``crash*`` is a segmentation fault, ``hang*`` waits."""
-    folder = tmp_path / "planted"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import os, signal, time\n"
-        "import av\n"
-        "whole = av.open\n"
-        "def planted(file, *args, **kwargs):\n"
-        "    name = os.path.basename(file) if isinstance(file, str) else ''\n"
-        "    if name.startswith('crash'):\n"
-        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
-        "    if name.startswith('hang'):\n"
-        "        time.sleep(1000)\n"
-        "    return whole(file, *args, **kwargs)\n"
-        "av.open = planted\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    yield
-
-
-def test_what_cannot_be_decoded_goes_to_the_ledger(tmp_path, planted):
+def test_what_cannot_be_decoded_goes_to_the_ledger(tmp_path, decoder_faults):
     for name in ("good", "crash", "hang", "cut"):
         write_video(tmp_path / f"{name}.mp4", gray_frames(20))
     whole = (tmp_path / "cut.mp4").read_bytes()

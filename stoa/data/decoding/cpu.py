@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import av
+import av.container
 import numpy as np
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError, FrameIndex, Video, as_file
@@ -108,19 +109,66 @@ def read_frames(video: Video, index: FrameIndex, first: int = 0, stop: int | Non
     A lost frame is left out.
 
     Raises:
-        DecodeError: decoding fails on the way.
+        DecodeError: none of them decodes, or the container cannot be read that far.
     """
+    lost = True
+    for number, frame in _all_frames(video, index):
+        if stop is not None and number >= stop:
+            break
+        if number >= first:
+            lost = False
+            yield _to_rgb(frame)
+    if lost:
+        raise DecodeError("corrupt", "PyAV: none of the wanted frames decodes")
+
+
+class FrameCount(NamedTuple):
+    """How many frames of a file decode, and how many of these the decoder marks as damaged."""
+
+    decoded: int
+    damaged: int
+
+
+def count_frames(video: Video, index: FrameIndex) -> FrameCount:
+    """Decode a whole file with PyAV, one frame in memory at a time.
+
+    Raises:
+        DecodeError: none of the file's frames decodes, or its container cannot be read to the end.
+    """
+    decoded = damaged = 0
+    layout = None
+    for _, frame in _all_frames(video, index):
+        decoded += 1
+        damaged += frame.is_corrupt
+        # Whether it converts depends on its layout alone, and converting every frame takes as long as decoding.
+        if layout != (layout := (frame.format.name, frame.width, frame.height)):
+            _to_rgb(frame)
+    return FrameCount(decoded, damaged)
+
+
+def _all_frames(video: Video, index: FrameIndex) -> Iterator[tuple[float, av.VideoFrame]]:
     try:
         with av.open(as_file(video)) as container:
             stream = video_stream(container)
             stream.thread_type = "NONE"
-            for number, frame in _numbered(container.decode(stream), index):
-                if stop is not None and number >= stop:
-                    return
-                if number >= first:
-                    yield _to_rgb(frame)
+            yield from _numbered(_decodable(container, stream), index)
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
+
+
+def _decodable(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """The frames of the packets that decode: after a damaged one the next may be sound."""
+    first_error, count = None, 0
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            first_error = first_error or error
+            continue
+        count += len(frames)
+        yield from frames
+    if count == 0:
+        raise first_error or DecodeError("corrupt", "PyAV: no frame decodes")
 
 
 def _decode_decord(video: Video, index: FrameIndex, frames_T: np.ndarray) -> np.ndarray:

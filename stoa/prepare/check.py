@@ -1,0 +1,164 @@
+"""Decodes a whole data set and tells which of its clips are bad, and why, before a training run finds out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+from stoa.data.decoding.guard import Guard
+from stoa.prepare.guarded import in_guards
+from stoa.prepare.sources import File, Source, open_source
+from stoa.prepare.verdicts import CheckLedger, Verdict
+
+Say = Callable[[str], None]
+_SAY_EVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """What to check, and how.
+
+    Attributes:
+        ledger: JSONL file that gets a line for every file; files that it has in their present state are not checked
+            again. Default: check.jsonl beside the data, or where that cannot be written in the current folder.
+        workers: files checked at once, each in a process of its own.
+        timeout_seconds: a video, or a clip of a shard, that takes longer counts as hung.
+        split: the clips of this split only.
+    """
+
+    ledger: str | None = None
+    workers: int = 1
+    timeout_seconds: float = 300.0
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; pass 1 or more")
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected a positive number")
+
+
+def check(data: str, config: CheckConfig, say: Say) -> bool:
+    """Check a data set, or go on where an earlier call stopped.
+
+    Args:
+        data: a manifest, a folder of videos, or a store, here or at a URL.
+        config: how.
+        say: takes a line of progress, and of the report.
+
+    Returns:
+        whether all of it is sound.
+
+    Raises:
+        ValueError: an input is malformed.
+        OSError: a disk is full or does not answer. The same call goes on.
+    """
+    path = Path(config.ledger) if config.ledger is not None else _ledger_beside(data)
+    if path.resolve() == Path(data).resolve():
+        raise ValueError(f"--ledger {path} is the data itself; pass another file")
+    source = open_source(data, config.split)
+    report = _Report()
+    with CheckLedger(path) as ledger:
+        progress = _Progress(source.total, report, say)
+        new = _new_files(source, ledger, report, progress)
+        try:
+            for verdicts in in_guards(new, _examine, workers=config.workers, timeout_seconds=config.timeout_seconds):
+                ledger.write(verdicts)
+                report.add(verdicts)
+                progress.checked()
+        except KeyboardInterrupt:
+            say(f"interrupted; {path} has what was checked, the same call goes on")
+            raise
+        for verdict in source.rows_out_of_range(ledger.durations.find):
+            if ledger.is_new(verdict):
+                ledger.write([verdict])
+            report.count(verdict)
+    for line in report.lines():
+        say(line)
+    out_of_range = f", {report.counts['range']:,} rows out of range" if report.counts["range"] else ""
+    say(f"{source.total:,} files, {report.bad_files:,} bad{out_of_range}; written to {path}")
+    return not report.counts
+
+
+def _ledger_beside(data: str) -> Path:
+    if "://" in data:
+        return Path("check.jsonl")
+    folder = Path(data) if Path(data).is_dir() else Path(data).parent
+    return folder / "check.jsonl" if os.access(folder, os.W_OK) else Path("check.jsonl")
+
+
+def _new_files(
+    source: Source, ledger: CheckLedger, report: _Report, progress: _Progress
+) -> Iterator[tuple[File, Verdict]]:
+    """Each file that has no verdict in its present state, with that state; of the others what is on record is told."""
+    for file in source.files():
+        size, mtime = file.state()
+        state = Verdict(path=file.name, size=size, mtime=mtime)
+        if ledger.is_new(state):
+            yield file, state
+        else:
+            report.add(ledger.recall(state))
+            progress.known += 1
+
+
+def _examine(guard: Guard, task: tuple[File, Verdict]) -> list[Verdict]:
+    """The verdicts on a file. That on the whole comes last: without it the file is not done."""
+    file, state = task
+    begun = time.monotonic()
+    whole, *clips = [replace(found, size=state.size, mtime=state.mtime) for found in file.examine(guard)]
+    return [*clips, replace(whole, seconds=round(time.monotonic() - begun, 3))]
+
+
+@dataclass
+class _Report:
+    """Bad verdicts by class, with the first of each."""
+
+    bad_files: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, verdicts: list[Verdict]) -> None:
+        """Those on one file."""
+        self.bad_files += any(verdict.error is not None for verdict in verdicts)
+        for verdict in verdicts:
+            self.count(verdict)
+
+    def count(self, verdict: Verdict) -> None:
+        if verdict.error is not None:
+            self.counts[verdict.error] += 1
+            where = verdict.path if verdict.clip is None else f"{verdict.path}, clip {verdict.clip}"
+            self.examples.setdefault(verdict.error, f"{where}: {verdict.reason}")
+
+    def lines(self) -> list[str]:
+        if not self.counts:
+            return []
+        width = max(len("error"), *map(len, self.counts))
+        rows = [f"{name:{width}}  {count:>9,}  {self.examples[name]}" for name, count in self.counts.most_common()]
+        return [f"{'error':{width}}  {'count':>9}  first example", *rows]
+
+
+class _Progress:
+    """Says how far the check is, every few seconds."""
+
+    def __init__(self, total: int, report: _Report, say: Say) -> None:
+        self.known = 0
+        self._total, self._report, self._say = total, report, say
+        self._done, self._begun = 0, time.monotonic()
+        self._said = self._begun
+
+    def checked(self) -> None:
+        """One more file."""
+        self._done += 1
+        time_now = time.monotonic()
+        done = self.known + self._done
+        if time_now - self._said < _SAY_EVERY_SECONDS and done < self._total:
+            return
+        self._said = time_now
+        rate = self._done / max(time_now - self._begun, 1e-9)
+        left = timedelta(seconds=round((self._total - done) / rate))
+        self._say(f"{done:,}/{self._total:,} files | {self._report.bad_files:,} bad | {rate:.1f} files/s | ETA {left}")

@@ -1,0 +1,275 @@
+"""The files that a check goes over: those of a manifest, of a folder, or of a store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import numpy as np
+
+from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.guard import Guard
+from stoa.manifest import ClipRow
+from stoa.prepare.adapters import open_annotations
+from stoa.prepare.adapters.seen import SeenIds
+from stoa.prepare.adapters.videos import VIDEO_SUFFIXES
+from stoa.prepare.examine import examine_boxes, examine_clip, examine_video
+from stoa.prepare.verdicts import Verdict
+
+_CHUNK = 1 << 20
+
+
+class File(Protocol):
+    """A file to check."""
+
+    @property
+    def name(self) -> str:
+        """Its path from the folder of the data."""
+        ...
+
+    def state(self) -> tuple[int | None, float | None]:
+        """Its bytes and when it was last changed, None where its file system does not tell."""
+        ...
+
+    def examine(self, guard: Guard) -> list[Verdict]:
+        """The verdict on the file, and after it those on single clips in it that are bad.
+
+        Raises:
+            OSError: the storage does not answer.
+        """
+        ...
+
+
+class Source(Protocol):
+    """A data set. ``total`` counts its files."""
+
+    total: int
+
+    def files(self) -> Iterator[File]:
+        """Each file once."""
+        ...
+
+    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
+        """Bad verdicts on the rows whose start lies after the end of their video.
+
+        Args:
+            duration: of a video, in seconds, where it is known.
+        """
+        ...
+
+
+def open_source(data: str, split: str | None) -> Source:
+    """The data set that a path or URL names.
+
+    Raises:
+        ValueError: there is none, it is malformed, or it has nothing of this split.
+    """
+    path = Path(data)
+    if "://" in data or (path / "store.json").exists():
+        return StoreFiles(data, split)
+    if path.is_dir():
+        if split is not None:
+            raise ValueError(
+                f"--split {split!r} means nothing for {data}, a folder of videos; pass a manifest or store"
+            )
+        return FolderFiles(path)
+    return ManifestFiles(path, split)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file that one function examines, given its name and its path."""
+
+    name: str
+    path: str
+    function: Callable[[str, str], Verdict]
+
+    def state(self) -> tuple[int | None, float | None]:
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None, None
+        return status.st_size, status.st_mtime
+
+    def examine(self, guard: Guard) -> list[Verdict]:
+        try:
+            return [guard.call(self.function, self.name, self.path)]
+        except DecodeError as error:
+            return [Verdict(path=self.name, error=error.kind, reason=str(error))]
+
+
+class FolderFiles:
+    """The videos below a folder, known by their suffixes; links are followed.
+
+    Raises:
+        ValueError: there is none, or a folder cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.total = sum(1 for _ in self.files())
+        if not self.total:
+            raise ValueError(
+                f"{folder} holds no video and no store.json; pass a manifest, a folder of videos or a store"
+            )
+
+    def files(self) -> Iterator[File]:
+        visited = set()
+        for parent, folders, names in os.walk(self.folder, followlinks=True, onerror=self._refuse):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in visited:  # links may lead in a circle
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            folders.sort()
+            for name in sorted(names):
+                if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES:
+                    path = os.path.join(parent, name)
+                    yield LocalFile(os.path.relpath(path, self.folder), path, examine_video)
+
+    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
+        return iter(())
+
+    def _refuse(self, error: OSError) -> None:
+        raise ValueError(f"folder {error.filename} cannot be read ({error.strerror})")
+
+
+class ManifestFiles:
+    """The videos and detections that the rows of a manifest name. Rows are read anew each time they are gone over.
+
+    Raises:
+        ValueError: a row is malformed, ids repeat, or nothing is left.
+    """
+
+    def __init__(self, path: Path, split: str | None) -> None:
+        self._root = path.parent
+        self._annotations = open_annotations("manifest", path)
+        self._split = split
+        self._has_parts = False
+        splits, files = set(), SeenIds()
+        for row in self._annotations.clips():
+            splits.add(row.split)
+            if split is None or row.split == split:
+                files.add(row.video)
+                if row.detections is not None:
+                    files.add(row.detections)
+                self._has_parts = self._has_parts or bool(row.start_seconds)
+        self.total = len(files)
+        if not self.total:
+            wanted = f" with split {split!r} (splits found: {sorted(splits)})" if split is not None else ""
+            raise ValueError(f"manifest {path} has no usable row{wanted}")
+
+    def files(self) -> Iterator[File]:
+        seen = SeenIds()
+        for row in self._rows():
+            if seen.add(row.video):
+                yield LocalFile(row.video, str(self._root / row.video), examine_video)
+            if row.detections is not None and seen.add(row.detections):
+                yield LocalFile(row.detections, str(self._root / row.detections), examine_boxes)
+
+    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
+        for row in self._rows() if self._has_parts else ():
+            start, end = row.start_seconds or 0.0, duration(row.video)
+            if end is not None and start >= end:
+                reason = f"start_seconds {start:g} is not before the end of the video at {end:g} s"
+                yield Verdict(path=row.video, clip=row.id, error="range", reason=reason)
+
+    def _rows(self) -> Iterator[ClipRow]:
+        return (row for row in self._annotations.clips() if self._split is None or row.split == self._split)
+
+
+class StoreFiles:
+    """The shards of a store.
+
+    Raises:
+        ValueError: it is no store, or it has no clip of this split.
+    """
+
+    def __init__(self, url: str, split: str | None) -> None:
+        from stoa.data.shards import INDEX_FILE, STORE_FILE, ShardClips  # brings torch
+
+        ShardClips(url, split)  # a store that it can open
+        self._url = url.rstrip("/")
+        store = json.loads(self._content(STORE_FILE))
+        self._shards: list[dict[str, Any]] = store["shards"]
+        index = np.load(io.BytesIO(self._content(INDEX_FILE)), allow_pickle=False)
+        wanted = slice(None) if split is None else index["split"] == store["splits"].index(split)
+        chosen = np.arange(len(index))[wanted]
+        order = np.argsort(index["shard"][chosen], kind="stable")
+        counts = np.bincount(index["shard"][chosen], minlength=len(self._shards))
+        self._numbers = np.split(chosen[order], np.cumsum(counts)[:-1])
+        self.total = len(self._shards)
+
+    def files(self) -> Iterator[File]:
+        for shard, numbers in zip(self._shards, self._numbers, strict=True):
+            yield Shard(shard["name"], self._url, shard["sha256"], numbers)
+
+    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
+        return iter(())  # parts were cut out when the store was made
+
+    def _content(self, name: str) -> bytes:
+        with _answering(f"{self._url}/{name}") as (files, path):
+            return files.cat_file(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar file of a store; ``numbers`` are those of its clips to decode."""
+
+    name: str
+    store: str
+    sha256: str
+    numbers: np.ndarray
+
+    def state(self) -> tuple[int | None, float | None]:
+        with _answering(f"{self.store}/{self.name}") as (files, path):
+            try:
+                size = files.size(path)
+                return size, files.modified(path).timestamp()
+            except FileNotFoundError:
+                return None, None
+            except NotImplementedError:
+                return size, None
+
+    def examine(self, guard: Guard) -> list[Verdict]:
+        try:
+            whole = self._examine_sum()
+        except FileNotFoundError:
+            return [Verdict(path=self.name, error="missing", reason="file does not exist")]
+        found = (self._examine_clip(guard, int(number)) for number in self.numbers)
+        return [whole, *(verdict for verdict in found if verdict.error is not None)]
+
+    def _examine_sum(self) -> Verdict:
+        digest = hashlib.sha256()
+        with _answering(f"{self.store}/{self.name}") as (files, path), files.open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        if digest.hexdigest() == self.sha256:
+            return Verdict(path=self.name)
+        reason = f"SHA-256 is {digest.hexdigest()[:12]}..., store.json says {self.sha256[:12]}...; copy the shard again"
+        return Verdict(path=self.name, error="sum", reason=reason)
+
+    def _examine_clip(self, guard: Guard, number: int) -> Verdict:
+        try:
+            return guard.call(examine_clip, self.name, self.store, number)
+        except DecodeError as error:
+            return Verdict(path=self.name, clip=f"number {number}", error=error.kind, reason=str(error))
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+    """The file system of a URL and the path there. Each has errors of its own, which become OSError."""
+    try:
+        yield fsspec.url_to_fs(url)
+    except (OSError, NotImplementedError):
+        raise
+    except Exception as error:
+        raise OSError(f"{url} could not be read ({type(error).__name__}: {error})") from None
