@@ -11,7 +11,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints/linux-cu13.txt
-EXTRAS ?= dev
+EXTRAS ?= dev,dali-cu13
 TESTS ?=
 PYTEST_ARGS ?=
 VENV := $(CURDIR)/.venv
