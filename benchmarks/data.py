@@ -121,7 +121,9 @@ def spread(above: list[float], below: list[float]) -> dict[str, float]:
 def whole_loader(clips: Clips, count: int) -> float:
     """Clips per second once both processes are at work."""
     sampler = GlobalBatchSampler(len(clips), BATCH, rank=0, world=1, seed=0)
-    loader = build_loader(DataConfig(num_workers=WORKERS), clips, SHAPE, sampler, ledger=Ledger(None), pin_memory=False)
+    loader = build_loader(
+        DataConfig(num_workers=WORKERS), clips, SHAPE, sampler, ledger=Ledger(None), device=torch.device("cpu")
+    )
     for _ in range(2 * WORKERS):
         next(loader)
     begun = time.perf_counter()

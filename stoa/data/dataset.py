@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 
 from stoa.batch import VideoTextBatch
 from stoa.data.boxes import ClipBoxes, ClipShape, boxes_on_frames
-from stoa.data.clips import Clips
-from stoa.data.decoding.base import DecodeError
+from stoa.data.clips import Clips, EncodedClip
+from stoa.data.decoding.base import DecodedFrames, DecodeError
 from stoa.data.decoding.cpu import CpuDecoder, decode_guarded
+from stoa.data.decoding.encoded import EncodedFrames, choose_guarded
 from stoa.data.decoding.guard import Guard
 from stoa.data.ledger import Blame, Ledger
-from stoa.data.media import FramePack, decode_pack
+from stoa.data.media import FramePack, choose_of_pack, decode_pack
 from stoa.data.sampler import SampleKey
 from stoa.data.text import encode_caption
 from stoa.data.transforms import resize_and_crop
@@ -33,11 +34,11 @@ MAX_REPLACEMENTS = 16
 class Sample(NamedTuple):
     """One clip with one caption, as arrays; see :class:`VideoTextBatch` for the fields.
 
-    ``dropped_boxes`` counts detections that were outside the frame, cropped away or malformed;
-    ``replaced`` is 1 when this clip stands in for one that could not be read.
+    ``frames_TCHW`` may be yet to be decoded. ``dropped_boxes`` counts detections that were outside the frame, cropped
+    away or malformed. ``attempt`` is 0 for the clip of ``key`` itself, n for the n-th that stands in for it.
     """
 
-    frames_TCHW: torch.Tensor
+    frames_TCHW: torch.Tensor | EncodedFrames
     tokens_L: np.ndarray
     text_mask_L: np.ndarray
     noun_mask_L: np.ndarray
@@ -50,9 +51,19 @@ class Sample(NamedTuple):
     true_labels_TK: np.ndarray
     clip_key: int
     caption_key: int
-    position: int
+    key: SampleKey
+    attempt: int
     dropped_boxes: int
-    replaced: int
+
+    @property
+    def position(self) -> int:
+        """In the global batch."""
+        return self.key.position
+
+    @property
+    def replaced(self) -> int:
+        """1 when the clip stands in for one that could not be read."""
+        return int(self.attempt > 0)
 
 
 class LoadedBatch(NamedTuple):
@@ -75,6 +86,7 @@ class ClipDataset(Dataset[Sample]):
             so that a crash in a decoder ends this one.
         ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
         cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
+        encoded: leave the frames as they are stored, for a decoder on the device.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class ClipDataset(Dataset[Sample]):
         timeout_seconds: float = 60.0,
         ledger: Ledger | None = None,
         cache_bytes: int = 0,
+        encoded: bool = False,
     ) -> None:
         self.clips = clips
         self.shape = shape
@@ -94,9 +107,11 @@ class ClipDataset(Dataset[Sample]):
         self.decoder = decoder
         self.ledger = ledger or Ledger(None)
         self.cache_bytes = cache_bytes
+        self.encoded = encoded
         self._guard = Guard(timeout_seconds) if timeout_seconds else None
         self._blamed = self.ledger.blamed()
-        self._cache: dict[int, tuple[ClipRow, torch.Tensor, ClipBoxes]] = {}
+        self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
+        self._cached_bytes = 0
         self._fallbacks: set[int] = set()
 
     def __len__(self) -> int:
@@ -109,24 +124,41 @@ class ClipDataset(Dataset[Sample]):
             ValueError: the replacements could not be read either.
             OSError: the storage does not answer.
         """
-        index, reason = key.clip, ""
-        for attempt in range(MAX_REPLACEMENTS + 1):
+        return self._attempt(key, 0)
+
+    def instead_of(self, sample: Sample, error: DecodeError) -> Sample:
+        """The replacement of a sample whose frames turned out not to decode. Raises as :meth:`__getitem__` does."""
+        self._give_up(sample.key, sample.attempt, error)
+        return self._attempt(sample.key, sample.attempt + 1)
+
+    def _attempt(self, key: SampleKey, attempt: int) -> Sample:
+        while True:
+            index = self._candidate(key, attempt)
             try:
                 self._refuse_blamed(index, key.epoch)
-                return self._load(index, key, replaced=int(attempt > 0))
+                return self._load(index, key, attempt)
             except (DecodeError, ValueError) as error:
-                reason = str(error)
-                clip, path = self.clips.row(index).id, self.clips.where(index)
-                if isinstance(error, DecodeError) and error.kind in ("crash", "hang"):
-                    self._blame(clip, index, reason, path, key.epoch)
-                index = stable_hash(self.seed, key.epoch, key.clip, attempt) % len(self.clips)
-                self.ledger.record(
-                    "replaced", clip, reason, path=path, epoch=key.epoch, replacement=self.clips.row(index).id
-                )
-        raise ValueError(
-            f"clip {self.clips.row(key.clip).id!r} and {MAX_REPLACEMENTS} replacements could not be read, the last one "
-            f"{path}: {reason}; check the manifest's video paths (ledger: {self.ledger.path})"
-        )
+                self._give_up(key, attempt, error)
+            attempt += 1
+
+    def _candidate(self, key: SampleKey, attempt: int) -> int:
+        """The clip to try."""
+        if attempt == 0:
+            return key.clip
+        return stable_hash(self.seed, key.epoch, key.clip, attempt - 1) % len(self.clips)
+
+    def _give_up(self, key: SampleKey, attempt: int, error: DecodeError | ValueError) -> None:
+        index, reason = self._candidate(key, attempt), str(error)
+        clip, path = self._id(index), self.clips.where(index)
+        if isinstance(error, DecodeError) and error.kind in ("crash", "hang"):
+            self._blame(clip, index, reason, path, key.epoch)
+        if attempt == MAX_REPLACEMENTS:
+            raise ValueError(
+                f"clip {self._id(key.clip)!r} and {MAX_REPLACEMENTS} replacements could not be read, the last "
+                f"one {path}: {reason}; check the manifest's video paths (ledger: {self.ledger.path})"
+            )
+        replacement = self._id(self._candidate(key, attempt + 1))
+        self.ledger.record("replaced", clip, reason, path=path, epoch=key.epoch, replacement=replacement)
 
     def load(self, index: int, *, caption: int = 0, position: int = 0) -> Sample:
         """Load one clip with the given caption, without replacement.
@@ -135,11 +167,11 @@ class ClipDataset(Dataset[Sample]):
             ValueError: it cannot be read; the message names id and file.
         """
         try:
-            return self._load(index, SampleKey(index, 0, position), replaced=0, caption=caption)
+            return self._load(index, SampleKey(index, 0, position), 0, caption=caption)
         except DecodeError as error:
-            raise ValueError(f"clip {self.clips.row(index).id!r}, {self.clips.where(index)}: {error}") from None
+            raise ValueError(f"clip {self._id(index)!r}, {self.clips.where(index)}: {error}") from None
 
-    def _load(self, index: int, key: SampleKey, *, replaced: int, caption: int | None = None) -> Sample:
+    def _load(self, index: int, key: SampleKey, attempt: int, *, caption: int | None = None) -> Sample:
         row, frames_TCHW, boxes = self._cache.get(index) or self._read(index)
         number = stable_hash(self.seed, key.epoch, key.clip) if caption is None else caption
         encoded = encode_caption(row.captions[number % len(row.captions)], self.shape.max_tokens)
@@ -157,40 +189,54 @@ class ClipDataset(Dataset[Sample]):
             true_labels_TK=boxes.true_labels_TK,
             clip_key=stable_hash(row.id),
             caption_key=stable_hash(*encoded.tokens_L),
-            position=key.position,
+            key=key,
+            attempt=attempt,
             dropped_boxes=boxes.dropped,
-            replaced=replaced,
         )
 
-    def _read(self, index: int) -> tuple[ClipRow, torch.Tensor, ClipBoxes]:
-        """A clip, its frames as the model sees them, (T, 3, S, S) uint8, and the boxes on them."""
+    def _read(self, index: int) -> tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]:
+        """A clip, its frames as the model sees them, (T, 3, S, S) uint8, or as stored, and the boxes on them."""
         clip = self.clips.read(index)
-        if isinstance(clip.media, FramePack):
-            decoded = decode_pack(clip.media, self.shape.num_frames)
+        chosen: DecodedFrames | EncodedFrames = self._choose(clip) if self.encoded else self._decode(clip, index)
+        if isinstance(chosen, EncodedFrames):
+            frames: torch.Tensor | EncodedFrames = chosen
         else:
-            media = clip.media
-            decoded, reason = decode_guarded(
-                self._guard,
-                media.video,
-                self.shape.num_frames,
-                media.start_seconds,
-                media.end_seconds,
-                self.decoder,
-            )
-            if reason is not None and index not in self._fallbacks:  # a long run would repeat it every epoch
-                self._fallbacks.add(index)
-                self.ledger.record("fallback", clip.row.id, reason)
-        frames_TCHW = resize_and_crop(decoded.frames_THWC, self.shape.side)
-        read = clip.row, frames_TCHW, boxes_on_frames(clip.detections, decoded.times_seconds, self.shape)
-        if (len(self._cache) + 1) * frames_TCHW.nbytes <= self.cache_bytes:
+            frames = resize_and_crop(chosen.frames_THWC, self.shape.side)
+        read = clip.row, frames, boxes_on_frames(clip.detections, chosen.times_seconds, self.shape)
+        if self._cached_bytes + frames.nbytes <= self.cache_bytes:
+            self._cached_bytes += frames.nbytes
             self._cache[index] = read
         return read
 
+    def _choose(self, clip: EncodedClip) -> EncodedFrames:
+        media = clip.media
+        if isinstance(media, FramePack):
+            return choose_of_pack(media, self.shape.num_frames)
+        return choose_guarded(self._guard, media.video, self.shape.num_frames, media.start_seconds, media.end_seconds)
+
+    def _decode(self, clip: EncodedClip, index: int) -> DecodedFrames:
+        media = clip.media
+        if isinstance(media, FramePack):
+            return decode_pack(media, self.shape.num_frames)
+        decoded, reason = decode_guarded(
+            self._guard, media.video, self.shape.num_frames, media.start_seconds, media.end_seconds, self.decoder
+        )
+        if reason is not None and index not in self._fallbacks:  # a long run would repeat it every epoch
+            self._fallbacks.add(index)
+            self.ledger.record("fallback", clip.row.id, reason)
+        return decoded
+
     def _refuse_blamed(self, index: int, epoch: int) -> None:
         if self._blamed:
-            blame = self._blamed.get(self.clips.row(index).id)
+            blame = self._blamed.get(self._id(index))
             if blame is not None and epoch >= blame.epoch:
                 raise DecodeError("blamed", blame.reason)
+
+    def _id(self, index: int) -> str:
+        try:
+            return self.clips.row(index).id
+        except (DecodeError, ValueError):  # of a damaged shard
+            return f"number {index}"
 
     def _blame(self, clip: str, index: int, reason: str, path: str, epoch: int) -> None:
         """On record before the replacement is used: a resumed run sees the same clips and does not try again."""
@@ -198,8 +244,8 @@ class ClipDataset(Dataset[Sample]):
         self.ledger.record("blamed", clip, reason, path=path, epoch=epoch)
 
 
-def collate(samples: Sequence[Sample]) -> LoadedBatch:
-    """Stack samples into a batch."""
+def collate(samples: Sequence[Sample], frames_BTCHW: torch.Tensor | None = None) -> LoadedBatch:
+    """Stack samples into a batch, with the frames given where theirs were yet to be decoded."""
 
     def stack(name: str) -> torch.Tensor:
         return torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
@@ -207,8 +253,10 @@ def collate(samples: Sequence[Sample]) -> LoadedBatch:
     def numbers(name: str) -> torch.Tensor:
         return torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.int64)
 
+    if frames_BTCHW is None:
+        frames_BTCHW = torch.stack(cast("list[torch.Tensor]", [sample.frames_TCHW for sample in samples]))
     batch = VideoTextBatch(
-        frames_BTCHW=torch.stack([sample.frames_TCHW for sample in samples]),
+        frames_BTCHW=frames_BTCHW,
         tokens_BL=stack("tokens_L"),
         text_mask_BL=stack("text_mask_L"),
         noun_mask_BL=stack("noun_mask_L"),

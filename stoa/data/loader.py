@@ -6,20 +6,25 @@ import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 from torch.utils.data import DataLoader
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips, FileClips
-from stoa.data.dataset import ClipDataset, LoadedBatch, collate
+from stoa.data.dataset import ClipDataset, LoadedBatch, Sample, collate
+from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
+from stoa.data.decoding.dali import DaliDecoder
+from stoa.data.decoding.encoded import EncodedFrames
 from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
 from stoa.manifest import read_manifest
+
+Decoder = Literal[CpuDecoder, "dali"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,8 @@ class DataConfig:
         manifest: a ``.jsonl`` or ``.csv`` file, or a store that ``stoa prepare`` has made: its folder or URL; none
             means Moving Shapes, generated on the spot.
         split: clips of it to train on.
-        decoder: ``auto`` is decord where it can be trusted, PyAV for the rest.
+        decoder: ``auto`` is decord where it can be trusted, PyAV for the rest; ``dali`` decodes on the GPU, or on the
+            CPU what it can there: frame packs, VP8, VP9 and MJPEG.
         decode_timeout_seconds: a video that takes longer counts as hung. Decoding runs in a process of its own, which
             is started again when it hangs or crashes; 0 does without.
         num_workers: loader processes per rank; 0 loads in the training process.
@@ -39,7 +45,7 @@ class DataConfig:
 
     manifest: str | None = None
     split: str = "train"
-    decoder: CpuDecoder = "auto"
+    decoder: Decoder = "auto"
     decode_timeout_seconds: float = 60.0
     num_workers: int = 2
     cache_gib: float = 0.0
@@ -84,28 +90,83 @@ def build_loader(
     sampler: GlobalBatchSampler,
     *,
     ledger: Ledger,
-    pin_memory: bool,
+    device: torch.device,
 ) -> Iterator[LoadedBatch]:
-    """Endless batches in the order of ``sampler``, whatever the number of workers."""
+    """Endless batches in the order of ``sampler``, whatever the number of workers.
+
+    Args:
+        config: how clips are read.
+        clips: to train on.
+        shape: what the model wants to see.
+        sampler: says which clips, from its position on.
+        ledger: see :class:`ClipDataset`.
+        device: to be trained on. ``dali`` decodes there; of other decoders batches are on the CPU, ready to be moved.
+    """
+    on_device = config.decoder == "dali"
     dataset = ClipDataset(
         clips,
         shape,
         seed=sampler.seed,
-        decoder=config.decoder,
+        decoder="auto" if config.decoder == "dali" else config.decoder,
         timeout_seconds=config.decode_timeout_seconds,
         ledger=ledger,
         cache_bytes=int(config.cache_gib * 2**30),
+        encoded=on_device,
     )
     loader: DataLoader = DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.num_workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
+        collate_fn=list if on_device else collate,
+        pin_memory=device.type == "cuda" and not on_device,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
-    return _one_line_errors(iter(loader))
+    if not on_device:
+        return _one_line_errors(iter(loader))
+    decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=sampler.micro_batch, device=device)
+    return _one_line_errors(_decode_ahead(iter(loader), dataset, decoder))
+
+
+def _decode_ahead(loader: Iterator[list[Sample]], dataset: ClipDataset, decoder: DaliDecoder) -> Iterator[LoadedBatch]:
+    """Batches with their frames decoded, the next one while the training is at one."""
+    samples = next(loader)
+    decoder.start([_encoded(sample) for sample in samples])
+    while True:
+        following: list[Sample] | Exception
+        try:
+            following = next(loader)
+        except Exception as error:
+            following = error
+        try:
+            frames_BTCHW = decoder.finish()
+        except DecodeError:
+            samples, frames_BTCHW = _one_by_one(samples, dataset, decoder)
+        batch = collate(samples, frames_BTCHW)
+        if isinstance(following, Exception):
+            yield batch
+            raise following
+        samples = following
+        decoder.start([_encoded(sample) for sample in samples])
+        yield batch
+
+
+def _one_by_one(samples: list[Sample], dataset: ClipDataset, decoder: DaliDecoder) -> tuple[list[Sample], torch.Tensor]:
+    """A batch with something in it that does not decode: that is found, and replaced."""
+    sound, frames = [], []
+    for sample in samples:
+        while True:
+            try:
+                frames.append(decoder.decode_one(_encoded(sample)))
+                break
+            except DecodeError as error:
+                sample = dataset.instead_of(sample, error)
+        sound.append(sample)
+    return sound, torch.stack(frames)
+
+
+def _encoded(sample: Sample) -> EncodedFrames:
+    return cast(EncodedFrames, sample.frames_TCHW)
 
 
 def _one_line_errors(batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:

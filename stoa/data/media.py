@@ -5,15 +5,20 @@ Shape legend: T frames, H height, W width, C channels.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError, Video
+from stoa.data.decoding.encoded import JPEG, EncodedFrames
 from stoa.data.sampling import frames_on_display, sample_times
+
+_END_OF_JPEG = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +71,29 @@ def decode_pack(pack: FramePack, num_frames: int) -> DecodedFrames:
         raise DecodeError("corrupt", f"JPEG: {' '.join(str(error).split())[:200]}") from None
     frames_THWC = torch.stack(pictures).permute(0, 2, 3, 1).numpy()[place_T]
     return DecodedFrames(frames_THWC, pack.times_seconds[frames_T])
+
+
+def choose_of_pack(pack: FramePack, num_frames: int) -> EncodedFrames:
+    """The frames that :func:`decode_pack` would decode.
+
+    Raises:
+        DecodeError: a JPEG is cut short, its header is damaged, or their sizes differ.
+    """
+    frames_T = pack.choose(num_frames)
+    wanted, place_T = np.unique(frames_T, return_inverse=True)
+    jpegs = tuple(pack.jpegs[i] for i in wanted)
+    sizes = {_size_hw(jpeg) for jpeg in jpegs}
+    if len(sizes) > 1:
+        raise DecodeError("corrupt", f"JPEG: frames of several sizes, {sorted(sizes)}")
+    return EncodedFrames(jpegs, JPEG, place_T, pack.times_seconds[frames_T], sizes.pop())
+
+
+def _size_hw(jpeg: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+            width, height = picture.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DecodeError("corrupt", f"JPEG: {' '.join(str(error).split())[:200]}") from None
+    if not jpeg.endswith(_END_OF_JPEG):
+        raise DecodeError("truncated", f"JPEG: ends within its data, {len(jpeg)} bytes")
+    return height, width

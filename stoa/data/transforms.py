@@ -5,6 +5,8 @@ Shape legend: T frames, H height, W width, C channels, S side of the square, n b
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
@@ -13,14 +15,29 @@ from torchvision.transforms.v2 import functional as tv
 MIN_KEPT_AREA = 0.25
 
 
+class Placement(NamedTuple):
+    """Size in pixels to which a frame is resized, and where in it the square begins."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+def place(height: int, width: int, side: int) -> Placement:
+    """Shorter side to ``side``, and its centre square."""
+    shorter = min(height, width)
+    new_height, new_width = height * side // shorter, width * side // shorter  # truncated, as torchvision's Resize does
+    return Placement(new_height, new_width, _margin(new_height, side), _margin(new_width, side))
+
+
 def resize_and_crop(frames_THWC: np.ndarray, side: int) -> torch.Tensor:
     """Shorter side to ``side`` (bicubic, antialiased, as CLIP does), then the centre square; uint8 (T, 3, S, S)."""
     frames_TCHW = torch.from_numpy(np.ascontiguousarray(frames_THWC)).permute(0, 3, 1, 2)
     if frames_TCHW.shape[-2:] == (side, side):
         return frames_TCHW.contiguous()
-    height, width = _resized(frames_THWC.shape[1], frames_THWC.shape[2], side)
+    height, width, top, left = place(frames_THWC.shape[1], frames_THWC.shape[2], side)
     resized = tv.resize(frames_TCHW, [height, width], tv.InterpolationMode.BICUBIC, antialias=True)
-    top, left = _margin(height, side), _margin(width, side)
     return resized[..., top : top + side, left : left + side].contiguous()
 
 
@@ -41,18 +58,13 @@ def boxes_to_model(boxes_n4: np.ndarray, height: int, width: int, side: int) -> 
     boxes = np.where(sound[:, None], boxes, 0.0)
     sound &= (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     inside = boxes.clip(0.0, [width, height, width, height])
-    new_height, new_width = _resized(height, width, side)
+    new_height, new_width, top, left = place(height, width, side)
     scale = np.array([new_width / width, new_height / height] * 2)
-    offset = np.array([_margin(new_width, side), _margin(new_height, side)] * 2)
+    offset = np.array([left, top] * 2)
     moved = (inside * scale - offset) / side
     cropped = moved.clip(0.0, 1.0)
     kept = _area(cropped) >= MIN_KEPT_AREA * _area(moved)
     return cropped.astype(np.float32), sound & kept & (_area(cropped) > 0)
-
-
-def _resized(height: int, width: int, side: int) -> tuple[int, int]:
-    shorter = min(height, width)
-    return height * side // shorter, width * side // shorter  # truncated, as torchvision's Resize does
 
 
 def _margin(length: int, side: int) -> int:

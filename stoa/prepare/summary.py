@@ -30,7 +30,7 @@ _SHOWN_CLIPS, _SHOWN_FRAMES, _TIMED_CLIPS = 6, 4, 24
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}.bar{background:#4878d0;height:.8em;display:inline-block}"
+    "td:first-child,th:first-child,.text td,.text th,td:has(.bar){text-align:left;vertical-align:top}.bar{background:#4878d0;height:.8em;display:inline-block}"
     ".clip{display:flex;gap:4px;margin:.4rem 0}.clip svg{width:24%;height:auto}"
     ".columns{display:flex;gap:3rem;flex-wrap:wrap}"
 )
@@ -143,18 +143,19 @@ def _boxes(clip: EncodedClip, at: float, labels: Sequence[str]) -> str:
 
 
 def _failures(ledger: Path) -> str:
-    counts: Counter[tuple[str, str]] = Counter()
-    examples: dict[tuple[str, str], str] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str], str] = {}
     with open(ledger, encoding="utf-8") as file:
         for line in file:
             record = json.loads(line)
-            key = record["event"], record.get("kind", "")
+            key = record.get("store", ""), record["event"], record.get("kind", "")
             counts[key] += 1
             examples.setdefault(key, f"{record['clip']}: {record['reason']}")
     if not counts:
         return "<p>None.</p>"
-    rows = [(" ".join(key), count, examples[key]) for key, count in counts.most_common()]
-    return _table(("what", "count", "first"), rows) + "<p>All of them: ledger.jsonl.</p>"
+    rows = [(*key, count, examples[key]) for key, count in counts.most_common()]
+    table = _table(("store", "what", "why", "count", "first"), rows)
+    return f"<div class=text>{table}</div><p>All of them: ledger.jsonl.</p>"
 
 
 def _histogram(title: str, edges: Sequence[int], counts: Sequence[int]) -> str:

@@ -85,8 +85,7 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         max_tokens=config.model.max_tokens,
         max_boxes=config.model.num_boxes,
     )
-    pin = device.type == "cuda"
-    trainer.fit(build_loader(config.data, clips, shape, sampler, ledger=ledger, pin_memory=pin))
+    trainer.fit(build_loader(config.data, clips, shape, sampler, ledger=ledger, device=device))
     dist.barrier()
     dist.destroy_process_group()
 

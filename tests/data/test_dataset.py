@@ -168,7 +168,9 @@ def test_the_cache_gives_the_same_samples_and_keeps_to_its_size(folder):
 def load(folder, num_workers: int, batches: int = 7):
     sampler = GlobalBatchSampler(6, 2, rank=0, world=1, seed=3)
     config = DataConfig(num_workers=num_workers)
-    loader = build_loader(config, FileClips(rows(), folder), SHAPE, sampler, ledger=Ledger(None), pin_memory=False)
+    loader = build_loader(
+        config, FileClips(rows(), folder), SHAPE, sampler, ledger=Ledger(None), device=torch.device("cpu")
+    )
     return [loaded.batch for loaded in islice(loader, batches)]
 
 

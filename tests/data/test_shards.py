@@ -15,10 +15,13 @@ from factories import gray_frames, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoa.data.boxes import ClipShape
+from stoa.data.dataset import ClipDataset
 from stoa.data.decoding.base import DecodeError
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, open_clips
 from stoa.data.media import FramePack
+from stoa.data.sampler import SampleKey
 from stoa.data.sampling import sample_times
 from stoa.data.shards import ShardClips, tar_members
 from stoa.manifest import Caption, ClipRow, write_manifest
@@ -152,6 +155,12 @@ def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):
     assert clips.read(2).row.id == "clip2"
     with pytest.raises(DecodeError, match=r"shard ends within the clip, 700 of \d+ bytes"):
         clips.read(3)
+    with open(shard, "r+b") as file:
+        file.truncate(int(entry["offset"]) + 100)  # not even its name is left
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    shape = ClipShape(num_frames=2, side=32, max_tokens=12, max_boxes=0)
+    assert ClipDataset(clips, shape, seed=0, ledger=ledger)[SampleKey(3, 0, 0)].replaced == 1
+    assert json.loads(ledger.path.read_text().splitlines()[0])["clip"] == "number 3"
 
 
 def test_opened_by_the_loader(stores):

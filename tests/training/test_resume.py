@@ -2,7 +2,6 @@
 
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -122,19 +121,17 @@ def test_hyper_parameters_of_a_resumed_run_are_its_own(start, tmp_path):
 def test_killed_at_random_moments(start, tmp_path):
     """Whenever it is killed, the saves included, the same command goes on and ends alike."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    started = time.monotonic()
     finish(start(straight, "--training.save_every", "1"))
-    whole = time.monotonic() - started
-    rng = random.Random(0)
-    kills = 0
+    rng, kills = random.Random(0), 0
     while not (killed / LAST).exists():
+        before = set((killed / "checkpoints").glob("*"))
         process = start(killed, "--training.save_every", "1")
-        try:
-            process.communicate(timeout=rng.uniform(0.5, 0.95) * whole)
-        except subprocess.TimeoutExpired:
-            kill_all(process)
-            kills += 1
-        assert kills < 60
+        # Every run gets at least to its first save, so it goes forward on a machine of any speed.
+        while not set((killed / "checkpoints").glob("*")) - before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0.0, 0.3))
+        kills += process.poll() is None
+        kill_all(process)
     finish(start(killed, "--training.save_every", "1"))
-    assert kills > 0
+    assert kills > 2
     assert_same_run(straight, killed)

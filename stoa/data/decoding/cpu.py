@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from stoa.data.sampling import clip_frames
 CpuDecoder = Literal["auto", "decord", "pyav"]
 # Of others decord gives wrong pictures without an error: MPEG-PS and AVI with B-frames, HEVC after a seek.
 _DECORD_CONTAINERS = {"mov", "matroska"}
+_DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # time and source line of its build
 _DECORD_CODECS = {"h264", "vp8", "vp9"}
 
 
@@ -248,5 +250,5 @@ def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = _DECORD_PREFIX.sub("", str(error)).strip().splitlines()
     return lines[-1][:200] if lines else type(error).__name__

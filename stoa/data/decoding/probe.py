@@ -23,6 +23,8 @@ def probe(video: Video) -> FrameIndex:
             return _frame_index(container)
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
+    except UnicodeDecodeError:  # PyAV reads names in it
+        raise DecodeError("unreadable", "PyAV: what should be text in its header is none") from None
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
