@@ -54,7 +54,7 @@ demo: setup
 
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup
-	python -m pytest -m "not slow" $(TESTS) $(PYTEST_ARGS)
+	python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile $(TESTS) $(PYTEST_ARGS)
 
 test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)

@@ -26,6 +26,7 @@ import torch
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips, FileClips
 from stoa.data.decoding.cpu import decode_clip
+from stoa.data.decoding.probe import probe
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, build_loader
 from stoa.data.media import FramePack, decode_pack
@@ -46,19 +47,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=16, help="a multiple of 8")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--video", type=Path, help="a file whose first 300 frames to use instead")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_videos(folder, args.clips)
+        if args.video is None:
+            make_videos(folder, args.clips)
+        else:
+            copy_video(args.video, folder, args.clips)
         config = PrepareConfig(out=str(folder / "out"), videos=name, spacy=None, stores=("frames", "video"))
         annotations = open_annotations("manifest", folder / "manifest.jsonl")
         prepare(config, annotations, folder, engine="local", workers=1, say=lambda line: None)
         sources: dict[str, Clips] = {"original files": FileClips(read_manifest(folder / "manifest.jsonl"), folder)}
         sources |= {f"{kind} store": ShardClips(str(folder / "out" / kind), None) for kind in ("video", "frames")}
         sizes = {kind: sum(p.stat().st_size for p in (folder / "out" / kind).glob("*.tar")) for kind in config.stores}
-        sizes["original files"] = sum(path.stat().st_size for path in folder.glob("*.mp4"))
+        sizes["original files"] = sum(path.stat().st_size for path in folder.glob("[0-9]*.*"))
         results = measure(sources, args.clips, args.rounds)
     for key, size in sizes.items():
         results[f"kB a clip, {key}"] = round(size / args.clips / 1000)
@@ -90,6 +95,18 @@ def make_videos(folder: Path, count: int) -> None:
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
     rows = [ClipRow(f"clip{n}", f"{n}.mp4", (Caption("a red square moves over a field"),)) for n in range(count)]
+    write_manifest(folder / "manifest.jsonl", rows)
+
+
+def copy_video(path: Path, folder: Path, count: int) -> None:
+    """Link the file and write a manifest of its first 300 frames."""
+    index = probe(str(path))
+    end = float(index.times_seconds[FRAMES]) if len(index.times_seconds) > FRAMES else None
+    rows = []
+    for number in range(count):
+        (folder / f"{number}{path.suffix}").symlink_to(path.resolve())
+        caption = Caption("somebody does something")
+        rows.append(ClipRow(f"clip{number}", f"{number}{path.suffix}", (caption,), end_seconds=end))
     write_manifest(folder / "manifest.jsonl", rows)
 
 
@@ -165,7 +182,7 @@ def decode(clips: Clips, number: int) -> torch.Tensor:
     if isinstance(media, FramePack):
         decoded = decode_pack(media, SHAPE.num_frames)
     else:
-        decoded = decode_clip(media.video, SHAPE.num_frames)
+        decoded = decode_clip(media.video, SHAPE.num_frames, media.start_seconds, media.end_seconds)
     return resize_and_crop(decoded.frames_THWC, SHAPE.side)
 
 

@@ -18,7 +18,7 @@ _skipped_for_real_data = pytest.StashKey[list[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_skipped_for_real_data] = []
     # Small tensors gain nothing from more threads, and tests may share the machine.
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     # Processes that tests start find the tools of this environment, activated or not, and what `make setup` has built.
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))

@@ -5,14 +5,13 @@ Shape legend: T frames, H height, W width, C channels.
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError, Video
 from stoa.data.decoding.encoded import JPEG, EncodedFrames
@@ -62,15 +61,15 @@ def decode_pack(pack: FramePack, num_frames: int) -> DecodedFrames:
     """
     frames_T = pack.choose(num_frames)
     wanted, place_T = np.unique(frames_T, return_inverse=True)
-    try:
-        pictures = [
-            decode_jpeg(torch.frombuffer(bytearray(pack.jpegs[i]), dtype=torch.uint8), ImageReadMode.RGB)
-            for i in wanted
-        ]
-    except (RuntimeError, ValueError) as error:
-        raise DecodeError("corrupt", f"JPEG: {' '.join(str(error).split())[:200]}") from None
-    frames_THWC = torch.stack(pictures).permute(0, 2, 3, 1).numpy()[place_T]
-    return DecodedFrames(frames_THWC, pack.times_seconds[frames_T])
+    frames_THWC: np.ndarray | None = None
+    for place, number in enumerate(wanted):
+        with _opened(pack.jpegs[number]) as picture:
+            if frames_THWC is None:
+                frames_THWC = np.empty((len(wanted), picture.height, picture.width, 3), dtype=np.uint8)
+            _require_size(picture, frames_THWC.shape[1:3])
+            frames_THWC[place] = picture if picture.mode == "RGB" else picture.convert("RGB")
+    assert frames_THWC is not None
+    return DecodedFrames(frames_THWC[place_T], pack.times_seconds[frames_T])
 
 
 def choose_of_pack(pack: FramePack, num_frames: int) -> EncodedFrames:
@@ -82,18 +81,26 @@ def choose_of_pack(pack: FramePack, num_frames: int) -> EncodedFrames:
     frames_T = pack.choose(num_frames)
     wanted, place_T = np.unique(frames_T, return_inverse=True)
     jpegs = tuple(pack.jpegs[i] for i in wanted)
-    sizes = {_size_hw(jpeg) for jpeg in jpegs}
-    if len(sizes) > 1:
-        raise DecodeError("corrupt", f"JPEG: frames of several sizes, {sorted(sizes)}")
-    return EncodedFrames(jpegs, JPEG, place_T, pack.times_seconds[frames_T], sizes.pop())
+    size_hw: tuple[int, int] | None = None
+    for jpeg in jpegs:
+        with _opened(jpeg) as picture:
+            size_hw = size_hw or (picture.height, picture.width)
+            _require_size(picture, size_hw)
+    assert size_hw is not None
+    return EncodedFrames(jpegs, JPEG, place_T, pack.times_seconds[frames_T], size_hw)
 
 
-def _size_hw(jpeg: bytes) -> tuple[int, int]:
+@contextlib.contextmanager
+def _opened(jpeg: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
-            width, height = picture.size
+            if not jpeg.endswith(_END_OF_JPEG):
+                raise DecodeError("truncated", f"JPEG: ends within its data, {len(jpeg)} bytes")
+            yield picture
     except (OSError, ValueError, SyntaxError) as error:
         raise DecodeError("corrupt", f"JPEG: {' '.join(str(error).split())[:200]}") from None
-    if not jpeg.endswith(_END_OF_JPEG):
-        raise DecodeError("truncated", f"JPEG: ends within its data, {len(jpeg)} bytes")
-    return height, width
+
+
+def _require_size(picture: Image.Image, size_hw: tuple[int, ...]) -> None:
+    if (picture.height, picture.width) != tuple(size_hw):
+        raise DecodeError("corrupt", f"JPEG: frames of several sizes, {(picture.height, picture.width)} and {size_hw}")

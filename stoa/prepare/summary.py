@@ -30,7 +30,8 @@ _SHOWN_CLIPS, _SHOWN_FRAMES, _TIMED_CLIPS = 6, 4, 24
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:right}"
-    "td:first-child,th:first-child,.text td,.text th,td:has(.bar){text-align:left;vertical-align:top}.bar{background:#4878d0;height:.8em;display:inline-block}"
+    "td:first-child,th:first-child,.text td,.text th,td:has(.bar){text-align:left}"
+    ".bar{background:#4878d0;height:.8em;display:inline-block}"
     ".clip{display:flex;gap:4px;margin:.4rem 0}.clip svg{width:24%;height:auto}"
     ".columns{display:flex;gap:3rem;flex-wrap:wrap}"
 )

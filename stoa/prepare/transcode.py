@@ -120,7 +120,7 @@ def _encode(
     with av.open(file, "w", format="mp4") as container:
         # Without B-frames stored order is display order, and nothing waits for a later frame.
         options = {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0", "crf": str(crf)}
-        stream = container.add_stream("libx264", options={**options, "preset": "veryfast"})
+        stream = container.add_stream("libx264", options={**options, "preset": "veryfast", "tune": "fastdecode"})
         stream.width, stream.height = size_wh
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = _TIME_BASE

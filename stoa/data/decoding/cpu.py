@@ -18,6 +18,8 @@ from stoa.data.sampling import clip_frames
 CpuDecoder = Literal["auto", "decord", "pyav"]
 # Of others decord gives wrong pictures without an error: MPEG-PS and AVI with B-frames, HEVC after a seek.
 _DECORD_CONTAINERS = {"mov", "matroska"}
+# From this share on PyAV, which seeks to them too, is the quicker one.
+_MANY_KEYFRAMES = 1 / 16
 _DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # time and source line of its build
 _DECORD_CODECS = {"h264", "vp8", "vp9"}
 
@@ -39,7 +41,7 @@ def decode_clip(
         num_frames: at least 1; frames repeat where the video has fewer.
         start_seconds, end_seconds: of the part wanted, counted from the first frame; ``None`` is the file's own
             start or end.
-        decoder: ``auto`` is decord first, PyAV where that fails.
+        decoder: ``auto`` is decord where it can be trusted and is quick, PyAV for the rest.
         index: the video's frames, where they are known; else they are read from its packets.
         on_fallback: gets decord's reason when PyAV succeeds in its place.
 
@@ -89,7 +91,7 @@ def decode_frames(
     Raises:
         DecodeError: one of them does not decode.
     """
-    if decoder == "pyav":
+    if decoder == "pyav" or (decoder == "auto" and index.keyframes[1:].sum() > _MANY_KEYFRAMES * len(index.keyframes)):
         return _decode_pyav(video, index, frames_T)
     try:
         return _decode_decord(video, index, frames_T)
