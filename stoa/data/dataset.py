@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from stoa.batch import VideoTextBatch
 from stoa.data.boxes import ClipBoxes, ClipShape, boxes_on_frames
@@ -254,7 +254,7 @@ def collate(samples: Sequence[Sample], frames_BTCHW: torch.Tensor | None = None)
         return torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.int64)
 
     if frames_BTCHW is None:
-        frames_BTCHW = torch.stack(cast("list[torch.Tensor]", [sample.frames_TCHW for sample in samples]))
+        frames_BTCHW = default_collate([sample.frames_TCHW for sample in samples])  # into shared memory, in a worker
     batch = VideoTextBatch(
         frames_BTCHW=frames_BTCHW,
         tokens_BL=stack("tokens_L"),

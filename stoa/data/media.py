@@ -69,7 +69,8 @@ def decode_pack(pack: FramePack, num_frames: int) -> DecodedFrames:
             _require_size(picture, frames_THWC.shape[1:3])
             frames_THWC[place] = picture if picture.mode == "RGB" else picture.convert("RGB")
     assert frames_THWC is not None
-    return DecodedFrames(frames_THWC[place_T], pack.times_seconds[frames_T])
+    repeated_THWC = frames_THWC if len(wanted) == num_frames else frames_THWC[place_T]
+    return DecodedFrames(repeated_THWC, pack.times_seconds[frames_T])
 
 
 def choose_of_pack(pack: FramePack, num_frames: int) -> EncodedFrames:

@@ -201,7 +201,8 @@ def _decode_pyav(video: Video, index: FrameIndex, frames_T: np.ndarray) -> np.nd
             pictures = _pictures(video, index, wanted, starts[:0])  # some files cannot be entered midway
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
-    return np.stack(pictures)[place_T]
+    frames_THWC = np.stack(pictures)
+    return frames_THWC if len(wanted) == len(frames_T) else frames_THWC[place_T]
 
 
 def _pictures(video: Video, index: FrameIndex, wanted: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
