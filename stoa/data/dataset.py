@@ -34,11 +34,12 @@ MAX_REPLACEMENTS = 16
 class Sample(NamedTuple):
     """One clip with one caption, as arrays; see :class:`VideoTextBatch` for the fields.
 
-    ``frames_TCHW`` may be yet to be decoded. ``dropped_boxes`` counts detections that were outside the frame, cropped
-    away or malformed. ``attempt`` is 0 for the clip of ``key`` itself, n for the n-th that stands in for it.
+    ``frames_TCHW`` may be yet to be decoded, or in a :class:`Bundle`. ``dropped_boxes`` counts detections that were
+    outside the frame, cropped away or malformed. ``attempt`` is 0 for the clip of ``key`` itself, n for the n-th that
+    stands in for it.
     """
 
-    frames_TCHW: torch.Tensor | EncodedFrames
+    frames_TCHW: torch.Tensor | EncodedFrames | None
     tokens_L: np.ndarray
     text_mask_L: np.ndarray
     noun_mask_L: np.ndarray
@@ -244,6 +245,20 @@ class ClipDataset(Dataset[Sample]):
         self.ledger.record("blamed", clip, reason, path=path, epoch=epoch)
 
 
+class Bundle(NamedTuple):
+    """A batch on its way from a loader process: its frames, and the samples without theirs."""
+
+    frames_BTCHW: torch.Tensor
+    samples: list[Sample]
+
+
+def bundle(samples: Sequence[Sample]) -> Bundle:
+    """Stack the frames, in a loader process into shared memory. What else there is stays as it is: a tensor of its own
+    would cost more to pass on than its content."""
+    frames_BTCHW = default_collate([sample.frames_TCHW for sample in samples])
+    return Bundle(frames_BTCHW, [sample._replace(frames_TCHW=None) for sample in samples])
+
+
 def collate(samples: Sequence[Sample], frames_BTCHW: torch.Tensor | None = None) -> LoadedBatch:
     """Stack samples into a batch, with the frames given where theirs were yet to be decoded."""
 
@@ -254,7 +269,7 @@ def collate(samples: Sequence[Sample], frames_BTCHW: torch.Tensor | None = None)
         return torch.tensor([getattr(sample, name) for sample in samples], dtype=torch.int64)
 
     if frames_BTCHW is None:
-        frames_BTCHW = default_collate([sample.frames_TCHW for sample in samples])  # into shared memory, in a worker
+        frames_BTCHW = bundle(samples).frames_BTCHW
     batch = VideoTextBatch(
         frames_BTCHW=frames_BTCHW,
         tokens_BL=stack("tokens_L"),

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips, FileClips
-from stoa.data.dataset import ClipDataset, LoadedBatch, Sample, collate
+from stoa.data.dataset import Bundle, ClipDataset, LoadedBatch, Sample, bundle, collate
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.dali import DaliDecoder
@@ -117,15 +117,21 @@ def build_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.num_workers,
-        collate_fn=list if on_device else collate,
+        collate_fn=list if on_device else bundle,
         pin_memory=device.type == "cuda" and not on_device,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
     if not on_device:
-        return _one_line_errors(iter(loader))
+        return _one_line_errors(_joined(iter(loader), pin_memory=loader.pin_memory))
     decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=sampler.micro_batch, device=device)
     return _one_line_errors(_decode_ahead(iter(loader), dataset, decoder))
+
+
+def _joined(loader: Iterator[Bundle], *, pin_memory: bool) -> Iterator[LoadedBatch]:
+    for frames_BTCHW, samples in loader:
+        loaded = collate(samples, frames_BTCHW)
+        yield loaded._replace(batch=loaded.batch.pin_memory()) if pin_memory else loaded
 
 
 def _decode_ahead(loader: Iterator[list[Sample]], dataset: ClipDataset, decoder: DaliDecoder) -> Iterator[LoadedBatch]:

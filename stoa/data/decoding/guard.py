@@ -20,6 +20,8 @@ from stoa.data.decoding.base import DecodeError
 
 ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
+# glibc gives memory for frames back and fetches it anew for every clip, a page fault for each 4 KiB.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
 _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 
 
@@ -96,7 +98,9 @@ class Guard:
             self._memory = _shared_memory()
             descriptors = theirs.fileno(), self._memory
             command = [sys.executable, "-m", "stoa.data.decoding.guard", *map(str, descriptors)]
-            self._process = subprocess.Popen(command, pass_fds=descriptors, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env={**_KEEP_MEMORY, **os.environ}
+            )
             theirs.close()
             self._connection, self._owner = Connection(ours.detach()), os.getpid()
             if not self._connection.poll(_START_SECONDS):
