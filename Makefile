@@ -54,7 +54,7 @@ demo: setup
 
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup
-	python -m pytest -m "not slow" -n $(PROCESSES) --dist loadfile $(TESTS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist worksteal $(TESTS) $(PYTEST_ARGS)
 
 test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)
