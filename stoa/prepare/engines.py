@@ -48,12 +48,17 @@ def _run_ray(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, Any
         import ray.data
     except ModuleNotFoundError:
         raise ValueError("--engine ray needs Ray, which is not installed: pip install stoa[ray]") from None
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)
-    pickled = [{"task": pickle.dumps(task)} for task in tasks]
-    shards = ray.data.from_items(pickled, override_num_blocks=len(tasks)).map(_ray_shard, concurrency=workers)
-    for row in shards.iter_rows():
-        yield json.loads(row["shard"])
+    try:
+        pickled = [{"task": pickle.dumps(task)} for task in tasks]
+        shards = ray.data.from_items(pickled, override_num_blocks=len(tasks)).map(_ray_shard, concurrency=workers)
+        for row in shards.iter_rows():
+            yield json.loads(row["shard"])
+    finally:
+        if ours:
+            ray.shutdown()
 
 
 def _ray_shard(row: dict[str, Any]) -> dict[str, Any]:
