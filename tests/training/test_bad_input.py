@@ -149,6 +149,7 @@ def test_odd_boxes_and_captions_do_not_stop_a_run(start, data_set, tmp_path):
         assert "ota_match_accuracy" not in record or record["ota_match_accuracy"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_clip_of_one_frame_trains(start, data_set, tmp_path):
     still = write_video(tmp_path / "still.mp4", gray_frames(1, height=32, width=32))

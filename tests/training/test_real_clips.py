@@ -8,6 +8,7 @@ from conftest import finish
 from stoa.training.metrics import read_metrics
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_training_on_real_clips(start, real_data, tmp_path):
     clips = sorted((real_data / "videos" / "action").iterdir()) + sorted((real_data / "videos" / "odd").iterdir())

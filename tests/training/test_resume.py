@@ -103,6 +103,7 @@ def test_a_signal_ends_a_run_saved(start, tmp_path, number):
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, step + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_hyper_parameters_of_a_resumed_run_are_its_own(start, tmp_path):
     """DeepSpeed's states carry those of the time."""
