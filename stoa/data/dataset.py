@@ -136,7 +136,6 @@ class ClipDataset(Dataset[Sample]):
         while True:
             index = self._candidate(key, attempt)
             try:
-                self._refuse_blamed(index, key.epoch)
                 return self._load(index, key, attempt)
             except (DecodeError, ValueError) as error:
                 self._give_up(key, attempt, error)
@@ -173,7 +172,7 @@ class ClipDataset(Dataset[Sample]):
             raise ValueError(f"clip {self._id(index)!r}, {self.clips.where(index)}: {error}") from None
 
     def _load(self, index: int, key: SampleKey, attempt: int, *, caption: int | None = None) -> Sample:
-        row, frames_TCHW, boxes = self._cache.get(index) or self._read(index)
+        row, frames_TCHW, boxes = self._cache.get(index) or self._read(index, key.epoch)
         number = stable_hash(self.seed, key.epoch, key.clip) if caption is None else caption
         encoded = encode_caption(row.captions[number % len(row.captions)], self.shape.max_tokens)
         return Sample(
@@ -195,9 +194,10 @@ class ClipDataset(Dataset[Sample]):
             dropped_boxes=boxes.dropped,
         )
 
-    def _read(self, index: int) -> tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]:
+    def _read(self, index: int, epoch: int) -> tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]:
         """A clip, its frames as the model sees them, (T, 3, S, S) uint8, or as stored, and the boxes on them."""
         clip = self.clips.read(index)
+        self._refuse_blamed(clip.row.id, epoch)
         chosen: DecodedFrames | EncodedFrames = self._choose(clip) if self.encoded else self._decode(clip, index)
         if isinstance(chosen, EncodedFrames):
             frames: torch.Tensor | EncodedFrames = chosen
@@ -227,11 +227,10 @@ class ClipDataset(Dataset[Sample]):
             self.ledger.record("fallback", clip.row.id, reason)
         return decoded
 
-    def _refuse_blamed(self, index: int, epoch: int) -> None:
-        if self._blamed:
-            blame = self._blamed.get(self._id(index))
-            if blame is not None and epoch >= blame.epoch:
-                raise DecodeError("blamed", blame.reason)
+    def _refuse_blamed(self, clip: str, epoch: int) -> None:
+        blame = self._blamed.get(clip)
+        if blame is not None and epoch >= blame.epoch:
+            raise DecodeError("blamed", blame.reason)
 
     def _id(self, index: int) -> str:
         try:

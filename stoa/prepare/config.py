@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Literal
 
-from stoa.prepare.detections import FilterConfig, Format
+from stoa.prepare.detections import DetectionSource, FilterConfig, Format, open_detections
 from stoa.prepare.detections.keys import DEFAULT_PATTERN
 
 StoreKind = Literal["frames", "video"]
@@ -69,6 +71,13 @@ class DetectionsConfig:
     frame_fit: Literal["stretch", "crop"] = "stretch"
     filter: FilterConfig = field(default_factory=FilterConfig)
 
+    def open(self, on_drop: Callable[[str, str], None] | None = None) -> DetectionSource | None:
+        """The detections, if there are some; ``on_drop`` is told (video, reason) of what is left out."""
+        if self.path is None:
+            return None
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "path"}
+        return open_detections(self.path, **options, on_drop=on_drop)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
@@ -98,3 +107,20 @@ class PrepareConfig:
             raise ValueError(f"stores is {list(self.stores)}; expected 'frames', 'video' or both")
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected a positive number")
+
+    def absolute(self) -> PrepareConfig:
+        """The same with paths that hold in any folder: a cluster's processes run in folders of their own."""
+        spacy, boxes = self.spacy, self.detections
+        if spacy is not None and Path(spacy).exists():
+            spacy = str(Path(spacy).resolve())
+        return replace(
+            self,
+            out=str(Path(self.out).resolve()),
+            videos=str(Path(self.videos).resolve()),
+            spacy=spacy,
+            detections=replace(boxes, path=_resolved(boxes.path), labels=_resolved(boxes.labels)),
+        )
+
+
+def _resolved(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())

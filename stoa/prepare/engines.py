@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -10,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Literal
 
-from stoa.prepare.shard import ShardTask, write_shard
+from stoa.prepare.shard import ShardCounts, ShardTask, write_shard
 
 Engine = Literal["local", "ray"]
 
 
-def run(tasks: Sequence[ShardTask], engine: Engine, workers: int) -> Iterator[dict[str, Any]]:
-    """Make the shards, in any order, and yield what each holds.
+def run(tasks: Sequence[ShardTask], engine: Engine, workers: int) -> Iterator[ShardCounts]:
+    """Make the shards, in any order, and yield the counts of each.
 
     Raises:
         OSError: a disk is full or does not answer; shards that are done stay.
@@ -30,7 +29,7 @@ def run(tasks: Sequence[ShardTask], engine: Engine, workers: int) -> Iterator[di
         yield from _run_local(tasks, workers)
 
 
-def _run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, Any]]:
+def _run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardCounts]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
         futures = [pool.submit(write_shard, task) for task in tasks]
@@ -42,7 +41,7 @@ def _run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, A
             raise
 
 
-def _run_ray(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, Any]]:
+def _run_ray(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardCounts]:
     try:
         import ray
         import ray.data
@@ -55,11 +54,11 @@ def _run_ray(tasks: Sequence[ShardTask], workers: int) -> Iterator[dict[str, Any
         pickled = [{"task": pickle.dumps(task)} for task in tasks]
         shards = ray.data.from_items(pickled, override_num_blocks=len(tasks)).map(_ray_shard, concurrency=workers)
         for row in shards.iter_rows():
-            yield json.loads(row["shard"])
+            yield ShardCounts(row["clips"], row["failed"])
     finally:
         if ours:
             ray.shutdown()
 
 
 def _ray_shard(row: dict[str, Any]) -> dict[str, Any]:
-    return {"shard": json.dumps(write_shard(pickle.loads(row["task"])))}
+    return write_shard(pickle.loads(row["task"]))._asdict()

@@ -24,9 +24,9 @@ from stoa.files import fsync, write_whole
 from stoa.manifest import ClipRow, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
 from stoa.prepare.config import PrepareConfig, StoreKind
-from stoa.prepare.detections import open_detections, write_class_names
+from stoa.prepare.detections import write_class_names
 from stoa.prepare.engines import Engine, run
-from stoa.prepare.shard import ShardTask
+from stoa.prepare.shard import ShardCounts, ShardTask
 from stoa.prepare.summary import write_summary
 from stoa.prepare.tagging import Tagger
 from stoa.prepare.tallies import Tallies
@@ -53,11 +53,11 @@ def prepare(
     """
     if config.spacy is not None:
         Tagger.load(config.spacy)  # a missing one is told before an hour's work
+    config = config.absolute()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     found = Found(annotations)
-    ledger = out / "ledger.jsonl"
-    skipped = _spool(config, annotations, root, found, out)
+    _spool(config, annotations, root, found, out)
     for line in found.lines():
         say(line)
     if annotations.question_rows is not None:
@@ -65,7 +65,6 @@ def prepare(
     class_names = _class_names(config, root)
     if class_names:
         write_class_names(out / "labels.json", class_names)
-    write_whole(ledger, "".join(skipped))
     tallies: dict[StoreKind, Tallies] = {}
     for kind in config.stores:
         tallies[kind] = _make_store(config, kind, class_names, out, engine, workers, say)
@@ -75,38 +74,46 @@ def prepare(
         say(f"train on it with --data.manifest {out / kind}")
 
 
-def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> list[str]:
-    """Write the rows whose videos are there, and the plan; returns ledger lines of those left out."""
-    skipped: list[str] = []
-
-    def skip(clip: str, reason: str) -> None:
-        skipped.append(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
-
-    new, rows = out / "rows.jsonl.tmp", out / "rows.jsonl"
+def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> None:
+    """Write the rows whose videos are there, the plan, and a ledger of those left out."""
+    rows, ledger = out / "rows.jsonl", out / "ledger.jsonl"
+    new_rows, new_ledger = out / "rows.jsonl.tmp", out / "ledger.jsonl.tmp"
     digest, count = hashlib.sha256(), 0
-    with open(new, "wb") as file:
+    with open(new_rows, "wb") as kept, open(new_ledger, "w", encoding="utf-8") as skipped:
+
+        def skip(clip: str, reason: str) -> None:
+            skipped.write(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
+
         for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
             line = json.dumps(row_to_json(_placed(row, root))).encode() + b"\n"
             digest.update(line)
-            file.write(line)
+            kept.write(line)
             count += 1
-    if not count:
-        new.unlink()
-        raise ValueError(f"none of the clips of {annotations.dataset} has its video in {config.videos}")
     plan = {"clips": count, "rows_sha256": digest.hexdigest(), **_settings(config)}
-    if (out / "plan.json").is_file():
-        old = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-        changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
-        if changed:
-            new.unlink()
-            raise ValueError(
-                f"{out} was begun with {changed[0]} {old.get(changed[0])}, this call has {plan[changed[0]]}; call with "
-                "the same inputs and options, or pass another --out"
-            )
-    fsync(new)
-    os.replace(new, rows)
+    try:
+        if not count:
+            raise ValueError(f"none of the clips of {annotations.dataset} has its video in {config.videos}")
+        _require_same_plan(plan, out)
+    except ValueError:
+        new_rows.unlink()
+        new_ledger.unlink()
+        raise
+    for new, old in ((new_rows, rows), (new_ledger, ledger)):
+        fsync(new)
+        os.replace(new, old)
     write_whole(out / "plan.json", json.dumps(plan, indent=2) + "\n")
-    return skipped
+
+
+def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
+    if not (out / "plan.json").is_file():
+        return
+    old = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
+    if changed:
+        raise ValueError(
+            f"{out} was begun with {changed[0]} {old.get(changed[0])}, this call has {plan[changed[0]]}; call with the "
+            "same inputs and options, or pass another --out"
+        )
 
 
 def _placed(row: ClipRow, root: Path) -> ClipRow:
@@ -120,10 +127,9 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _class_names(config: PrepareConfig, root: Path) -> list[str]:
-    boxes = config.detections
-    if boxes.path is not None:
-        options = {f.name: getattr(boxes, f.name) for f in dataclasses.fields(boxes) if f.name != "path"}
-        return open_detections(boxes.path, **options).class_names
+    source = config.detections.open()
+    if source is not None:
+        return source.class_names
     own = root / "labels.json"
     return list(json.loads(own.read_text(encoding="utf-8"))) if own.is_file() else []
 
@@ -141,18 +147,17 @@ def _make_store(
         (folder / STORE_FILE).unlink(missing_ok=True)
     begun, clips = time.monotonic(), 0
     for done, shard in enumerate(_told(run(open_tasks, engine, workers), folder), start=1):
-        clips += shard["clips"]
+        clips += shard.clips
         rate = clips / (time.monotonic() - begun)
-        failed = sum(failure["event"] == "failed" for failure in shard["failures"])
         left = (len(open_tasks) - done) * config.store.clips_per_shard / max(rate, 1e-9)
         say(
-            f"{kind}: shard {done:,}/{len(open_tasks):,} | {shard['clips']:,} clips, {failed:,} failed | "
+            f"{kind}: shard {done:,}/{len(open_tasks):,} | {shard.clips:,} clips, {shard.failed:,} failed | "
             f"{rate:.1f} clips/s | ETA {_clock(left)}"
         )
     return _finish(config, kind, class_names, [Path(task.path) for task in tasks], out)
 
 
-def _told(shards: Iterator[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+def _told(shards: Iterator[ShardCounts], folder: Path) -> Iterator[ShardCounts]:
     try:
         yield from shards
     except OSError as error:

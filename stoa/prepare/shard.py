@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.guard import Guard
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, row_from_json, row_to_json
 from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreKind
-from stoa.prepare.detections import DetectionSource, open_detections
+from stoa.prepare.detections import DetectionSource
 from stoa.prepare.tagging import Tagger
 from stoa.prepare.tallies import Tallies
 from stoa.prepare.transcode import Transcoded, to_frames, to_video
@@ -46,12 +46,16 @@ class ShardTask:
     path: str
 
 
-def write_shard(task: ShardTask) -> dict[str, Any]:
-    """Prepare the clips of a task.
+class ShardCounts(NamedTuple):
+    """How many clips a shard holds, and how many could not be prepared."""
 
-    Returns:
-        what the shard holds: see :class:`stoa.prepare.writer.ShardWriter`, and ``splits`` (of each clip), ``failures``
-        and ``tallies``.
+    clips: int
+    failed: int
+
+
+def write_shard(task: ShardTask) -> ShardCounts:
+    """Prepare the clips of a task. The JSON beside the shard says what :class:`stoa.prepare.writer.ShardWriter` says,
+    and ``splits`` (of each clip), ``failures`` and ``tallies``.
 
     Raises:
         OSError: the disk is full or does not answer.
@@ -73,9 +77,9 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
             failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
             shard.add(f"{number:08d}", _files(task, row, clip, found))
             kept.append((row, clip.duration_seconds, len(clip.times_seconds), found))
-    tallies = Tallies.of(kept, source.class_names if source is not None else [])
     splits = [row.split for row, *_ in kept]
-    return shard.finish({"splits": splits, "failures": failures, "tallies": tallies.to_json()})
+    shard.finish({"splits": splits, "failures": failures, "tallies": Tallies.of(kept).to_json()})
+    return ShardCounts(len(kept), sum(failure["event"] == "failed" for failure in failures))
 
 
 def _rows(task: ShardTask) -> Iterator[ClipRow]:
@@ -158,17 +162,4 @@ def _tagger(pipeline: str) -> Tagger:
 def _detections(config: DetectionsConfig) -> tuple[DetectionSource | None, list[str]]:
     """The source, and a list in which it says what it leaves out."""
     dropped: list[str] = []
-    if config.path is None:
-        return None, dropped
-    source = open_detections(
-        config.path,
-        format=config.format,
-        labels=config.labels,
-        pattern=config.pattern,
-        fps=config.fps,
-        frame_size=config.frame_size,
-        frame_fit=config.frame_fit,
-        filter=config.filter,
-        on_drop=lambda clip, reason: dropped.append(reason),
-    )
-    return source, dropped
+    return config.open(on_drop=lambda clip, reason: dropped.append(reason)), dropped

@@ -72,12 +72,13 @@ def write_summary(out: Path, config: PrepareConfig, found: Sequence[str], tallie
     parts += ["</div>", "<h2>Words</h2>", f"<p>{counts.captions:,} captions"]
     parts.append(f", {counts.without_nouns:,} without a noun, {counts.without_verbs:,} without a verb</p>")
     parts.append("<div class=columns>")
-    for title, words in (("noun", counts.nouns), ("verb", counts.verbs), ("label of a box", counts.labels)):
+    labels = json.loads((out / "labels.json").read_text("utf-8")) if (out / "labels.json").is_file() else []
+    classes = {_class_name(int(number), labels): count for number, count in counts.labels.items()}
+    for title, words in (("noun", counts.nouns), ("verb", counts.verbs), ("label of a box", classes)):
         if words:
             parts.append(_table((title, "count"), Counter(words).most_common(20)))
     parts.append("</div><h2>Samples</h2>")
     clips = ShardClips(str(out / next(iter(tallies))), None)
-    labels = json.loads((out / "labels.json").read_text("utf-8")) if (out / "labels.json").is_file() else []
     for index in np.linspace(0, len(clips) - 1, min(_SHOWN_CLIPS, len(clips))).astype(int):
         parts.append(_sample(clips.read(int(index)), labels))
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(out.name)}</title><style>{_STYLE}</style>"
@@ -133,7 +134,7 @@ def _boxes(clip: EncodedClip, at: float, labels: Sequence[str]) -> str:
     scale = max(found.size_wh) / 100
     for i in np.flatnonzero(found.frame_index == frame):
         x1, y1, x2, y2 = found.boxes[i]
-        name = labels[found.labels[i]] if found.labels[i] < len(labels) else str(found.labels[i])
+        name = _class_name(int(found.labels[i]), labels)
         colour = f"hsl({int(found.labels[i]) * 67 % 360} 80% 50%)"
         out.append(
             f'<rect x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}" fill="none" '
@@ -141,6 +142,10 @@ def _boxes(clip: EncodedClip, at: float, labels: Sequence[str]) -> str:
             f'font-size="{4 * scale:.1f}" fill="{colour}">{html.escape(name)} {found.scores[i]:.2f}</text>'
         )
     return "".join(out)
+
+
+def _class_name(number: int, labels: Sequence[str]) -> str:
+    return labels[number] if number < len(labels) else str(number)
 
 
 def _failures(ledger: Path) -> str:

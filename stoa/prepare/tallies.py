@@ -20,7 +20,8 @@ _KEPT_WORDS = 2000  # of each shard; enough for the most frequent of all
 
 @dataclass
 class Tallies:
-    """Counts over clips. ``durations`` and ``boxes`` count by the edges above, the last bin being open."""
+    """Counts over clips; ``labels`` by the number of the class, ``durations`` and ``boxes_per_frame`` by the edges
+    above, the last bin being open."""
 
     clips: int = 0
     captions: int = 0
@@ -42,7 +43,7 @@ class Tallies:
         return asdict(self)
 
     @staticmethod
-    def of(clips: Iterable[tuple[ClipRow, float, int, Detections | None]], class_names: list[str]) -> Tallies:
+    def of(clips: Iterable[tuple[ClipRow, float, int, Detections | None]]) -> Tallies:
         """Count clips: row, duration in seconds, stored frames and detections of each."""
         out, nouns, verbs, labels = Tallies(), Counter[str](), Counter[str](), Counter[str]()
         tokens: set[int] = set()
@@ -65,7 +66,7 @@ class Tallies:
                 for count in np.bincount(found.frame_index, minlength=len(found.frame_times_seconds)):
                     out.boxes_per_frame[_bin(count, BOX_EDGES)] += 1
                 for label, count in zip(*np.unique(found.labels, return_counts=True), strict=True):
-                    labels[class_names[label] if label < len(class_names) else str(label)] += int(count)
+                    labels[str(label)] += int(count)
         out.nouns, out.verbs, out.labels = (dict(c.most_common(_KEPT_WORDS)) for c in (nouns, verbs, labels))
         out.token_ids = sorted(tokens)
         return out

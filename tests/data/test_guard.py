@@ -77,6 +77,14 @@ def test_a_hang_ends(guard, tmp_path):
     assert caught.value.kind == "hang"
 
 
+def test_a_helper_that_does_not_start_is_no_inputs_fault(guard, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", "/nowhere")
+    with pytest.raises(OSError, match=r"the process to decode videos in does not start \(exit status 1\)"):
+        guard.call(add, 1, 2)
+    monkeypatch.delenv("PYTHONHOME")
+    assert guard.call(add, 1, 2) == 3
+
+
 def test_no_helper_outlives_its_owner(guard):
     assert guard.call(add, 1, 2) == 3
     process = guard._process

@@ -22,6 +22,7 @@ ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 # glibc gives memory for frames back and fetches it anew for every clip, a page fault for each 4 KiB.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
+_END_SECONDS = 10
 _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 
 
@@ -46,6 +47,7 @@ class Guard:
 
         Raises:
             DecodeError: of kind ``crash`` or ``hang`` after the last attempt; or what the function raises.
+            OSError: the helper does not start, for which no input is to blame.
         """
         error: DecodeError | None = None
         for _ in range(self.attempts):
@@ -75,17 +77,14 @@ class Guard:
         return {**self.__dict__, "_process": None, "_connection": None}
 
     def _call_once(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        connection = self._helper()
         try:
-            connection = self._helper()
             connection.send((function, arguments))
             if not connection.poll(self.timeout_seconds):
                 raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
             result, error = _receive(connection, self._memory)
         except (EOFError, OSError):
-            assert self._process is not None
-            status = self._process.wait()
-            why = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            raise _Lost("crash", f"decoding crashed its process ({why})") from None
+            raise _Lost("crash", f"decoding crashed its process ({self._ending()})") from None
         if error is not None:
             raise error
         return result
@@ -103,10 +102,29 @@ class Guard:
             )
             theirs.close()
             self._connection, self._owner = Connection(ours.detach()), os.getpid()
-            if not self._connection.poll(_START_SECONDS):
-                raise _Lost("hang", f"the process to decode in did not start within {_START_SECONDS} s")
-            self._connection.recv()
+            self._await_start(self._connection)
         return self._connection
+
+    def _await_start(self, connection: Connection) -> None:
+        try:
+            if connection.poll(_START_SECONDS):
+                connection.recv()
+                return
+            why = f"nothing heard of it within {_START_SECONDS} s"
+        except (EOFError, OSError):
+            why = self._ending()
+        self.close()
+        raise OSError(f"the process to decode videos in does not start ({why}); see above for its error")
+
+    def _ending(self) -> str:
+        """How the helper, which has closed its side, ended."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 
 class _Lost(Exception):
