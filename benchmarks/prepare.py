@@ -41,6 +41,7 @@ def main() -> None:
                     *(sys.executable, "-m", "stoa.cli", "prepare", "--annotations", str(folder / "manifest.jsonl")),
                     *("--videos", str(folder), "--out", str(folder / "out"), "--workers", str(args.workers)),
                     *("--spacy", args.spacy, "--stores", json.dumps(args.stores)),
+                    *("--store.clips_per_shard", "250"),  # work for every process, however few the clips
                 ],
                 clips,
             )

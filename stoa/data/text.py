@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex  # type: ignore[import-untyped]
-from open_clip.tokenizer import SimpleTokenizer
 
 from stoa.manifest import Caption, Span
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class EncodedCaption:
 @cache
 def tokenizer() -> SimpleTokenizer:
     """open_clip's tokenizer; its vocabulary ships in the package."""
+    from open_clip.tokenizer import SimpleTokenizer  # 0.7 GB with torch, which `stoa prepare` has no other use for
+
     return SimpleTokenizer()
 
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from stoa.data.ledger import Ledger
 from stoa.data.shards import INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
+from stoa.data.text import used_token_ids
 from stoa.files import fsync, write_whole
-from stoa.manifest import ClipRow, row_to_json
+from stoa.manifest import ClipRow, row_from_json, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
 from stoa.prepare.config import PrepareConfig, StoreKind
 from stoa.prepare.detections import write_class_names
@@ -65,9 +66,11 @@ def prepare(
     class_names = _class_names(config, root)
     if class_names:
         write_class_names(out / "labels.json", class_names)
+    token_ids = _token_ids(out / "rows.jsonl")
     tallies: dict[StoreKind, Tallies] = {}
     for kind in config.stores:
-        tallies[kind] = _make_store(config, kind, class_names, out, engine, workers, say)
+        paths = _make_shards(config, kind, out, engine, workers, say)
+        tallies[kind] = _finish(config, kind, class_names, token_ids, paths, out)
     write_summary(out, config, found.lines(), tallies)
     say(f"written to {out}; look at {out / 'summary.html'}")
     for kind in config.stores:
@@ -126,6 +129,13 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
     return {key: values[key] for key in ("videos", "spacy", "store", "detections")}
 
 
+def _token_ids(rows: Path) -> list[int]:
+    """Of the captions, those of clips that will turn out unreadable included."""
+    with open(rows, "rb") as file:
+        captions = (c for line in file for c in row_from_json(json.loads(line), str(rows)).captions)
+        return used_token_ids(captions)
+
+
 def _class_names(config: PrepareConfig, root: Path) -> list[str]:
     source = config.detections.open()
     if source is not None:
@@ -134,9 +144,9 @@ def _class_names(config: PrepareConfig, root: Path) -> list[str]:
     return list(json.loads(own.read_text(encoding="utf-8"))) if own.is_file() else []
 
 
-def _make_store(
-    config: PrepareConfig, kind: StoreKind, class_names: list[str], out: Path, engine: Engine, workers: int, say: Say
-) -> Tallies:
+def _make_shards(
+    config: PrepareConfig, kind: StoreKind, out: Path, engine: Engine, workers: int, say: Say
+) -> list[Path]:
     folder = out / kind
     folder.mkdir(exist_ok=True)
     tasks = list(_tasks(config, kind, out / "rows.jsonl", folder))
@@ -154,7 +164,7 @@ def _make_store(
             f"{kind}: shard {done:,}/{len(open_tasks):,} | {shard.clips:,} clips, {shard.failed:,} failed | "
             f"{rate:.1f} clips/s | ETA {_clock(left)}"
         )
-    return _finish(config, kind, class_names, [Path(task.path) for task in tasks], out)
+    return [Path(task.path) for task in tasks]
 
 
 def _told(shards: Iterator[ShardCounts], folder: Path) -> Iterator[ShardCounts]:
@@ -185,7 +195,14 @@ def _tasks(config: PrepareConfig, kind: StoreKind, rows: Path, folder: Path) -> 
         yield task()
 
 
-def _finish(config: PrepareConfig, kind: StoreKind, class_names: list[str], paths: list[Path], out: Path) -> Tallies:
+def _finish(
+    config: PrepareConfig,
+    kind: StoreKind,
+    class_names: list[str],
+    token_ids: list[int],
+    paths: list[Path],
+    out: Path,
+) -> Tallies:
     """Join what the shards say into the store's index, and into the ledger."""
     tallies, parts, shards, splits = Tallies(), [], [], list[str]()
     ledger = Ledger(out / "ledger.jsonl")
@@ -217,7 +234,7 @@ def _finish(config: PrepareConfig, kind: StoreKind, class_names: list[str], path
         "splits": splits,
         "settings": _settings(config),
         "labels": class_names,
-        "token_ids": tallies.token_ids,
+        "token_ids": token_ids,
         "foreign_script_share": tallies.foreign_captions / max(1, tallies.captions),
         "shards": shards,
     }

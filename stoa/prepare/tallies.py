@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stoa.data.text import foreign_script_share, used_token_ids
+from stoa.data.text import foreign_script_share
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow
 
@@ -37,7 +37,6 @@ class Tallies:
     nouns: dict[str, int] = field(default_factory=dict)
     verbs: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
-    token_ids: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,7 +45,6 @@ class Tallies:
     def of(clips: Iterable[tuple[ClipRow, float, int, Detections | None]]) -> Tallies:
         """Count clips: row, duration in seconds, stored frames and detections of each."""
         out, nouns, verbs, labels = Tallies(), Counter[str](), Counter[str](), Counter[str]()
-        tokens: set[int] = set()
         for row, seconds, frames, found in clips:
             out.clips += 1
             out.seconds += seconds
@@ -59,7 +57,6 @@ class Tallies:
                 nouns.update(_words(caption, caption.nouns))
                 verbs.update(_words(caption, caption.verbs))
             out.foreign_captions += round(foreign_script_share(row.captions) * len(row.captions))
-            tokens.update(used_token_ids(row.captions))
             if found is not None and len(found.frame_times_seconds):
                 out.clips_with_boxes += 1
                 out.boxes += len(found.labels)
@@ -68,16 +65,13 @@ class Tallies:
                 for label, count in zip(*np.unique(found.labels, return_counts=True), strict=True):
                     labels[str(label)] += int(count)
         out.nouns, out.verbs, out.labels = (dict(c.most_common(_KEPT_WORDS)) for c in (nouns, verbs, labels))
-        out.token_ids = sorted(tokens)
         return out
 
     def add(self, other: dict[str, Any]) -> None:
         """Add the counts of a shard, as :meth:`to_json` gave them."""
         for name, value in other.items():
             mine = getattr(self, name)
-            if name == "token_ids":
-                self.token_ids = sorted({*self.token_ids, *value})
-            elif isinstance(value, dict):
+            if isinstance(value, dict):
                 for word, count in value.items():
                     mine[word] = mine.get(word, 0) + count
             elif isinstance(value, list):
