@@ -15,14 +15,14 @@ import torch
 from batches import full_batch
 
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
-from stoa.objectives.total import ObjectivesConfig, PretrainingObjective
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 
 
 def check(dtype: torch.dtype, clips: int) -> dict[str, object]:
     """Three steps of the default model, STOA-VLP on ViT-B/16, cast as DeepSpeed casts it."""
     device = torch.device("cuda")
     torch.manual_seed(0)
-    objective = PretrainingObjective(VideoLanguageModel(ModelConfig()), ObjectivesConfig(), seed=0).to(device, dtype)
+    objective = TrainingObjective(VideoLanguageModel(ModelConfig()), ObjectivesConfig(), seed=0).to(device, dtype)
     batch = full_batch(ModelConfig(), clips, device)
     torch.cuda.reset_peak_memory_stats()
     for step in range(3):

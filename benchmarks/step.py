@@ -19,7 +19,7 @@ from batches import END, START, full_batch
 
 from stoa.config import parse_run
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import PretrainingObjective
+from stoa.objectives.total import TrainingObjective
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         torch.manual_seed(0)
         used = [*range(320, 420), START, END] if config.model.lm_vocab == "used" else None
         model = VideoLanguageModel(config.model, used_token_ids=used)
-        objective = PretrainingObjective(model, config.objectives, seed=0).to(device)
+        objective = TrainingObjective(model, config.objectives, seed=0).to(device)
         runs[recipe.with_suffix("").as_posix()] = (objective, full_batch(config.model, args.batch, device))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(args.rounds + 1):

@@ -31,6 +31,8 @@ class VideoTextBatch:
             know. For metrics, never an input.
         clip_keys_B, caption_keys_B: int64, hashes that are equal for the same clip and the same caption.
         position_B: int64, place of the clip in the global batch; keys the counter-based generator.
+        prefix_B: int64, tokens of a text that are given, the rest being to be said; 0 where the data do not say.
+        target_B: int64, class of the answer to a question; -1 for none.
 
     Raises:
         ValueError: a field disagrees in shape or dtype; the message names it.
@@ -50,6 +52,8 @@ class VideoTextBatch:
     clip_keys_B: torch.Tensor
     caption_keys_B: torch.Tensor
     position_B: torch.Tensor
+    prefix_B: torch.Tensor
+    target_B: torch.Tensor
 
     def __post_init__(self) -> None:
         if self.frames_BTCHW.ndim != 5 or self.tokens_BL.ndim != 2 or self.labels_BTK.ndim != 3:
@@ -74,6 +78,8 @@ class VideoTextBatch:
             "clip_keys_B": ((B,), torch.int64),
             "caption_keys_B": ((B,), torch.int64),
             "position_B": ((B,), torch.int64),
+            "prefix_B": ((B,), torch.int64),
+            "target_B": ((B,), torch.int64),
         }
         for name, (shape, dtype) in expected.items():
             tensor = getattr(self, name)

@@ -87,6 +87,11 @@ def from_dict(values: dict[str, Any]) -> Config:
     return Config(**{f.name: config[f.name] for f in dataclasses.fields(Config)})
 
 
+def model_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """A model's configuration from JSON."""
+    return from_dict({"model": values}).model
+
+
 def valid_keys(cls: type = Config, prefix: str = "") -> list[str]:
     """Dotted names of all values of a recipe."""
     keys = []

@@ -37,6 +37,17 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt(Caption):
+    """A question in the place of a caption: what a model reads before it answers.
+
+    ``answer`` is what it says then, where it has to say it; ``target`` is the class of the answer, -1 for none.
+    """
+
+    answer: str = ""
+    target: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class ClipRow:
     """One clip. ``start_seconds``/``end_seconds`` cut a part out of the file; ``None`` means its start/end."""
 

@@ -87,6 +87,8 @@ def random_batch(
         clip_keys_B=torch.arange(size),
         caption_keys_B=torch.arange(size) + 1000,
         position_B=torch.arange(size),
+        prefix_B=torch.zeros(size, dtype=torch.int64),
+        target_B=torch.full((size,), -1),
     )
 
 

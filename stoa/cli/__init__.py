@@ -16,6 +16,8 @@ COMMANDS = {
     "detect": "stoa.cli.detect",
     "evaluate": "stoa.cli.evaluate",
     "explain": "stoa.cli.explain",
+    "export": "stoa.cli.export",
+    "finetune": "stoa.cli.finetune",
     "prepare": "stoa.cli.prepare",
     "synth": "stoa.cli.synth",
 }
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: that of the command where it has one, else 0; 2 after a mistake of the user's, which is told in
-        one line on stderr.
+        one line on stderr; 130 after Ctrl-C.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
@@ -46,15 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.add_arguments(parser)
     try:
         status = module.run(parser.instantiate(parser.parse_args(rest)))
-    except (ValueError, OSError, argparse.ArgumentError) as error:
+    except (ValueError, FloatingPointError, OSError, argparse.ArgumentError) as error:
         print(f"stoa {name}: error: {' '.join(str(error).split())}{_hint(parser, rest)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as error:
+        print(f"stoa {name}: {str(error) or 'interrupted'}", file=sys.stderr)
+        return 130
     return status or 0
 
 
 def _hint(parser: ArgumentParser, argv: Sequence[str]) -> str:
     """Names the option that an unknown one was most likely meant to be."""
-    known = [f"--{key}" for key in parser.get_defaults().as_dict()]
+    known = [f"--{key}" for key, _ in parser.get_defaults().items()]
     given = [token.partition("=")[0] for token in argv if token.startswith("--")]
     close = [match for token in given if token not in known for match in difflib.get_close_matches(token, known, n=1)]
     return f"; did you mean {close[0]}?" if close else ""

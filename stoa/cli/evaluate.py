@@ -1,48 +1,65 @@
-"""Retrieval with a trained model: recall and ranks against chance and the untrained model, hard sets included."""
+"""A trained model on a task: retrieval, captions, answers to questions, or a choice among options.
+
+Numbers come with chance or an untrained model beside them, and with a card that says what they were measured on.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
-from stoa.config import from_dict
-from stoa.data.decoding.cpu import CpuDecoder
-from stoa.tasks.report import format_report, retrieval_report, write_report
-from stoa.tasks.trained import load_trained
-from stoa.training import checkpoint
+from stoa.cli._model import open_model
+from stoa.tasks.evaluation import EvaluationConfig, Task, evaluate, score_answer_file, score_caption_file
+from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--run", type=str, required=True, help="a run's output_dir, or one of its checkpoints")
-    parser.add_argument("--manifest", type=str, required=True, help="manifest that holds the gallery")
-    parser.add_argument("--split", type=str, default="test", help="rows of the manifest")
-    parser.add_argument("--hard", type=str | None, default=None, help="folder of hard-set manifests")
-    parser.add_argument("--top_k", type=PositiveInt, default=32, help="candidates the matching head re-ranks")
-    parser.add_argument("--decoder", type=CpuDecoder, default="auto", help="video decoder")
-    parser.add_argument("--batch_size", type=PositiveInt, default=16, help="videos encoded at once")
     parser.add_argument(
-        "--out", type=str | None, default=None, help="JSON report; default: beside the checkpoint's run"
+        "--run",
+        type=str | None,
+        default=None,
+        help="a run, one of its checkpoints, or an export",
     )
+    parser.add_argument("--task", type=Task | None, default=None, help="default: what the run was fine-tuned for")
+    parser.add_argument(
+        "--predictions", type=str | None, default=None, help="score this .jsonl of id and prediction; needs no --run"
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="JSON report; default: <task>-<split>.json beside the checkpoints"
+    )
+    parser.add_class_arguments(EvaluationConfig, None)
 
 
 def run(args: Namespace) -> None:
-    folder = checkpoint.find(args.run)
-    config = from_dict(checkpoint.read_run(folder)["config"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    report = retrieval_report(
-        load_trained(folder, config.model, device),
-        Path(args.manifest),
-        split=args.split,
-        hard=Path(args.hard) if args.hard else None,
-        top_k=args.top_k,
-        decoder=args.decoder,
-        batch_size=args.batch_size,
-        null_token=config.objectives.null_token,
-    )
-    out = Path(args.out) if args.out else folder.parent.parent / f"retrieval-{args.split}.json"
-    write_report(report, out)
-    print(format_report(report))
+    config = EvaluationConfig(**{name: getattr(args, name) for name in EvaluationConfig.__dataclass_fields__})
+    if args.predictions is not None:
+        _score(args, config)
+        return
+    if args.run is None:
+        raise ValueError("--run is missing; name a run's output_dir, or pass --predictions FILE to score")
+    trained, abilities, facts, folder = open_model(args.run)
+    task: Task = args.task or facts.get("task", "retrieval")
+    result = evaluate(task, trained, abilities, config)
+    out = Path(args.out) if args.out else folder / f"{task}-{config.split}.json"
+    write_report(result.report, out)
+    print(format_report(result.report))
     print(f"written to {out}")
+    if result.predictions is not None:
+        beside = out.with_suffix(".predictions.jsonl")
+        write_predictions(result.predictions, beside)
+        print(f"predictions in {beside}")
+    if result.scores is not None:
+        beside = out.with_suffix(".scores.npz")
+        write_scores(*result.scores, beside)
+        print(f"similarities in {beside}")
+
+
+def _score(args: Namespace, config: EvaluationConfig) -> None:
+    scorers = {"captioning": score_caption_file, "answering": score_answer_file, "multiple_choice": score_answer_file}
+    if args.task not in scorers:
+        raise ValueError(f"--task is {args.task}; a file of predictions is scored for one of {', '.join(scorers)}")
+    report = scorers[args.task](read_predictions(Path(args.predictions)), config)
+    if args.out:
+        write_report(report, Path(args.out))
+    print(format_report(report))

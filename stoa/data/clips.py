@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from stoa.data.media import FramePack, VideoMedia
 from stoa.data.text import foreign_script_share, used_token_ids
 from stoa.detections import Detections
-from stoa.manifest import ClipRow
+from stoa.manifest import Caption, ClipRow
 
 
 class EncodedClip(NamedTuple):
@@ -46,6 +46,18 @@ class Clips(Protocol):
             DecodeError, ValueError: it is damaged.
             OSError: the storage does not answer.
         """
+        ...
+
+    def ids(self) -> list[str]:
+        """Id of every clip, in order."""
+        ...
+
+    def source(self, index: int) -> int:
+        """Which of those with the same frames to decode: equal numbers, equal frames and boxes."""
+        ...
+
+    def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
+        """Captions, or what stands in their place, of a clip whose row has been read."""
         ...
 
     def used_token_ids(self) -> list[int]:
@@ -90,6 +102,15 @@ class FileClips:
         media = VideoMedia(self.where(index), row.start_seconds, row.end_seconds)
         found = None if row.detections is None else Detections.load(self.root / row.detections)
         return EncodedClip(row, media, found)
+
+    def ids(self) -> list[str]:
+        return [row.id for row in self.rows]
+
+    def source(self, index: int) -> int:
+        return index
+
+    def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
+        return row.captions
 
     def used_token_ids(self) -> list[int]:
         return used_token_ids(caption for row in self.rows for caption in row.captions)

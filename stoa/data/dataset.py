@@ -25,6 +25,7 @@ from stoa.data.media import FramePack, choose_of_pack, decode_pack
 from stoa.data.sampler import SampleKey
 from stoa.data.text import encode_caption
 from stoa.data.transforms import resize_and_crop
+from stoa.data.views import View, viewed
 from stoa.manifest import ClipRow
 
 # A manifest in which this many replacements in a row fail is broken as a whole.
@@ -52,6 +53,8 @@ class Sample(NamedTuple):
     true_labels_TK: np.ndarray
     clip_key: int
     caption_key: int
+    prefix: int
+    target: int
     key: SampleKey
     attempt: int
     dropped_boxes: int
@@ -88,6 +91,10 @@ class ClipDataset(Dataset[Sample]):
         ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
         cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
         encoded: leave the frames as they are stored, for a decoder on the device.
+        view: what of a clip is seen.
+
+    Raises:
+        ValueError: frames that are left as they are stored cannot be seen but whole.
     """
 
     def __init__(
@@ -101,7 +108,10 @@ class ClipDataset(Dataset[Sample]):
         ledger: Ledger | None = None,
         cache_bytes: int = 0,
         encoded: bool = False,
+        view: View = "whole",
     ) -> None:
+        if encoded and view != "whole":
+            raise ValueError(f"data.view is {view!r} and data.decoder 'dali'; a control needs a decoder on the CPU")
         self.clips = clips
         self.shape = shape
         self.seed = seed
@@ -109,6 +119,7 @@ class ClipDataset(Dataset[Sample]):
         self.ledger = ledger or Ledger(None)
         self.cache_bytes = cache_bytes
         self.encoded = encoded
+        self.view = view
         self._guard = Guard(timeout_seconds) if timeout_seconds else None
         self._blamed = self.ledger.blamed()
         self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
@@ -172,9 +183,12 @@ class ClipDataset(Dataset[Sample]):
             raise ValueError(f"clip {self._id(index)!r}, {self.clips.where(index)}: {error}") from None
 
     def _load(self, index: int, key: SampleKey, attempt: int, *, caption: int | None = None) -> Sample:
-        row, frames_TCHW, boxes = self._cache.get(index) or self._read(index, key.epoch)
+        row, frames_TCHW, boxes = self._cache.get(self.clips.source(index)) or self._read(index, key.epoch)
+        if isinstance(frames_TCHW, torch.Tensor):
+            frames_TCHW, boxes = viewed(self.view, frames_TCHW, boxes, stable_hash(row.id))
         number = stable_hash(self.seed, key.epoch, key.clip) if caption is None else caption
-        encoded = encode_caption(row.captions[number % len(row.captions)], self.shape.max_tokens)
+        texts = self.clips.texts(index, row)
+        encoded = encode_caption(texts[number % len(texts)], self.shape.max_tokens)
         return Sample(
             frames_TCHW=frames_TCHW,
             tokens_L=encoded.tokens_L,
@@ -189,6 +203,8 @@ class ClipDataset(Dataset[Sample]):
             true_labels_TK=boxes.true_labels_TK,
             clip_key=stable_hash(row.id),
             caption_key=stable_hash(*encoded.tokens_L),
+            prefix=encoded.prefix,
+            target=encoded.target,
             key=key,
             attempt=attempt,
             dropped_boxes=boxes.dropped,
@@ -206,7 +222,7 @@ class ClipDataset(Dataset[Sample]):
         read = clip.row, frames, boxes_on_frames(clip.detections, chosen.times_seconds, self.shape)
         if self._cached_bytes + frames.nbytes <= self.cache_bytes:
             self._cached_bytes += frames.nbytes
-            self._cache[index] = read
+            self._cache[self.clips.source(index)] = read
         return read
 
     def _choose(self, clip: EncodedClip) -> EncodedFrames:
@@ -284,6 +300,8 @@ def collate(samples: Sequence[Sample], frames_BTCHW: torch.Tensor | None = None)
         clip_keys_B=numbers("clip_key"),
         caption_keys_B=numbers("caption_key"),
         position_B=numbers("position"),
+        prefix_B=numbers("prefix"),
+        target_B=numbers("target"),
     )
     return LoadedBatch(batch, sum(s.replaced for s in samples), sum(s.dropped_boxes for s in samples))
 

@@ -22,6 +22,7 @@ from stoa.data.decoding.encoded import EncodedFrames
 from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
+from stoa.data.views import View
 from stoa.manifest import read_manifest
 
 Decoder = Literal[CpuDecoder, "dali"]
@@ -41,6 +42,7 @@ class DataConfig:
             is started again when it hangs or crashes; 0 does without.
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
+        view: what of a clip is seen; less than ``whole`` is a control.
     """
 
     manifest: str | None = None
@@ -49,6 +51,7 @@ class DataConfig:
     decode_timeout_seconds: float = 60.0
     num_workers: int = 2
     cache_gib: float = 0.0
+    view: View = "whole"
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
@@ -59,19 +62,17 @@ class DataConfig:
             raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
 
 
-def open_clips(config: DataConfig, manifest: str, ledger: Ledger) -> Clips:
-    """Clips to train on. Rows without a caption go to the ledger; captions in another script are warned of once.
+def open_clips(manifest: str, split: str | None, ledger: Ledger) -> Clips:
+    """Clips of a split, or of all. Rows without a caption go to the ledger; captions in another script are warned of.
 
     Raises:
         ValueError: the manifest or store is missing, damaged, or has nothing of the split.
     """
     clips: Clips
     if is_store(manifest):
-        clips = ShardClips(manifest, config.split)
+        clips = ShardClips(manifest, split)
     else:
-        rows = read_manifest(
-            manifest, split=config.split, on_skip=lambda clip, why: ledger.record("skipped", clip, why)
-        )
+        rows = read_manifest(manifest, split=split, on_skip=lambda clip, why: ledger.record("skipped", clip, why))
         clips = FileClips(rows, Path(manifest).parent)
     share = clips.foreign_script_share()
     if share:
@@ -112,6 +113,7 @@ def build_loader(
         ledger=ledger,
         cache_bytes=int(config.cache_gib * 2**30),
         encoded=on_device,
+        view=config.view,
     )
     loader: DataLoader = DataLoader(
         dataset,

@@ -4,6 +4,7 @@ A store is a folder, here or at a URL::
 
     store.json        version, kind, splits, settings, and of every shard its name, clips, bytes and SHA-256
     index.npy         of every clip its shard, byte offset, size and split
+    ids.jsonl         of every clip its id
     000000.tar ...    WebDataset layout; the files of a clip lie together:
         00000012.json           row, duration_seconds, times_seconds, size_wh, and of a frame pack num_slots
         00000012.boxes.npz      detections, where there are any
@@ -31,11 +32,12 @@ from stoa.data.clips import EncodedClip
 from stoa.data.decoding.base import DecodeError
 from stoa.data.media import FramePack, VideoMedia
 from stoa.detections import Detections
-from stoa.manifest import ClipRow, row_from_json
+from stoa.manifest import Caption, ClipRow, row_from_json
 
 STORE_VERSION = 1
 STORE_FILE = "store.json"
 INDEX_FILE = "index.npy"
+IDS_FILE = "ids.jsonl"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("split", "u1")])
 BLOCK = 512  # of a tar file
 WAIT_SECONDS = 0.5  # before a storage is asked again, and four times longer each time
@@ -96,6 +98,19 @@ class ShardClips:
             if len(jpegs) != len(media.times_seconds):
                 raise DecodeError("truncated", f"{len(jpegs)} frames of {len(media.times_seconds)}")
         return EncodedClip(self._row(index, facts), media, detections)
+
+    def ids(self) -> list[str]:
+        path = self._file(IDS_FILE)
+        ids = self._files.read(path).splitlines()
+        if len(ids) != len(self._index):
+            raise ValueError(f"{path} names {len(ids)} clips, {STORE_FILE} says {len(self._index)}")
+        return [json.loads(ids[i]) for i in self._chosen]
+
+    def source(self, index: int) -> int:
+        return index
+
+    def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
+        return row.captions
 
     def used_token_ids(self) -> list[int]:
         return list(self._store["token_ids"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import regex  # type: ignore[import-untyped]
 
-from stoa.manifest import Caption, Span
+from stoa.manifest import Caption, Prompt, Span
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EncodedCaption:
-    """A caption padded to L tokens; see :class:`stoa.batch.VideoTextBatch` for the fields, here all (L,)."""
+    """A caption padded to L tokens; see :class:`stoa.batch.VideoTextBatch` for the fields, here of one clip."""
 
     tokens_L: np.ndarray
     text_mask_L: np.ndarray
@@ -26,6 +26,8 @@ class EncodedCaption:
     verb_mask_L: np.ndarray
     word_end_L: np.ndarray
     noun_labels_L: np.ndarray
+    prefix: int = 0
+    target: int = -1
 
 
 @cache
@@ -47,7 +49,12 @@ def _words() -> regex.Pattern[str]:
 
 
 def encode_caption(caption: Caption, max_tokens: int) -> EncodedCaption:
-    """Encode as start, words, end, padding. A longer caption is cut and keeps its end token."""
+    """Encode as start, words, end, padding. A longer caption is cut and keeps its end token.
+
+    The answer of a prompt follows its question, which is cut to leave room for it.
+    """
+    if isinstance(caption, Prompt):
+        return _encode_prompt(caption, max_tokens)
     whole = _pieces(caption.text)
     pieces = whole[: max_tokens - 2]
     n = len(pieces) + 2
@@ -68,6 +75,18 @@ def encode_caption(caption: Caption, max_tokens: int) -> EncodedCaption:
     return EncodedCaption(tokens, np.arange(max_tokens) < n, masks["nouns"], masks["verbs"], word_end, noun_labels)
 
 
+def _encode_prompt(prompt: Prompt, max_tokens: int) -> EncodedCaption:
+    question, answer = ([piece for piece, _ in _pieces(text)] for text in (prompt.text, prompt.answer))
+    answer = answer[: max_tokens - 2]
+    question = question[: max_tokens - 2 - len(answer)]
+    n = len(question) + len(answer) + 2
+    tokens, none = np.zeros(max_tokens, dtype=np.int64), np.zeros(max_tokens, dtype=bool)
+    tokens[:n] = [tokenizer().sot_token_id, *question, *answer, tokenizer().eot_token_id]
+    mask_L, no_labels_L = np.arange(max_tokens) < n, np.full(max_tokens, -1, dtype=np.int64)
+    prefix = 1 + len(question) if answer else 0
+    return EncodedCaption(tokens, mask_L, none, none, none, no_labels_L, prefix, prompt.target)
+
+
 def word_ending_at(tokens_L: Sequence[int], position: int) -> str:
     """The word whose last BPE piece stands at ``position``."""
     pieces = [tokenizer().decoder[int(tokens_L[position])]]
@@ -80,11 +99,25 @@ def word_ending_at(tokens_L: Sequence[int], position: int) -> str:
     return raw.decode("utf-8", errors="replace")
 
 
+def decode_tokens(token_ids: Sequence[int]) -> str:
+    """The text that token ids spell, without start and end token."""
+    bpe = tokenizer()
+    special = (bpe.sot_token_id, bpe.eot_token_id)
+    raw = bytearray()
+    for token in token_ids:
+        if token not in special:
+            piece = bpe.decoder[int(token)]
+            raw += bytes(bpe.byte_decoder[c] for c in piece.removesuffix("</w>"))
+            raw += b" " * piece.endswith("</w>")
+    return raw.decode("utf-8", errors="replace").strip()
+
+
 def used_token_ids(captions: Iterable[Caption]) -> list[int]:
     """Sorted ids of all tokens that occur, start and end included."""
     ids = {tokenizer().sot_token_id, tokenizer().eot_token_id}
     for caption in captions:
-        ids.update(piece for piece, _ in _pieces(caption.text))
+        for text in (caption.text, caption.answer) if isinstance(caption, Prompt) else (caption.text,):
+            ids.update(piece for piece, _ in _pieces(text))
     return sorted(ids)
 
 

@@ -6,7 +6,9 @@ Shape legend: B clips, T frames, F = B * T, P patches, S = P + 1, h vision width
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import open_clip
@@ -126,7 +128,7 @@ class VisionTower(nn.Module):
         """
         B, T = images_BTCHW.shape[:2]
         x_FSh = self._embed_patches(images_BTCHW.flatten(0, 1))
-        x_FSh = torch.cat([self.class_embedding.expand(len(x_FSh), 1, -1), x_FSh], dim=1)
+        x_FSh = torch.cat([self.class_embedding.expand(x_FSh.shape[0], 1, -1), x_FSh], dim=1)
         x_FSh = self.ln_pre(x_FSh + self.positional_embedding)
         tapped = {0: x_FSh} if 0 in taps else {}
         first_joint = len(self.blocks) - self.joint_last_blocks + 1
@@ -210,12 +212,24 @@ class Clip(nn.Module):
         images_BTCHW = ((frames_BTCHW - self.pixel_mean) / self.pixel_std).to(self.visual.conv1.weight.dtype)
         return self.visual(images_BTCHW, taps)
 
-    def encode_text(self, embeddings_BLw: torch.Tensor) -> torch.Tensor:
-        """Token embeddings (before positions are added) -> projected outputs at every position (B, L, d)."""
+    def encode_text(
+        self,
+        embeddings_BLw: torch.Tensor,
+        positions_BL: torch.Tensor | None = None,
+        attends: Sequence[Attend] | None = None,
+    ) -> torch.Tensor:
+        """Token embeddings (before positions are added) -> projected outputs at every position (B, L, d).
+
+        Args:
+            embeddings_BLw: rows of the token table.
+            positions_BL: int64; default 0, 1, ...
+            attends: attention of each block; default causal.
+        """
         L = embeddings_BLw.shape[1]
-        x_BLw = embeddings_BLw + self.positional_embedding[:L]
-        for block in self.text_blocks:
-            x_BLw = _run(block, x_BLw, self.checkpointing, causal)
+        positions = self.positional_embedding[:L] if positions_BL is None else self.positional_embedding[positions_BL]
+        x_BLw = embeddings_BLw + positions
+        for block, attend in zip(self.text_blocks, attends or repeat(causal), strict=False):
+            x_BLw = _run(block, x_BLw, self.checkpointing, attend)
         return self.ln_final(x_BLw) @ self.text_projection
 
 

@@ -5,12 +5,13 @@ Shape legend: B clips, G video-side tokens, L text tokens, S = G + L, w text wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from stoa.models.layers import Block, masked
+from stoa.models.layers import Attend, Block, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +108,23 @@ class FusionEncoder(nn.Module):
         Returns:
             outputs at the video side (B, G, w) and at the text (B, L, w).
         """
-        L, G = text_BLd.shape[1], video_BGd.shape[1]
-        positions_Lw = self.text_positions[:L] if positions_L is None else self.text_positions[positions_L]
-        video_BGw = self.video_in(video_BGd) + self.video_positions + self.type_embeddings[self.type_of_slot_G]
-        text_BLw = self.text_in(text_BLd) + positions_Lw + self.type_embeddings[-1]
-        x_BSw = torch.cat([video_BGw, text_BLw], dim=1)
-        attend = masked(mask_BSS[:, None])
-        for block in self.blocks:
-            x_BSw = block(x_BSw, attend)
-        x_BSw = self.ln_final(x_BSw)
+        G = video_BGd.shape[1]
+        x_BSw = torch.cat([self.embed_video(video_BGd), self.embed_text(text_BLd, positions_L)], dim=1)
+        x_BSw = self.encode(x_BSw, [masked(mask_BSS[:, None])] * len(self.blocks))
         return x_BSw[:, :G], x_BSw[:, G:]
+
+    def embed_video(self, video_BGd: torch.Tensor) -> torch.Tensor:
+        """Video-side tokens with their positions and types, (B, G, w)."""
+        return self.video_in(video_BGd) + self.video_positions + self.type_embeddings[self.type_of_slot_G]
+
+    def embed_text(self, text_BLd: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """Text tokens with their positions, (L,) or (B, L), and type, (B, L, w)."""
+        L = text_BLd.shape[1]
+        positions_Lw = self.text_positions[:L] if positions is None else self.text_positions[positions]
+        return self.text_in(text_BLd) + positions_Lw + self.type_embeddings[-1]
+
+    def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
+        """Embedded tokens through the blocks, each with its attention."""
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x_BSw = block(x_BSw, attend)
+        return self.ln_final(x_BSw)

@@ -35,6 +35,7 @@ class ModelConfig:
         max_tokens: text length with start and end token (L); longer captions are cut.
         lm_vocab: ``full`` predicts over all BPE entries; ``used`` over those that occur in the training
             captions (a head over all 49,408 would cost more than a small model).
+        num_answers: classes of an answer head for question answering; 0 is none.
         activation_checkpointing: recompute the towers' activations in the backward pass.
     """
 
@@ -46,6 +47,7 @@ class ModelConfig:
     num_frames: int = 12
     max_tokens: int = 32
     lm_vocab: Literal["full", "used"] = "full"
+    num_answers: int = 0
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class ModelConfig:
             raise ValueError(f"model.num_frames is {self.num_frames}; expected at least 1")
         if self.max_tokens < 3:
             raise ValueError(f"model.max_tokens is {self.max_tokens}; expected at least 3 (start, a word, end)")
+        if self.num_answers < 0:
+            raise ValueError(f"model.num_answers is {self.num_answers}; expected 0 (no answer head) or more")
 
     @property
     def num_boxes(self) -> int:
@@ -103,8 +107,8 @@ class TextFeatures(NamedTuple):
 
 
 class VideoLanguageModel(nn.Module):
-    """CLIP towers, object and action modules, the fusion encoder on ``[v, v_cls, o, x, t]``, a language head and a
-    matching head.
+    """CLIP towers, object and action modules, the fusion encoder on ``[v, v_cls, o, x, t]``, a language head, a
+    matching head and perhaps an answer head.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -155,6 +159,8 @@ class VideoLanguageModel(nn.Module):
         self.mask_token = nn.Parameter(0.01 * torch.randn(w))
         self.lm_head = LanguageHead(w, self.clip.token_embedding.num_embeddings, _predicted_ids(config, used_token_ids))
         self.match_head = nn.Linear(2 * w, 2)
+        if config.num_answers:
+            self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
 
     def start_from_towers(self) -> None:
         """Copy the towers' weights into the encoders that start from them; for towers that were loaded since."""
@@ -219,10 +225,16 @@ class VideoLanguageModel(nn.Module):
     def match_logits(
         self, fused_video_BGw: torch.Tensor, fused_text_BLw: torch.Tensor, text_mask_BL: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (B, 2) of (no match, match), from ``v_o`` at the pooled slot and ``t_o`` at the end token."""
+        """Logits (B, 2) of (no match, match)."""
+        return self.match_head(self.joint_outputs(fused_video_BGw, fused_text_BLw, text_mask_BL))
+
+    def joint_outputs(
+        self, fused_video_BGw: torch.Tensor, fused_text_BLw: torch.Tensor, text_mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """``[v_o; t_o]`` (B, 2w): the fused rows at the pooled slot and at the end token."""
         v_o_Bw = fused_video_BGw[:, self.fusion.slot("pooled")].squeeze(1)
         t_o_Bw = select_rows(fused_text_BLw, end_positions(text_mask_BL))
-        return self.match_head(torch.cat([v_o_Bw, t_o_Bw], dim=-1))
+        return torch.cat([v_o_Bw, t_o_Bw], dim=-1)
 
     def language_table(self) -> torch.Tensor:
         """Rows (V, w) of the token table that the language head predicts. Take them once a step: of a ``used``

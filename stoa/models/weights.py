@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -19,6 +20,40 @@ def initialize(model: VideoLanguageModel, init: str) -> str:
     said = load_clip(model.clip, model.config.backbone, init)
     model.start_from_towers()
     return said
+
+
+def load_pretrained(
+    model: VideoLanguageModel, weights: dict[str, torch.Tensor], used_token_ids: Sequence[int] | None, source: str
+) -> None:
+    """Start a model from the weights of another that may have been trained for something else.
+
+    The answer head may be new, the text longer (more positions, from the text tower's), and a ``used`` vocabulary may
+    hold more tokens (whose biases start at 0).
+
+    Args:
+        model: to start.
+        weights: of the other.
+        used_token_ids: what the other's language head predicts; none is all tokens.
+        source: where they come from, for the message.
+
+    Raises:
+        ValueError: they do not fit; the message names what.
+    """
+    state, own = {name: tensor.float() for name, tensor in weights.items()}, model.state_dict()
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("answer_head.")}
+    state |= {name: tensor for name, tensor in own.items() if name.startswith("answer_head.")}
+    positions = "fusion.text_positions"
+    if positions in state and len(state[positions]) < len(own[positions]):
+        towers = state["clip.positional_embedding"][len(state[positions]) : len(own[positions])]
+        state[positions] = torch.cat([state[positions], towers])
+    head = model.lm_head
+    if head.used_ids is not None and used_token_ids is not None:
+        classes = head.targets(torch.tensor(used_token_ids))
+        lost = [token for token, place in zip(used_token_ids, classes.tolist(), strict=True) if place < 0]
+        if lost:
+            raise ValueError(f"token {lost[0]} is in the vocabulary of {source} and not in this model's")
+        state["lm_head.bias"] = torch.zeros_like(own["lm_head.bias"]).index_copy(0, classes, state["lm_head.bias"])
+    load_strictly(model, state, source)
 
 
 def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:

@@ -10,12 +10,14 @@ from typing import Literal
 import torch
 
 from stoa.batch import VideoTextBatch
+from stoa.models.incremental import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.masks import prefix_mask, two_stream_mask
 from stoa.objectives.mlm import language_loss
 from stoa.objectives.random import Stream, uniform
 
-PlmForm = Literal["one_pass", "two_stream"]
+Prefix = Literal["random", "start"]
+"""Which prefix a caption has: one drawn at random, or the start token alone, which is captioning."""
 
 
 def draw_prefix(text_mask_BL: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
@@ -32,17 +34,23 @@ def plm_loss(
     table_Vw: torch.Tensor,
     *,
     form: PlmForm = "one_pass",
+    prefix: Prefix = "random",
     seed: int,
     step: int,
 ) -> torch.Tensor:
-    """Row i predicts token i+1, for every token after the prefix, the end token included.
+    """Row i predicts token i+1, for every token after the prefix, the end token included. Texts that say how much of
+    them is given have that for a prefix; others have what ``prefix`` says.
 
     ``one_pass`` reads the prediction at token i itself, and the prefix is bidirectional. ``two_stream`` is what the
     method's release computes by one pass per position: a blank, with nothing but its position, reads the video and
     the text before it; the prefix only selects the tokens that count.
     """
     zero = torch.zeros_like(batch.position_B)
-    prefix_B = draw_prefix(batch.text_mask_BL, uniform(seed, step, Stream.PLM, batch.position_B, zero))
+    if prefix == "start":
+        prefix_B = torch.ones_like(batch.position_B)
+    else:
+        prefix_B = draw_prefix(batch.text_mask_BL, uniform(seed, step, Stream.PLM, batch.position_B, zero))
+    prefix_B = batch.prefix_B.where(batch.prefix_B > 0, prefix_B)
     L = batch.tokens_BL.shape[1]
     next_L = torch.arange(1, L, device=prefix_B.device)
     if form == "one_pass":

@@ -1,22 +1,26 @@
-"""The pre-training objective: every loss with its weight."""
+"""The objective: every loss with its weight."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from stoa.batch import VideoTextBatch
+from stoa.models.incremental import PlmForm
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.alignment import AlignLoss, asp_loss, ota_loss
+from stoa.objectives.answer import answer_loss
 from stoa.objectives.matching import NullToken
 from stoa.objectives.mlm import mlm_loss
-from stoa.objectives.plm import PlmForm, plm_loss
+from stoa.objectives.plm import Prefix, plm_loss
 from stoa.objectives.vtc import similarities, temperature, vtc_loss
 from stoa.objectives.vtm import vtm_loss
 
-LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
+PRETRAINING_LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
+LOSSES = (*PRETRAINING_LOSSES, "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,9 @@ class ObjectivesConfig:
     """Weights of the losses (0 leaves a loss out) and their forms.
 
     Attributes:
-        vtc, vtm, mlm, plm, ota, asp: config.
-        plm_form: see :func:`stoa.objectives.plm.plm_loss`.
+        vtc, vtm, mlm, plm, ota, asp: of pre-training.
+        answer: the choice of an answer, of question answering alone.
+        plm_form, plm_prefix: see :func:`stoa.objectives.plm.plm_loss`.
         align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
             nothing of the caption.
@@ -38,7 +43,9 @@ class ObjectivesConfig:
     plm: float = 1.0
     ota: float = 1.0
     asp: float = 1.0
+    answer: float = 0.0
     plm_form: PlmForm = "one_pass"
+    plm_prefix: Prefix = "random"
     align_loss: AlignLoss = "mse"
     null_token: NullToken = "end"
     pad_null: bool = False
@@ -55,7 +62,7 @@ class ObjectivesConfig:
         return {name: getattr(self, name) for name in LOSSES}
 
 
-class PretrainingObjective(nn.Module):
+class TrainingObjective(nn.Module):
     """Batch in, weighted sum of losses out.
 
     Args:
@@ -78,6 +85,10 @@ class PretrainingObjective(nn.Module):
                     f"objectives.{loss} is {getattr(config, loss)} and {switch} is 0; raise it, or set "
                     f"objectives.{loss} to 0"
                 )
+        if config.answer and not model.config.num_answers:
+            raise ValueError(
+                f"objectives.answer is {config.answer} and the model has no answer head (model.num_answers is 0)"
+            )
         self.model = model
         self.config = config
         self.seed = seed
@@ -93,7 +104,7 @@ class PretrainingObjective(nn.Module):
             (total, scalars to log, detached and on the device). Averaged over ranks, each is its global mean.
         """
         model, config = self.model, self.config
-        draws = {"seed": self.seed, "step": step}
+        draws: Any = {"seed": self.seed, "step": step}
         video = model.encode_video(batch)
         text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
         losses: dict[str, torch.Tensor] = {}
@@ -112,7 +123,9 @@ class PretrainingObjective(nn.Module):
         if config.mlm:
             losses["mlm"] = mlm_loss(model, batch, video, text, table_Vw, **draws)
         if config.plm:
-            losses["plm"] = plm_loss(model, batch, video, text, table_Vw, form=config.plm_form, **draws)
+            losses["plm"] = plm_loss(
+                model, batch, video, text, table_Vw, form=config.plm_form, prefix=config.plm_prefix, **draws
+            )
         if config.ota:
             losses["ota"], metrics = ota_loss(
                 model, batch, video, text, form=config.align_loss, null_token=config.null_token
@@ -129,6 +142,8 @@ class PretrainingObjective(nn.Module):
                 pad_null=config.pad_null,
             )
             extras |= metrics
+        if config.answer:
+            losses["answer"], extras["answer_accuracy"] = answer_loss(model, batch, video, text)
         terms = [getattr(config, name) * loss for name, loss in losses.items()]
         total = torch.stack(terms).sum()
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **extras}

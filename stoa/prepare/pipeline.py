@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from stoa.data.ledger import Ledger
-from stoa.data.shards import INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
+from stoa.data.shards import IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
 from stoa.data.text import used_token_ids
 from stoa.files import fsync, write_whole
 from stoa.manifest import ClipRow, row_from_json, row_to_json
@@ -205,6 +205,7 @@ def _finish(
 ) -> Tallies:
     """Join what the shards say into the store's index, and into the ledger."""
     tallies, parts, shards, splits = Tallies(), [], [], list[str]()
+    ids = list[str]()
     ledger = Ledger(out / "ledger.jsonl")
     for number, path in enumerate(paths):
         shard = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -215,6 +216,7 @@ def _finish(
             splits += [name] * (name not in splits)
         part["split"] = [splits.index(name) for name in shard["splits"]]
         parts.append(part)
+        ids += shard["ids"]
         shards.append({key: shard[key] for key in ("name", "clips", "bytes", "sha256")})
         tallies.add(shard["tallies"])
         for failure in shard["failures"]:
@@ -226,6 +228,7 @@ def _finish(
     np.save(folder / f"{INDEX_FILE}.tmp.npy", index)
     fsync(folder / f"{INDEX_FILE}.tmp.npy")
     os.replace(folder / f"{INDEX_FILE}.tmp.npy", folder / INDEX_FILE)
+    write_whole(folder / IDS_FILE, "".join(json.dumps(clip) + "\n" for clip in ids))
     store = {
         "version": STORE_VERSION,
         "kind": kind,

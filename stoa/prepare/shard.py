@@ -55,7 +55,7 @@ class ShardCounts(NamedTuple):
 
 def write_shard(task: ShardTask) -> ShardCounts:
     """Prepare the clips of a task. The JSON beside the shard says what :class:`stoa.prepare.writer.ShardWriter` says,
-    and ``splits`` (of each clip), ``failures`` and ``tallies``.
+    ``ids`` and ``splits`` (of each clip), ``failures`` and ``tallies``.
 
     Raises:
         OSError: the disk is full or does not answer.
@@ -77,8 +77,8 @@ def write_shard(task: ShardTask) -> ShardCounts:
             failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
             shard.add(f"{number:08d}", _files(task, row, clip, found))
             kept.append((row, clip.duration_seconds, len(clip.times_seconds), found))
-    splits = [row.split for row, *_ in kept]
-    shard.finish({"splits": splits, "failures": failures, "tallies": Tallies.of(kept).to_json()})
+    of_clips = {"ids": [row.id for row, *_ in kept], "splits": [row.split for row, *_ in kept]}
+    shard.finish({**of_clips, "failures": failures, "tallies": Tallies.of(kept).to_json()})
     return ShardCounts(len(kept), sum(failure["event"] == "failed" for failure in failures))
 
 

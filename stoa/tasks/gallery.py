@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from stoa.data.boxes import ClipShape
-from stoa.data.clips import FileClips
-from stoa.data.dataset import ClipDataset, collate
-from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.text import encode_caption
 from stoa.manifest import ClipRow
 from stoa.models.video_language import VideoFeatures
 from stoa.objectives.matching import majority_class, truth_known
 from stoa.tasks.trained import TrainedModel
+from stoa.tasks.videos import VideoReader
+
+_TEXTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,72 +61,50 @@ class Gallery:
 
 
 @torch.inference_mode()
-def encode_galleries(
-    models: Sequence[TrainedModel],
-    rows: Sequence[ClipRow],
-    root: Path,
-    *,
-    decoder: CpuDecoder = "auto",
-    batch_size: int = 16,
-) -> list[Gallery]:
-    """Encode every video and every caption of the rows with each model; videos are decoded once.
+def encode_galleries(models: Sequence[TrainedModel], videos: VideoReader) -> list[Gallery]:
+    """Encode every video and every caption of it with each model; videos are decoded once.
 
     Args:
         models: of one configuration, on one device.
-        rows: of a manifest.
-        root: folder the rows' paths are relative to.
-        decoder: see :class:`stoa.data.loader.DataConfig`.
-        batch_size: videos (and captions) encoded at once.
+        videos: of the gallery, read for these models.
 
     Raises:
         ValueError: no video can be read.
     """
-    config, side = models[0].model.config, models[0].side
+    config, device = models[0].model.config, models[0].device
     assert all(trained.model.config == config for trained in models)
-    shape = ClipShape(num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=config.num_boxes)
-    dataset = ClipDataset(FileClips(rows, root), shape, seed=0, decoder=decoder)
     readable: list[ClipRow] = []
-    unreadable: list[tuple[str, str]] = []
-    videos: list[list[VideoFeatures]] = [[] for _ in models]
+    features: list[list[VideoFeatures]] = [[] for _ in models]
     classes: list[torch.Tensor] = []
     known: list[torch.Tensor] = []
     twins: list[torch.Tensor] = []
-    for start in range(0, len(rows), batch_size):
-        samples = []
-        for index in range(start, min(start + batch_size, len(rows))):
-            try:
-                samples.append(dataset.load(index))
-                readable.append(rows[index])
-            except ValueError as error:
-                unreadable.append((rows[index].id, str(error)))
-        if samples:
-            batch = collate(samples).batch.to(models[0].device)
-            for trained, features in zip(models, videos, strict=True):
-                features.append(trained.model.encode_video(batch))
-            classes.append(majority_class(videos[0][-1].trajectory_labels_BN, batch))
-            known.append(truth_known(batch.true_labels_BTK))
-            twins.append(_has_twins(batch.true_labels_BTK))
-    if not readable:
-        raise ValueError(f"none of the {len(rows)} videos can be read; the first: {unreadable[0][1]}")
+    for rows, on_cpu in videos:
+        readable += rows
+        batch = on_cpu.to(device)
+        for trained, of_model in zip(models, features, strict=True):
+            of_model.append(trained.model.encode_video(batch))
+        classes.append(majority_class(features[0][-1].trajectory_labels_BN, batch))
+        known.append(truth_known(batch.true_labels_BTK))
+        twins.append(_has_twins(batch.true_labels_BTK))
 
     captions = [(video, caption) for video, row in enumerate(readable) for caption in row.captions]
     encoded = [encode_caption(caption, config.max_tokens) for _, caption in captions]
 
     def stack(arrays: Iterable[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(list(arrays))).to(models[0].device)
+        return torch.from_numpy(np.stack(list(arrays))).to(device)
 
     ids_QL, mask_QL = stack(e.tokens_L for e in encoded), stack(e.text_mask_L for e in encoded)
     galleries = []
-    for trained, features in zip(models, videos, strict=True):
-        batches = zip(ids_QL.split(batch_size), mask_QL.split(batch_size), strict=True)
+    for trained, of_model in zip(models, features, strict=True):
+        batches = zip(ids_QL.split(_TEXTS_AT_ONCE), mask_QL.split(_TEXTS_AT_ONCE), strict=True)
         texts = [trained.model.encode_text(ids, mask) for ids, mask in batches]
         galleries.append(
             Gallery(
                 ids=[row.id for row in readable],
-                video_tokens_VGd=torch.cat([video.tokens_BGd for video in features]),
-                video_valid_VG=torch.cat([video.valid_BG for video in features]),
-                video_pooled_Vd=torch.cat([video.pooled_Bd for video in features]),
-                trajectory_labels_VN=torch.cat([video.trajectory_labels_BN for video in features]),
+                video_tokens_VGd=torch.cat([video.tokens_BGd for video in of_model]),
+                video_valid_VG=torch.cat([video.valid_BG for video in of_model]),
+                video_pooled_Vd=torch.cat([video.pooled_Bd for video in of_model]),
+                trajectory_labels_VN=torch.cat([video.trajectory_labels_BN for video in of_model]),
                 trajectory_classes_VN=torch.cat(classes),
                 truth_known_V=torch.cat(known),
                 twins_V=torch.cat(twins),
@@ -138,7 +114,7 @@ def encode_galleries(
                 noun_QL=stack(e.noun_mask_L & e.word_end_L for e in encoded),
                 noun_labels_QL=stack(e.noun_labels_L for e in encoded),
                 video_of_text_Q=stack(np.array(video) for video, _ in captions),
-                unreadable=unreadable,
+                unreadable=list(videos.unreadable),
             )
         )
     return galleries

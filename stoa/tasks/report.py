@@ -1,154 +1,123 @@
-"""The evaluation a user runs: numbers, what they are compared with, and how they were made."""
+"""Reports as files and as tables for a terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import stoa
-from stoa.data.decoding.cpu import CpuDecoder
-from stoa.files import sha256, write_whole
-from stoa.manifest import ClipRow, read_manifest
-from stoa.objectives.matching import NullToken
-from stoa.tasks.gallery import Gallery, encode_galleries
-from stoa.tasks.matching import MatchAccuracy, evaluate_matching
-from stoa.tasks.metrics import RankMetrics, chance_metrics
-from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval
-from stoa.tasks.trained import TrainedModel, untrained
-from stoa.training.state import commit, versions
+import numpy as np
+
+from stoa.files import write_whole
+from stoa.tasks.gallery import Gallery
+from stoa.tasks.metrics.ranking import RankMetrics
+from stoa.tasks.retrieval import RetrievalScores
 
 HARD_CHANCE = 25.0
+_DIRECTIONS = ("text-to-video", "video-to-text")
 
 
-def retrieval_report(
-    trained: TrainedModel,
-    manifest: Path,
-    *,
-    split: str,
-    hard: Path | None,
-    top_k: int,
-    decoder: CpuDecoder,
-    batch_size: int,
-    null_token: NullToken,
-) -> dict[str, Any]:
-    """Retrieval of the trained and the untrained model, hard sets, matches of trajectories to nouns, chance, and the
-    protocol card.
-
-    Args:
-        trained: the model.
-        manifest: file with the gallery.
-        split: its rows.
-        hard: folder of hard-set manifests (``<kind>.jsonl``), or none.
-        top_k: candidates that the matching head re-ranks.
-        decoder, batch_size: see :func:`stoa.tasks.gallery.encode_galleries`.
-        null_token: of the model's objectives.
-
-    Raises:
-        ValueError: a manifest is wrong or none of its videos can be read.
-    """
-    models = {"trained": trained, "untrained": untrained(trained)}
-
-    def encode(rows: Sequence[ClipRow], root: Path) -> dict[str, Gallery]:
-        galleries = encode_galleries(list(models.values()), rows, root, decoder=decoder, batch_size=batch_size)
-        return dict(zip(models, galleries, strict=True))
-
-    hard_manifests = sorted(hard.glob("*.jsonl")) if hard is not None else []
-    if hard is not None and not hard_manifests:
-        raise ValueError(f"--hard {hard} holds no .jsonl manifest; name the folder 'hard' of a Moving Shapes set")
-    rows = read_manifest(manifest, split=split)
-    galleries = encode(rows, manifest.parent)
-    gallery = galleries["trained"]
-    report: dict[str, Any] = {
-        "retrieval": {name: evaluate_retrieval(model, galleries[name], top_k=top_k) for name, model in models.items()},
-        "chance": {
-            "text-to-video": chance_metrics(gallery.relevant_QV),
-            "video-to-text": chance_metrics(gallery.relevant_QV.T),
-        },
-        "hard_sets": {},
-        "matches": {},
-        "unreadable": dict(gallery.unreadable),
-    }
-    if trained.model.config.objects.num_trajectories:
-        report["matches"] = {
-            name: evaluate_matching(model, galleries[name], null_token=null_token) for name, model in models.items()
-        }
-    for path in hard_manifests:
-        hard_galleries = encode(read_manifest(path), path.parent)
-        results = {name: evaluate_hard_set(model, hard_galleries[name]) for name, model in models.items()}
-        report["hard_sets"][path.stem] = results
-        report["unreadable"] |= dict(hard_galleries["trained"].unreadable)
-    report["protocol"] = _protocol(trained, gallery, manifest, split, len(rows), top_k, decoder)
-    return report
-
-
-def _protocol(
-    trained: TrainedModel, gallery: Gallery, manifest: Path, split: str, num_rows: int, top_k: int, decoder: str
-) -> dict[str, Any]:
-    parameter = next(trained.model.parameters())
-    return {
-        "manifest": str(manifest),
-        "manifest sha256": sha256(manifest),
-        "split": split,
-        "videos": f"{len(gallery.ids)} of {num_rows} readable",
-        "captions": len(gallery.video_of_text_Q),
-        "frames": f"{trained.model.config.num_frames} by time, {trained.side} px",
-        "decoder": decoder,
-        "re-ranked candidates": min(top_k, len(gallery.ids)),
-        "precision": str(parameter.dtype).removeprefix("torch."),
-        "device": str(trained.device),
-        "evaluated at commit": commit(),
-        "stoa": stoa.__version__,
-        "versions": versions(),
-        **trained.origin,
-    }
-
-
-def write_report(report: dict[str, Any], path: Path) -> None:
+def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(report, indent=2, default=_to_dict) + "\n")
+    write_whole(path, json.dumps(report, indent=2, default=lambda metrics: metrics.to_dict()) + "\n")
 
 
-def _to_dict(value: RankMetrics | MatchAccuracy) -> dict[str, float]:
-    return value.to_dict()
+def write_predictions(predictions: Mapping[str, str], path: Path) -> None:
+    """Write what a model said as JSONL with ``id`` and ``prediction``."""
+    lines = [json.dumps({"id": id, "prediction": said}, ensure_ascii=False) for id, said in predictions.items()]
+    write_whole(path, "\n".join(lines) + "\n")
 
 
-def format_report(report: dict[str, Any]) -> str:
+def read_predictions(path: Path) -> dict[str, str]:
+    """The reverse of :func:`write_predictions`.
+
+    Raises:
+        ValueError: the file is missing, a row is malformed, or an id repeats; the message names file and row.
+    """
+    if not path.is_file():
+        raise ValueError(f"--predictions {path} does not exist; pass a .jsonl file with 'id' and 'prediction'")
+    out: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            id, said = str(row["id"]), row["prediction"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, row {number}: expected an object with 'id' and 'prediction'") from None
+        if not isinstance(said, str):
+            raise ValueError(f"{path}, row {number}: 'prediction' is {said!r}; expected a text")
+        if id in out:
+            raise ValueError(f"{path}, row {number}: id {id!r} stands there twice")
+        out[id] = said
+    return out
+
+
+def write_scores(scores: RetrievalScores, gallery: Gallery, path: Path) -> None:
+    """Write the similarity matrices: per method and direction an array, queries x items, with the ids of the videos and
+    the video of each caption."""
+    arrays: dict[str, Any] = {
+        f"{direction} {method}": of_method.cpu().numpy()
+        for direction, methods in zip(_DIRECTIONS, scores, strict=True)
+        for method, of_method in methods.items()
+    }
+    temporary = path.with_name(path.name + ".tmp.npz")
+    np.savez_compressed(
+        temporary, ids=np.array(gallery.ids), video_of_text=gallery.video_of_text_Q.cpu().numpy(), **arrays
+    )
+    temporary.replace(path)
+
+
+def format_report(report: Mapping[str, Any]) -> str:
     """The report as tables for a terminal."""
-    lines = [f"{'':32}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'MdR':>8}{'MnR':>8}"]
+    lines: list[str] = []
+    if "retrieval" in report:
+        lines += _retrieval_lines(report)
+    if "captioning" in report:
+        scores = report["captioning"].to_dict()
+        names = [name for name in scores if name != "num_clips"]
+        lines += ["".join(f"{name:>9}" for name in names)]
+        lines += ["".join(f"{100 * scores[name]:9.1f}" for name in names), f"(x 100, {scores['num_clips']} clips)"]
+    for task in ("answering", "multiple_choice"):
+        for method, accuracy in report.get(task, {}).items():
+            lines += [f"{f'{method}, accuracy (%)':32}{accuracy.accuracy:8.1f}{accuracy.num_questions:9,d} questions"]
+            lines += [f"  {kind:30}{right:8.1f}{count:9,d}" for kind, (right, count) in accuracy.by_type.items()]
+    if report["unreadable"]:
+        clip, why = next(iter(report["unreadable"].items()))
+        lines += ["", f"{len(report['unreadable'])} videos could not be read and are left out, the first {clip}: {why}"]
+    if "protocol" in report:
+        lines += ["", "protocol"]
+        lines += [f"  {name}: {value}" for name, value in report["protocol"].items() if name != "versions"]
+    return "\n".join(lines)
+
+
+def _retrieval_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = [f"{'':32}{'R@1':>8}{'R@5':>8}{'R@10':>8}{'R@50':>8}{'MdR':>8}{'MnR':>8}"]
 
     def row(name: str, metrics: RankMetrics) -> None:
-        values = (metrics.r1, metrics.r5, metrics.r10, metrics.median_rank, metrics.mean_rank)
+        values = (metrics.r1, metrics.r5, metrics.r10, metrics.r50, metrics.median_rank, metrics.mean_rank)
         lines.append(f"{name:32}" + "".join(f"{value:8.1f}" for value in values))
 
-    for direction in ("text-to-video", "video-to-text"):
+    for direction in _DIRECTIONS:
         lines.append(direction)
-        for method in ("itc", "itc+vtm"):
-            row(f"  {method}", report["retrieval"]["trained"][method][direction])
-        for method in ("itc", "itc+vtm"):
-            row(f"  {method}, untrained", report["retrieval"]["untrained"][method][direction])
+        for model, methods in report["retrieval"].items():
+            for method, metrics in methods.items():
+                row(f"  {method}" if model == "trained" else f"  {method}, {model}", metrics[direction])
         row("  chance", report["chance"][direction])
     if report["hard_sets"]:
         lines += ["", f"{'hard sets, accuracy of 4 (%)':32}{'vtm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}"]
         for kind, result in report["hard_sets"].items():
-            trained, fresh = result["trained"], result["untrained"]
-            lines.append(f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{fresh['vtm']:11.1f}{HARD_CHANCE:8.1f}")
+            trained, fresh = result["trained"], result.get("untrained")
+            beside = f"{fresh['vtm']:11.1f}" if fresh else f"{'-':>11}"
+            lines.append(f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{beside}{HARD_CHANCE:8.1f}")
     if report["matches"].get("trained"):
-        lines += [
-            "",
-            f"{'trajectories matched to nouns (%)':32}{'right':>8}{'untrained':>11}{'chance':>8}{'matches':>9}",
-        ]
+        title = "trajectories matched to nouns (%)"
+        lines += ["", f"{title:32}{'right':>8}{'untrained':>11}{'chance':>8}{'matches':>9}"]
         for name, result in report["matches"]["trained"].items():
-            fresh = report["matches"]["untrained"].get(name)
+            fresh = report["matches"].get("untrained", {}).get(name)
             title = {"distinct": "objects of distinct classes", "twins": "two objects of one class"}[name]
-            untrained_accuracy = f"{fresh.accuracy:11.1f}" if fresh else f"{'-':>11}"
-            values = f"{result.accuracy:8.1f}{untrained_accuracy}{result.chance:8.1f}{result.matches:9d}"
-            lines.append(f"  {title:30}{values}")
-    if report["unreadable"]:
-        clip, why = next(iter(report["unreadable"].items()))
-        lines += ["", f"{len(report['unreadable'])} videos could not be read and are left out, the first {clip}: {why}"]
-    lines += ["", "protocol"]
-    lines += [f"  {name}: {value}" for name, value in report["protocol"].items() if name != "versions"]
-    return "\n".join(lines)
+            beside = f"{fresh.accuracy:11.1f}" if fresh else f"{'-':>11}"
+            lines.append(f"  {title:30}{result.accuracy:8.1f}{beside}{result.chance:8.1f}{result.matches:9d}")
+    return lines

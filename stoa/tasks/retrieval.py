@@ -6,6 +6,7 @@ Shape legend: Q captions, V videos, N queries of either kind, K candidates, G vi
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.vtc import temperature
 from stoa.tasks.gallery import Gallery
-from stoa.tasks.metrics import RankMetrics, rank_metrics
+from stoa.tasks.metrics.ranking import RankMetrics, rank_metrics
 from stoa.tasks.trained import TrainedModel
 
 # Added to the scores of items that are no candidates: their itc order, under every candidate.
@@ -70,21 +71,46 @@ def rerank(
     return (scores_NM.double() + _BELOW_CANDIDATES).scatter(1, best.indices, combined.double())
 
 
-def evaluate_retrieval(trained: TrainedModel, gallery: Gallery, *, top_k: int) -> dict[str, dict[str, RankMetrics]]:
-    """Metrics by method (``itc``, ``itc+vtm``) and direction (``text-to-video``, ``video-to-text``)."""
-    itc_QV, relevant_QV = itc_scores(trained, gallery), gallery.relevant_QV
-    return {
-        "itc": {
-            "text-to-video": rank_metrics(itc_QV, relevant_QV),
-            "video-to-text": rank_metrics(itc_QV.T, relevant_QV.T),
-        },
-        "itc+vtm": {
-            "text-to-video": rank_metrics(rerank(trained, gallery, itc_QV, top_k=top_k, queries="text"), relevant_QV),
-            "video-to-text": rank_metrics(
-                rerank(trained, gallery, itc_QV.T, top_k=top_k, queries="video"), relevant_QV.T
-            ),
-        },
-    }
+class RetrievalScores(NamedTuple):
+    """Scores of all pairs (Q, V), higher is better, by method; text-to-video and video-to-text differ where the best
+    of a row are re-ranked."""
+
+    text_to_video_QV: dict[str, torch.Tensor]
+    video_to_text_VQ: dict[str, torch.Tensor]
+
+    def metrics(self, relevant_QV: torch.Tensor) -> dict[str, dict[str, RankMetrics]]:
+        """By method and direction (``text-to-video``, ``video-to-text``)."""
+        return {
+            method: {
+                "text-to-video": rank_metrics(scores_QV, relevant_QV),
+                "video-to-text": rank_metrics(self.video_to_text_VQ[method], relevant_QV.T),
+            }
+            for method, scores_QV in self.text_to_video_QV.items()
+        }
+
+
+def retrieval_scores(
+    trained: TrainedModel, gallery: Gallery, *, top_k: int, dual_softmax: bool = False
+) -> RetrievalScores:
+    """Scores by method: ``itc``, ``itc+vtm`` (the ``top_k`` best of ``itc`` re-ranked) and, if wanted, ``itc+dsl`` and
+    ``itc+dsl+vtm``, for which ``itc`` is multiplied by its softmax over the queries. That needs all queries at once,
+    which a search engine has not: it is reported apart."""
+    itc_QV = itc_scores(trained, gallery)
+    starts = {"itc": (itc_QV, itc_QV.T)}
+    if dual_softmax:
+        starts["itc+dsl"] = dual_softmaxed(itc_QV), dual_softmaxed(itc_QV.T)
+    out = RetrievalScores({}, {})
+    for name, (scores_QV, scores_VQ) in starts.items():
+        out.text_to_video_QV[name], out.video_to_text_VQ[name] = scores_QV, scores_VQ
+        again = f"{name}+vtm"
+        out.text_to_video_QV[again] = rerank(trained, gallery, scores_QV, top_k=top_k, queries="text")
+        out.video_to_text_VQ[again] = rerank(trained, gallery, scores_VQ, top_k=top_k, queries="video")
+    return out
+
+
+def dual_softmaxed(scores_NM: torch.Tensor) -> torch.Tensor:
+    """Scores (queries, items) times their softmax over the queries (CAMoE, arXiv 2109.04290)."""
+    return scores_NM * scores_NM.softmax(dim=0)
 
 
 def evaluate_hard_set(trained: TrainedModel, gallery: Gallery, size: int = 4) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stoa.models.clip import architecture, image_side
+from stoa.models.clip import BackboneConfig, architecture, image_side
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import load_strictly
 from stoa.training import checkpoint
@@ -43,11 +43,7 @@ def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> Tra
         ValueError: the weights do not fit, or the architecture has changed; the message names what.
     """
     run = checkpoint.read_run(folder)
-    if run["architecture"] != architecture(config.backbone):
-        raise ValueError(
-            f"checkpoint {folder} was trained when {config.backbone.name} stood for {run['architecture']}, now it is "
-            f"{architecture(config.backbone)}; evaluate it with the version of stoa that trained it"
-        )
+    require_architecture(config.backbone, run["architecture"], f"checkpoint {folder}")
     model = VideoLanguageModel(config, used_token_ids=run["used_token_ids"])
     weights, weights_sha256 = checkpoint.read_weights(folder)
     load_strictly(model, {name: tensor.float() for name, tensor in weights.items()}, str(folder))
@@ -58,6 +54,19 @@ def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> Tra
         "weights sha256": weights_sha256,
     }
     return TrainedModel(model.to(device).eval(), device, image_side(config.backbone), origin)
+
+
+def require_architecture(backbone: BackboneConfig, trained: dict[str, Any], source: str) -> None:
+    """A name stands for the same sizes as when the weights were trained.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if trained != architecture(backbone):
+        raise ValueError(
+            f"{source} was trained when {backbone.name} stood for {trained}, now it is {architecture(backbone)}; use "
+            "it with the version of stoa that trained it"
+        )
 
 
 def untrained(trained: TrainedModel, *, seed: int = 0) -> TrainedModel:

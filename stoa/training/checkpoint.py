@@ -4,7 +4,7 @@ A checkpoint is written to ``step-N.tmp``, flushed, given a manifest of SHA-256 
 older is deleted before that. With several nodes the folder must be on a file system they share.
 
 ``step-N/`` holds DeepSpeed's states (to resume), ``model.safetensors`` with ``run.json`` (to use the
-model elsewhere) and ``manifest.json``.
+model elsewhere) and ``manifest.json``. A run with a validation keeps its best weights in ``best/step-N/``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from stoa.files import fsync, sha256
 from stoa.training import engine as ds
 
 _PREFIX, _TEMPORARY, _DAMAGED = "step-", ".tmp", ".damaged"
+BEST = "best"
+"""Folder of a run for the weights that validation has chosen."""
+
 _MANIFEST, _RUN, _WEIGHTS = "manifest.json", "run.json", "model.safetensors"
 
 
@@ -54,22 +57,42 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
     ds.save_states(engine, folder, temporary.name)
     dist.barrier()
     if is_first:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, temporary / _WEIGHTS)
-        (temporary / _RUN).write_text(json.dumps(run, indent=2))
         _check_every_rank_wrote(engine, temporary)
-        files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
-        (temporary / _MANIFEST).write_text(json.dumps({"step": step, "sha256": sums}, indent=2))
-        for path in [*files, temporary / _MANIFEST, temporary]:
-            fsync(path)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(temporary, final)
-        fsync(folder)
+        _complete(temporary, final, model, step, run)
         _delete_old(folder, keep)
     dist.barrier()
     return final
+
+
+def save_weights(model: nn.Module, folder: Path, step: int, run: dict[str, Any]) -> Path:
+    """One rank: write a checkpoint to use, not to resume from, in the place of the one that ``folder`` holds.
+
+    Raises:
+        OSError: the disk refuses. What was there stays.
+    """
+    final = folder / f"{_PREFIX}{step:08d}"
+    temporary = folder / (final.name + _TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    _complete(temporary, final, model, step, run)
+    _delete_old(folder, 1)
+    return final
+
+
+def _complete(temporary: Path, final: Path, model: nn.Module, step: int, run: dict[str, Any]) -> None:
+    """Add weights, facts and sums to a folder, and give it its name."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, temporary / _WEIGHTS)
+    (temporary / _RUN).write_text(json.dumps(run, indent=2))
+    files = sorted(p for p in temporary.rglob("*") if p.is_file())
+    sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
+    (temporary / _MANIFEST).write_text(json.dumps({"step": step, "sha256": sums}, indent=2))
+    for path in [*files, temporary / _MANIFEST, temporary]:
+        fsync(path)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    fsync(final.parent)
 
 
 def newest(folder: Path) -> Path | None:
@@ -132,7 +155,8 @@ def load(engine: Any, path: Path) -> None:
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """A checkpoint from what a user names: a checkpoint folder, a folder of checkpoints, or a run's folder.
+    """A checkpoint from what a user names: a checkpoint folder, a folder of checkpoints, or a run's folder, of which it
+    is the one that validation has chosen, or else the newest.
 
     Raises:
         ValueError: there is none, or none is sound; the message names the folder.
@@ -143,7 +167,7 @@ def find(path: str | os.PathLike[str]) -> Path:
         if problem is not None:
             raise ValueError(f"checkpoint {path} is damaged: {problem}; choose another")
         return path
-    for folder in (path, path / "checkpoints"):
+    for folder in (path, path / BEST, path / "checkpoints"):
         found = newest(folder)
         if found is not None:
             return found

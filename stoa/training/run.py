@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from stoa.data.boxes import ClipShape
+from stoa.data.clips import Clips
 from stoa.data.ledger import Ledger
 from stoa.data.loader import build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler
@@ -18,15 +20,46 @@ from stoa.models.clip import architecture, image_side
 from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import initialize
 from stoa.objectives.gather import rank, world_size
-from stoa.objectives.total import PretrainingObjective
+from stoa.objectives.total import TrainingObjective
 from stoa.training import engine as ds
 from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
-from stoa.training.trainer import Trainer
+from stoa.training.trainer import Trainer, TrainingConfig, Validation
 
 if TYPE_CHECKING:
     from stoa.config import Config
+
+
+class Process(NamedTuple):
+    """This process, before it knows what to train."""
+
+    deepspeed_config: dict[str, Any]
+    device: torch.device
+    console: Console
+    ledger: Ledger
+
+
+def join(training: TrainingConfig, deepspeed_config: str) -> Process:
+    """Join the other processes and seed this one.
+
+    Args:
+        training: of the run.
+        deepspeed_config: path of DeepSpeed's JSON.
+
+    Raises:
+        ValueError: the JSON is wrong, or the processes do not know of each other.
+    """
+    ds_config = ds.read_config(deepspeed_config)
+    device = ds.init_distributed()
+    console = Console(enabled=rank() == 0)
+    if rank() != 0:
+        warnings.simplefilter("ignore")  # the first rank says it once for all
+    ds_config, changed = ds.fit_precision(ds_config, device)
+    if changed is not None:
+        console.say(changed)
+    torch.manual_seed(training.seed)
+    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / "ledger.jsonl"))
 
 
 def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[int, int], Path]) -> None:
@@ -41,64 +74,92 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     Raises:
         ValueError: whatever of this is wrong, in one line.
     """
-    ds_config = ds.read_config(deepspeed_config)
-    device = ds.init_distributed()
-    console = Console(enabled=rank() == 0)
-    if rank() != 0:
-        warnings.simplefilter("ignore")  # the first rank says it once for all
-    ds_config, changed = ds.fit_precision(ds_config, device)
-    if changed is not None:
-        console.say(changed)
-    ledger = Ledger(Path(config.training.output_dir) / "ledger.jsonl")
-
-    torch.manual_seed(config.training.seed)
-    side = image_side(config.model.backbone)
-    micro_batch = ds_config["train_micro_batch_size_per_gpu"]
-    manifest = _manifest(config, default_data, side, micro_batch * world_size(), console)
-    clips = open_clips(config.data, manifest, ledger if rank() == 0 else Ledger(None))
+    process = join(config.training, deepspeed_config)
+    manifest = _manifest(config, default_data, process)
+    clips = open_clips(manifest, config.data.split, process.ledger if rank() == 0 else Ledger(None))
     used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
     model = VideoLanguageModel(config.model, used_token_ids=used)
     if config.init is not None:
-        console.say(initialize(model, config.init))
+        process.console.say(initialize(model, config.init))
     else:
-        console.say(f"{config.model.backbone.name} starts from random weights; --init names pretrained ones")
+        process.console.say(f"{config.model.backbone.name} starts from random weights; --init names pretrained ones")
+    train(process, config, model, clips, facts={"used_token_ids": used})
+    dist.barrier()
+    dist.destroy_process_group()
 
-    objective = PretrainingObjective(model, config.objectives, seed=config.training.seed)
-    engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), ds_config)
+
+def train(
+    process: Process,
+    config: Config,
+    model: VideoLanguageModel,
+    clips: Clips,
+    *,
+    facts: dict[str, Any],
+    epochs: float | None = None,
+    validate: Callable[[VideoLanguageModel], float] | None = None,
+) -> None:
+    """Train a model on clips, from where ``training.output_dir`` stands.
+
+    Args:
+        process: from :func:`join`.
+        config: the recipe.
+        model: with the weights it starts from.
+        clips: to train on.
+        facts: JSON-able, stored with every checkpoint.
+        epochs: passes over the clips; none is ``training.max_steps`` steps.
+        validate: gives the number by which checkpoints are chosen, the higher the better; it is called on every rank
+            after each epoch (with ``max_steps``: when a checkpoint is saved) and has to give all the same.
+
+    Raises:
+        ValueError: the objectives do not fit the model or the clips, or what is in ``output_dir`` is of another run.
+    """
+    objective = TrainingObjective(model, config.objectives, seed=config.training.seed)
     sampler = GlobalBatchSampler(
         len(clips),
-        micro_batch,
+        process.deepspeed_config["train_micro_batch_size_per_gpu"],
         rank=rank(),
         world=world_size(),
         seed=config.training.seed,
         fingerprint=clips.fingerprint,
     )
-    facts = run_facts(config.to_dict(), architecture(config.model.backbone), ds_config, used) if rank() == 0 else None
-    shared = [facts]
+    engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), process.deepspeed_config)
+    training, every = config.training, config.training.save_every
+    if epochs is not None:
+        every = max(1, sampler.batches_per_epoch // ds.accumulation_steps(engine))
+        training = replace(training, max_steps=max(1, round(epochs * every)))
+    shared: list[Any] = [None]
+    if rank() == 0:
+        shared = [
+            {**run_facts(config.to_dict(), architecture(config.model.backbone), process.deepspeed_config), **facts}
+        ]
     dist.broadcast_object_list(shared)
-    assert shared[0] is not None
-    trainer = Trainer(config.training, engine, sampler, device=device, run_facts=shared[0], console=console)
+    trainer = Trainer(
+        training,
+        engine,
+        sampler,
+        device=process.device,
+        run_facts=shared[0],
+        console=process.console,
+        validation=None if validate is None else Validation(every, validate),
+    )
     trainer.resume()
     shape = ClipShape(
         num_frames=config.model.num_frames,
-        side=side,
+        side=image_side(config.model.backbone),
         max_tokens=config.model.max_tokens,
         max_boxes=config.model.num_boxes,
     )
-    trainer.fit(build_loader(config.data, clips, shape, sampler, ledger=ledger, device=device))
-    dist.barrier()
-    dist.destroy_process_group()
+    trainer.fit(build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device))
 
 
-def _manifest(
-    config: Config, default_data: Callable[[int, int], Path], side: int, global_batch: int, console: Console
-) -> str:
+def _manifest(config: Config, default_data: Callable[[int, int], Path], process: Process) -> str:
     """The manifest to train on; without one in the recipe, of data the first rank makes."""
     if config.data.manifest is not None:
         return config.data.manifest
-    console.say("no data.manifest given: training on Moving Shapes, generated on this machine")
+    process.console.say("no data.manifest given: training on Moving Shapes, generated on this machine")
     result: list[Any] = [None]
     if rank() == 0:
-        result = [str(default_data(side, global_batch))]
+        global_batch = process.deepspeed_config["train_micro_batch_size_per_gpu"] * world_size()
+        result = [str(default_data(image_side(config.model.backbone), global_batch))]
     dist.broadcast_object_list(result)
     return str(result[0])

@@ -37,18 +37,12 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
-def run_facts(
-    config: dict[str, Any],
-    architecture: dict[str, Any],
-    ds_config: dict[str, Any],
-    used_token_ids: list[int] | None,
-) -> dict[str, Any]:
+def run_facts(config: dict[str, Any], architecture: dict[str, Any], ds_config: dict[str, Any]) -> dict[str, Any]:
     """What ``run.json`` holds beside the step: enough to build the model again and to say what made it."""
     return {
         "config": config,
         "architecture": architecture,
         "deepspeed_config": ds_config,
-        "used_token_ids": used_token_ids,
         "versions": versions(),
         "commit": commit(),
     }

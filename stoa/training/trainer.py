@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,9 @@ import torch.distributed as dist
 
 from stoa.data.dataset import LoadedBatch
 from stoa.data.sampler import GlobalBatchSampler
+from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.gather import mean_over_ranks, rank, world_size
-from stoa.objectives.total import LOSSES, PretrainingObjective
+from stoa.objectives.total import LOSSES, TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.console import Console, duration, progress_line
@@ -41,6 +42,14 @@ class _StepRecord(NamedTuple):
     waited: float
     replaced: int
     dropped: int
+
+
+class Validation(NamedTuple):
+    """How checkpoints are chosen: every so many steps ``score`` (higher is better) is asked for, on every rank, and the
+    best weights are kept."""
+
+    every: int
+    score: Callable[[VideoLanguageModel], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +89,12 @@ class Trainer:
 
     Args:
         config: see :class:`TrainingConfig`.
-        engine: a DeepSpeed engine around a :class:`PretrainingObjective`.
+        engine: a DeepSpeed engine around a :class:`TrainingObjective`.
         sampler: whose position is saved and restored.
         device: batches are moved to it.
         run_facts: JSON-able facts stored with every checkpoint (:func:`stoa.training.state.run_facts`).
         console: shows progress.
+        validation: chooses the best weights.
     """
 
     def __init__(
@@ -96,6 +106,7 @@ class Trainer:
         device: torch.device,
         run_facts: dict[str, Any],
         console: Console,
+        validation: Validation | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -103,8 +114,10 @@ class Trainer:
         self.device = device
         self.run_facts = run_facts
         self.console = console
+        self.validation = validation
         self.accumulation = ds.accumulation_steps(engine)
         self.checkpoints = Path(config.output_dir) / "checkpoints"
+        self.best = Path(config.output_dir) / checkpoint.BEST
         self.step = 0
         self._saved_step = 0
         self._updating = False
@@ -115,7 +128,7 @@ class Trainer:
         self._window_start = 0.0
 
     @property
-    def objective(self) -> PretrainingObjective:
+    def objective(self) -> TrainingObjective:
         return self.engine.module
 
     @property
@@ -200,7 +213,11 @@ class Trainer:
                 stop = self._report(log)
             else:
                 stop = bool(self._signals) and world_size() == 1
-            if self.step % config.save_every == 0 or last or stop:
+            validated = self.validation is not None and (self.step % self.validation.every == 0 or last)
+            if validated:
+                self._report(log)
+                self._validate(log)
+            if self.step % config.save_every == 0 or last or stop or validated:
                 self._report(log)
                 self.save()
             if stop and not last:
@@ -281,6 +298,24 @@ class Trainer:
         self._pending.clear()
         self._window_start = time.perf_counter()
         return rows[-1][-1] > 0
+
+    def _validate(self, log: MetricsLog | None) -> None:
+        """Ask for the score of the weights as they are, and keep them if they are the best so far."""
+        assert self.validation is not None
+        self.engine.eval()
+        score = self.validation.score(self.objective.model)
+        self.engine.train()
+        found = checkpoint.newest(self.best) if rank() == 0 else None
+        best = -math.inf if found is None else checkpoint.read_run(found)["validation"]
+        if log is not None:
+            log.write(self.step, {"validation": score})
+            log.flush()
+        self.console.say(f"validation at step {self.step}: {score:.2f}" + (f" (best {best:.2f})" if found else ""))
+        if rank() == 0 and score > best:
+            run = {**self.run_facts, "step": self.step, "validation": score}
+            checkpoint.save_weights(self.objective.model, self.best, self.step, run)
+        dist.barrier()
+        self._window_start = time.perf_counter()
 
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
         """The fp16 loss scaler meets infinite gradients by skipping a step; anywhere else they are an end."""

@@ -92,7 +92,7 @@ def own_store(webm, tmp_path) -> Path:
 def batches(manifest: Path, decoder: str, count: int = 5, *, first: int = 0, ledger=None, device=CPU, **changes):
     config = DataConfig(decoder=decoder, **{"num_workers": 0, **changes})
     ledger = Ledger(ledger)
-    clips = open_clips(config, str(manifest), ledger)
+    clips = open_clips(str(manifest), config.split, ledger)
     sampler = GlobalBatchSampler(len(clips), 3, rank=0, world=1, seed=3)
     sampler.next_batch = first
     found = list(islice(build_loader(config, clips, SHAPE, sampler, ledger=ledger, device=device), count))
@@ -162,7 +162,7 @@ def test_the_cache_holds_what_is_stored(webm, tmp_path):
     for file in webm.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     data = ClipDataset(
-        open_clips(DataConfig(), str(tmp_path / "manifest.jsonl"), Ledger(None)),
+        open_clips(str(tmp_path / "manifest.jsonl"), "train", Ledger(None)),
         SHAPE,
         seed=0,
         cache_bytes=(tmp_path / "0.webm").stat().st_size,

@@ -186,7 +186,7 @@ def test_empty_captions_go_to_the_ledger_and_other_scripts_are_warned_of_once(tm
         manifest, [ClipRow("a", "a.mp4", (Caption("собака бежит"),)), ClipRow("b", "b.mp4", (Caption(" "),))]
     )
     with pytest.warns(UserWarning, match=r"100.0% of the captions .* non-Latin"):
-        found = open_clips(DataConfig(), str(manifest), Ledger(tmp_path / "ledger.jsonl"))
+        found = open_clips(str(manifest), "train", Ledger(tmp_path / "ledger.jsonl"))
     assert [found.row(i).id for i in range(len(found))] == ["a"]
     assert events(tmp_path / "ledger.jsonl") == [{"event": "skipped", "clip": "b", "reason": "empty caption"}]
 
@@ -195,4 +195,4 @@ def test_latin_captions_give_no_warning(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [ClipRow("a", "a.mp4", (Caption("naïve café"),))])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(open_clips(DataConfig(), str(tmp_path / "m.jsonl"), Ledger(None))) == 1
+        assert len(open_clips(str(tmp_path / "m.jsonl"), "train", Ledger(None))) == 1

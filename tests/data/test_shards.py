@@ -20,7 +20,7 @@ from stoa.data.boxes import ClipShape
 from stoa.data.dataset import ClipDataset
 from stoa.data.decoding.base import DecodeError
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, open_clips
+from stoa.data.loader import open_clips
 from stoa.data.media import FramePack
 from stoa.data.sampler import SampleKey
 from stoa.data.sampling import sample_times
@@ -165,7 +165,7 @@ def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):
 
 
 def test_opened_by_the_loader(stores):
-    clips = open_clips(DataConfig(), str(stores / "frames"), Ledger(None))
+    clips = open_clips(str(stores / "frames"), "train", Ledger(None))
     assert [clips.row(i).id for i in range(len(clips))] == ["clip1", "clip2", "clip3", "clip4"]
     assert clips.used_token_ids() == sorted({49406, 49407, *(t for i in range(5) for t in _tokens(f"number {i}"))})
     assert "000000.tar at byte" in clips.where(0)

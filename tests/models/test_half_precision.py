@@ -8,12 +8,12 @@ from stoa.models.actions import ActionConfig
 from stoa.models.clip import BackboneConfig
 from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import LOSSES, ObjectivesConfig, PretrainingObjective
+from stoa.objectives.total import PRETRAINING_LOSSES, ObjectivesConfig, TrainingObjective
 
 FRAMES, SIDE, TOKENS, BOXES = 4, 64, 24, 5
 
 
-def small_objective(config: ObjectivesConfig) -> PretrainingObjective:
+def small_objective(config: ObjectivesConfig) -> TrainingObjective:
     torch.manual_seed(0)
     model = tiny_config(
         backbone=BackboneConfig(name="stoa-small"),
@@ -22,7 +22,7 @@ def small_objective(config: ObjectivesConfig) -> PretrainingObjective:
         objects=ObjectConfig(num_trajectories=6, max_boxes=BOXES),
         actions=ActionConfig(num_tokens=3),
     )
-    return PretrainingObjective(VideoLanguageModel(model, used_token_ids=USED), config, seed=0)
+    return TrainingObjective(VideoLanguageModel(model, used_token_ids=USED), config, seed=0)
 
 
 def small_batch():
@@ -36,7 +36,7 @@ def test_losses_are_near_those_of_fp32(plm_form):
     objective = small_objective(config).half()
     loss, scalars = objective(small_batch(), 0)
     assert loss.dtype == torch.float32
-    for name in LOSSES:
+    for name in PRETRAINING_LOSSES:
         assert scalars[name].dtype == torch.float32
         assert float(scalars[name]) == pytest.approx(float(exact[name]), rel=0.02), name
     (1024 * loss).backward()
@@ -64,7 +64,7 @@ def test_activations_of_300_stay_finite(block, value):
     plant(objective.model.clip.visual.blocks[block], value)
     plant(objective.model.clip.text_blocks[block], value)
     loss, scalars = objective(small_batch(), 0)
-    for name in LOSSES:
+    for name in PRETRAINING_LOSSES:
         assert torch.isfinite(scalars[name]), name
     loss.backward()
     for name, parameter in objective.named_parameters():

@@ -19,7 +19,7 @@ from factories import random_batch, tiny_model  # noqa: E402
 
 from stoa.batch import VideoTextBatch  # noqa: E402
 from stoa.objectives.gather import mean_over_ranks  # noqa: E402
-from stoa.objectives.total import ObjectivesConfig, PretrainingObjective  # noqa: E402
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
 from stoa.training import engine as ds  # noqa: E402
 
 GLOBAL_BATCH, STEP = 8, 3
@@ -44,7 +44,7 @@ def slice_of(batch: VideoTextBatch, rank: int, world: int) -> VideoTextBatch:
     return VideoTextBatch(**{f.name: getattr(batch, f.name)[part] for f in dataclasses.fields(batch)})
 
 
-def run_plain(objective: PretrainingObjective, batch: VideoTextBatch) -> tuple[dict, dict]:
+def run_plain(objective: TrainingObjective, batch: VideoTextBatch) -> tuple[dict, dict]:
     """Backward, then the average over ranks that DDP and DeepSpeed take."""
     loss, scalars = objective(batch, STEP)
     loss.backward()
@@ -54,7 +54,7 @@ def run_plain(objective: PretrainingObjective, batch: VideoTextBatch) -> tuple[d
     return scalars, grads
 
 
-def run_deepspeed(objective: PretrainingObjective, batch: VideoTextBatch, world: int) -> tuple[dict, dict]:
+def run_deepspeed(objective: TrainingObjective, batch: VideoTextBatch, world: int) -> tuple[dict, dict]:
     """Through ZeRO-1, as training does it."""
     from deepspeed.utils import safe_get_full_grad
 
@@ -72,7 +72,7 @@ def main(out: str, way: str) -> None:
     ds.init_distributed()
     rank, world = dist.get_rank(), dist.get_world_size()
     batch = slice_of(global_batch(), rank, world)
-    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=11)
+    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=11)
     if way == "deepspeed":
         scalars, grads = run_deepspeed(objective, batch, world)
     else:

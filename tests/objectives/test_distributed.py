@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stoa.objectives.total import LOSSES
+from stoa.objectives.total import PRETRAINING_LOSSES
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
@@ -25,7 +25,7 @@ def run(processes: int, way: str, out: Path) -> dict:
 @pytest.mark.parametrize(("way", "tolerance"), [("deepspeed", 1e-5), ("fp64", 1e-10)])
 def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path, way, tolerance):
     one, two = (run(n, way, tmp_path / f"{n}.pt") for n in (1, 2))
-    assert set(LOSSES) < one["loss"].keys()
+    assert set(PRETRAINING_LOSSES) < one["loss"].keys()
     for name, value in one["loss"].items():
         assert two["loss"][name] == pytest.approx(value, rel=tolerance), name
     whole = torch.stack([g.double().norm() for g in one["grad"].values()]).norm()

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stoa.batch import VideoTextBatch
-from stoa.objectives.total import ObjectivesConfig, PretrainingObjective
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 
 
 class FlagCopies(TorchDispatchMode):
@@ -34,8 +34,8 @@ class FlagCopies(TorchDispatchMode):
         return out
 
 
-def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, PretrainingObjective, VideoTextBatch]:
-    objective, batch = PretrainingObjective(tiny_model(), config, seed=0), random_batch(4)
+def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, TrainingObjective, VideoTextBatch]:
+    objective, batch = TrainingObjective(tiny_model(), config, seed=0), random_batch(4)
     mode = FakeTensorMode()
     with mode:
         for module in objective.modules():

@@ -10,6 +10,7 @@ from factories import tiny_config
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from stoa.data.clips import FileClips
 from stoa.data.text import used_token_ids
 from stoa.detections import Detections
 from stoa.manifest import read_manifest
@@ -19,6 +20,7 @@ from stoa.tasks import matching
 from stoa.tasks.gallery import encode_galleries
 from stoa.tasks.matching import evaluate_matching
 from stoa.tasks.trained import TrainedModel
+from stoa.tasks.videos import VideoReader
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,13 @@ def trained(rows) -> TrainedModel:
     return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "none"})
 
 
+def reader(trained, rows, folder):
+    return VideoReader(FileClips(rows, folder), trained.model.config, trained.side)
+
+
 @pytest.fixture(scope="module")
 def gallery(trained, rows, shapes):
-    return encode_galleries([trained], rows, shapes)[0]
+    return encode_galleries([trained], reader(trained, rows, shapes))[0]
 
 
 def test_what_trajectories_show_is_what_the_truth_says(gallery, rows, shapes):
@@ -132,6 +138,6 @@ def test_what_nobody_knows_is_not_judged(trained, gallery):
 def test_a_model_without_objects_is_encoded_too(rows, shapes):
     config = tiny_config(num_frames=2, max_tokens=28, objects=ObjectConfig(num_trajectories=0), lm_vocab="full")
     trained = TrainedModel(VideoLanguageModel(config).eval(), torch.device("cpu"), 32, {})
-    (gallery,) = encode_galleries([trained], rows, shapes)
+    (gallery,) = encode_galleries([trained], reader(trained, rows, shapes))
     assert gallery.trajectory_labels_VN.shape == (12, 0)
     assert not gallery.truth_known_V.any()

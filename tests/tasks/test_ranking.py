@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoa.tasks.metrics import chance_metrics, rank_metrics
+from stoa.tasks.metrics.ranking import chance_metrics, rank_metrics
 
 
 def by_permutations(scores: list[float], relevant: list[bool], k: int) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def test_metrics_are_the_mean_over_all_orders_of_ties(scores, data):
 def test_a_constant_scorer_gets_chance():
     found = rank_metrics(torch.zeros(50, 200), torch.eye(200, dtype=torch.bool)[:50])
     assert found == chance_metrics(torch.eye(200, dtype=torch.bool)[:50])
-    assert (found.r1, found.r10, found.median_rank) == pytest.approx((0.5, 5.0, 100.5))
+    assert (found.r1, found.r10, found.r50, found.median_rank) == pytest.approx((0.5, 5.0, 25.0, 100.5))
 
 
 def test_several_captions_a_video():

@@ -4,16 +4,28 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from factories import USED, gray_frames, tiny_config, tiny_model, write_video
 
 from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.models.clip import PRESETS
+from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split
 from stoa.tasks.gallery import Gallery, encode_galleries
-from stoa.tasks.report import format_report, retrieval_report, write_report
-from stoa.tasks.retrieval import evaluate_hard_set, evaluate_retrieval, itc_scores, match_scores, rerank
+from stoa.tasks.report import format_report, write_report, write_scores
+from stoa.tasks.retrieval import (
+    dual_softmaxed,
+    evaluate_hard_set,
+    itc_scores,
+    match_scores,
+    rerank,
+    retrieval_scores,
+)
 from stoa.tasks.trained import TrainedModel, load_trained, untrained
+from stoa.tasks.videos import VideoReader
+
+ABILITIES = Abilities("one_pass", "end", None)
 
 WORDS = ("red", "blue", "green", "white", "dark")
 
@@ -40,9 +52,9 @@ def trained() -> TrainedModel:
 
 
 def gallery_of(trained: TrainedModel, folder: Path, batch_size: int = 2) -> Gallery:
-    from stoa.manifest import read_manifest
-
-    (gallery,) = encode_galleries([trained], read_manifest(folder / "m.jsonl"), folder, batch_size=batch_size)
+    clips = open_split(str(folder / "m.jsonl"), "test")
+    videos = VideoReader(clips, trained.model.config, trained.side, batch_size=batch_size)
+    (gallery,) = encode_galleries([trained], videos)
     return gallery
 
 
@@ -96,20 +108,19 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     (step / "run.json").write_text(json.dumps(run))
     (step / "manifest.json").write_text(json.dumps({"step": 3, "sha256": {"model.safetensors": "f00d"}}))
     loaded = load_trained(step, tiny_config(), torch.device("cpu"))
-    options = {
-        "split": "test",
-        "top_k": 3,
-        "decoder": "auto",
-        "batch_size": 4,
-        "null_token": "end",
-    }
-    report = retrieval_report(loaded, folder / "m.jsonl", hard=folder / "hard", **options)
+    config = EvaluationConfig(
+        manifest=str(folder / "m.jsonl"), hard=str(folder / "hard"), top_k=3, batch_size=4, dual_softmax=True
+    )
+    result = evaluate("retrieval", loaded, ABILITIES, config)
+    report = result.report
 
     gallery = gallery_of(trained, folder)
-    assert report["retrieval"]["trained"] == evaluate_retrieval(trained, gallery, top_k=3)
-    assert report["retrieval"]["untrained"] == evaluate_retrieval(
-        untrained(trained), gallery_of(untrained(trained), folder), top_k=3
-    )
+    fresh = untrained(trained)
+    for name, model in (("trained", trained), ("untrained", fresh)):
+        scores = retrieval_scores(model, gallery_of(model, folder), top_k=3, dual_softmax=True)
+        assert report["retrieval"][name] == scores.metrics(gallery.relevant_QV)
+    assert set(report["retrieval"]["trained"]) == {"itc", "itc+vtm", "itc+dsl", "itc+dsl+vtm"}
+    assert result.headline == report["retrieval"]["trained"]["itc+vtm"]["text-to-video"].r1
     assert report["chance"]["text-to-video"].r1 == pytest.approx(25.0)
     assert set(report["hard_sets"]) == {"kind"}
     assert report["hard_sets"]["kind"]["trained"]["queries"] == 5
@@ -125,6 +136,10 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     assert "itc+vtm" in text
     assert "4 of 5 readable" in text
     assert "kind" in text
+    write_scores(*result.scores, tmp_path / "scores.npz")
+    saved = np.load(tmp_path / "scores.npz")
+    np.testing.assert_allclose(saved["text-to-video itc"], itc_scores(trained, gallery).numpy(), atol=1e-5)
+    assert saved["ids"].tolist() == gallery.ids and saved["video_of_text"].tolist() == [0, 1, 1, 2, 3]
 
 
 def test_hard_sets_compare_within_their_gallery(trained, folder):
@@ -140,9 +155,28 @@ def test_hard_sets_compare_within_their_gallery(trained, folder):
 
 
 def test_an_empty_hard_folder_is_an_error(trained, folder):
-    options = {"split": "test", "top_k": 3, "decoder": "auto", "batch_size": 4, "null_token": "end"}
+    config = EvaluationConfig(manifest=str(folder / "m.jsonl"), hard=str(folder / "typo"))
     with pytest.raises(ValueError, match="--hard .*typo holds no .jsonl manifest"):
-        retrieval_report(trained, folder / "m.jsonl", hard=folder / "typo", **options)
+        evaluate("retrieval", trained, ABILITIES, config)
+
+
+def test_a_dual_softmax_weighs_a_score_by_its_share_among_the_queries():
+    scores = torch.tensor([[2.0, 1.0], [0.5, 3.0], [2.0, 0.0]])
+    by_hand = [
+        [float(scores[q, v] * scores[q, v].exp() / scores[:, v].exp().sum()) for v in range(2)] for q in range(3)
+    ]
+    torch.testing.assert_close(dual_softmaxed(scores), torch.tensor(by_hand))
+
+
+def test_loader_processes_change_nothing(trained, folder):
+    clips = open_split(str(folder / "m.jsonl"), "test")
+    found = []
+    for workers in (0, 2):
+        videos = VideoReader(clips, trained.model.config, trained.side, batch_size=2, num_workers=workers)
+        (gallery,) = encode_galleries([trained], videos)
+        found.append(gallery)
+    assert found[0].ids == found[1].ids and found[0].unreadable == found[1].unreadable
+    torch.testing.assert_close(found[0].video_tokens_VGd, found[1].video_tokens_VGd)
 
 
 def test_an_architecture_that_has_changed_is_refused(tmp_path):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from factories import random_batch, tiny_model  # noqa: E402
 
-from stoa.objectives.total import ObjectivesConfig, PretrainingObjective  # noqa: E402
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
 from stoa.training import engine as ds  # noqa: E402
 from stoa.training.optim import OptimConfig, build_optimizer, set_learning_rates  # noqa: E402
 
@@ -32,7 +32,7 @@ def main(out: str) -> None:
         "zero_optimization": {"stage": 1},
         "fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 4, "loss_scale_window": 2, "hysteresis": 1},
     }
-    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
     with torch.no_grad():
         objective.model.clip.logit_scale.fill_(6.0)
     engine = ds.initialize(objective, build_optimizer(objective, OptimConfig(clip_lr=3e-3)), config)

@@ -3,7 +3,7 @@
 import pytest
 from factories import tiny_model
 
-from stoa.objectives.total import ObjectivesConfig, PretrainingObjective
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, set_learning_rates
 
 CONFIG = OptimConfig(clip_lr=1e-5, new_lr=1e-3, weight_decay=0.1)
@@ -11,14 +11,14 @@ CONFIG = OptimConfig(clip_lr=1e-5, new_lr=1e-3, weight_decay=0.1)
 
 def group_of() -> dict[str, dict]:
     """Group of every parameter by name."""
-    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
     groups = parameter_groups(objective, CONFIG)
     where = {id(p): group for group in groups for p in group["params"]}
     return {name: where[id(p)] for name, p in objective.named_parameters()}
 
 
 def test_every_parameter_is_in_one_group():
-    objective = PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
     listed = [id(p) for group in parameter_groups(objective, CONFIG) for p in group["params"]]
     assert sorted(listed) == sorted(id(p) for p in objective.parameters())
 
@@ -59,6 +59,6 @@ def test_the_schedule():
 
 
 def test_rates_are_set_relative_to_the_peak():
-    optimizer = build_optimizer(PretrainingObjective(tiny_model(), ObjectivesConfig(), seed=0), CONFIG)
+    optimizer = build_optimizer(TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0), CONFIG)
     set_learning_rates(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {5e-6, 5e-4}

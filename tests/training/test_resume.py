@@ -11,14 +11,14 @@ import torch
 from conftest import finish
 from safetensors.torch import load_file
 
-from stoa.objectives.total import LOSSES
+from stoa.objectives.total import PRETRAINING_LOSSES
 from stoa.training.metrics import read_metrics
 
 LAST = Path("checkpoints/step-00000010")
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    names = ("loss", *LOSSES, "grad_norm", "learning_rate")
+    names = ("loss", *PRETRAINING_LOSSES, "grad_norm", "learning_rate")
     records = [read_metrics(folder / "metrics.jsonl") for folder in (a, b)]
     assert [r["step"] for r in records[0]] == [r["step"] for r in records[1]] == list(range(1, 11))
     for first, second in zip(*records, strict=True):

@@ -17,6 +17,7 @@ class RankMetrics:
     r1: float
     r5: float
     r10: float
+    r50: float
     median_rank: float
     mean_rank: float
     num_queries: int
@@ -54,7 +55,13 @@ def rank_metrics(scores_QG: torch.Tensor, relevant_QG: torch.Tensor) -> RankMetr
         return float((1 - _none_in_front(tied_Q, hits_Q, places_Q)).mean() * 100)
 
     return RankMetrics(
-        recall(1), recall(5), recall(10), float(rank_Q.quantile(0.5)), float(rank_Q.mean()), len(scores_QG)
+        r1=recall(1),
+        r5=recall(5),
+        r10=recall(10),
+        r50=recall(50),
+        median_rank=float(rank_Q.quantile(0.5)),
+        mean_rank=float(rank_Q.mean()),
+        num_queries=len(scores_QG),
     )
 
 

@@ -1,0 +1,34 @@
+"""The model that a command is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stoa.config import from_dict, model_from_dict
+from stoa.tasks.evaluation import Abilities
+from stoa.tasks.export import is_exported, load_exported
+from stoa.tasks.trained import TrainedModel, load_trained
+from stoa.training import checkpoint
+
+
+def open_model(path: str) -> tuple[TrainedModel, Abilities, dict[str, Any], Path]:
+    """A model from a run, one of its checkpoints, or what ``stoa export`` has written.
+
+    Returns:
+        the model, what it can do, facts of its training (``task``), and the folder for its reports.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if is_exported(Path(path)):
+        trained, abilities = load_exported(Path(path), device, model_from_dict)
+        return trained, abilities, {}, Path(path)
+    folder = checkpoint.find(path)
+    facts = checkpoint.read_run(folder)
+    config = from_dict(facts["config"])
+    abilities = Abilities(config.objectives.plm_form, config.objectives.null_token, facts.get("answers"))
+    return load_trained(folder, config.model, device), abilities, facts, folder.parent.parent

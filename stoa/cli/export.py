@@ -1,0 +1,25 @@
+"""A trained model as files: weights with a configuration, and the dual encoder as graphs for torch and ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from stoa.cli._model import open_model
+from stoa.tasks.export import CONFIG, WEIGHTS, export_dual_encoder, export_model
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--run", type=str, required=True, help="a run's output_dir, or one of its checkpoints")
+    parser.add_argument("--out", type=str, required=True, help="folder to write")
+    parser.add_argument("--onnx", type=bool, default=False, help="the dual encoder as ONNX as well")
+
+
+def run(args: Namespace) -> None:
+    trained, abilities, _, _ = open_model(args.run)
+    out = Path(args.out)
+    written = export_dual_encoder(trained, out, onnx=args.onnx)
+    export_model(trained, abilities, out)
+    for path in (out / WEIGHTS, out / CONFIG, *written):
+        print(path)

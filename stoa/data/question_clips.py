@@ -1,0 +1,83 @@
+"""Questions to train on, each with the clip it is about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from stoa.data.clips import Clips, EncodedClip
+from stoa.data.text import foreign_script_share, used_token_ids
+from stoa.manifest import Caption, ClipRow, Prompt
+from stoa.questions import QuestionRow
+
+
+class QuestionClips:
+    """Clips as :class:`stoa.data.clips.Clips` has them, one a question.
+
+    Args:
+        clips: that questions are about.
+        questions: to ask; those about no clip of these are left out, and counted.
+        answers: class by class, for a model that chooses one; none for a model that says its answer.
+
+    Attributes:
+        missing: questions whose clip is not there.
+
+    Raises:
+        ValueError: no question is about any of the clips.
+    """
+
+    def __init__(self, clips: Clips, questions: Sequence[QuestionRow], answers: Sequence[str] | None) -> None:
+        place = {clip: index for index, clip in enumerate(clips.ids())}
+        asked = [question for question in questions if question.clip in place]
+        if not asked:
+            first = f" (the first is about {questions[0].clip!r})" if questions else ""
+            raise ValueError(f"none of the {len(questions)} questions is about one of the {len(place)} clips{first}")
+        self.missing = len(questions) - len(asked)
+        self._clips = clips
+        self._sources = [place[question.clip] for question in asked]
+        classes = {} if answers is None else {answer: number for number, answer in enumerate(answers)}
+        self._prompts = [
+            Prompt(q.question, answer=q.answer if answers is None else "", target=classes.get(q.answer, -1))
+            for q in asked
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        questions = [(s, p.text, p.answer, p.target) for s, p in zip(self._sources, self._prompts, strict=True)]
+        return hashlib.sha256(repr((self._clips.fingerprint, questions)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def ids(self) -> list[str]:
+        """Ids of the clips, question by question."""
+        ids = self._clips.ids()
+        return [ids[source] for source in self._sources]
+
+    def row(self, index: int) -> ClipRow:
+        return self._clips.row(self._sources[index])
+
+    def where(self, index: int) -> str:
+        return self._clips.where(self._sources[index])
+
+    def read(self, index: int) -> EncodedClip:
+        return self._clips.read(self._sources[index])
+
+    def source(self, index: int) -> int:
+        return self._clips.source(self._sources[index])
+
+    def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
+        return (self._prompts[index],)
+
+    def used_token_ids(self) -> list[int]:
+        return used_token_ids(self._prompts)
+
+    def foreign_script_share(self) -> float:
+        return foreign_script_share(self._prompts)
+
+
+def answer_classes(questions: Iterable[QuestionRow], most: int | None = None) -> list[str]:
+    """The answers that occur, the most frequent first (equally frequent ones in the order of the alphabet)."""
+    counts = Counter(question.answer for question in questions)
+    return [answer for answer, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))][:most]

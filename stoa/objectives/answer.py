@@ -1,0 +1,39 @@
+"""Question answering as a choice among the answers of the training set (STOA-VLP, open-ended QA).
+
+Shape legend: B questions, A answers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from stoa.batch import VideoTextBatch
+from stoa.models.layers import at_least_fp32
+from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.gather import global_mean
+from stoa.objectives.masks import bidirectional_mask
+
+
+def answer_logits(
+    model: VideoLanguageModel, video: VideoFeatures, text: TextFeatures, text_mask_BL: torch.Tensor
+) -> torch.Tensor:
+    """Logits (B, A) of the answers, from ``v_o`` and ``t_o`` of clip and question."""
+    fused = model.fuse(video.tokens_BGd, text.tokens_BLd, bidirectional_mask(text_mask_BL, video.valid_BG))
+    return model.answer_head(model.joint_outputs(*fused, text_mask_BL))
+
+
+def answer_loss(
+    model: VideoLanguageModel, batch: VideoTextBatch, video: VideoFeatures, text: TextFeatures
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy over the answers; a question whose answer is none of them does not count.
+
+    Returns:
+        (loss, accuracy); averaged over ranks, each is the mean over all questions that count.
+    """
+    logits_BA = at_least_fp32(answer_logits(model, video, text, batch.text_mask_BL))
+    valid_B = batch.target_B >= 0
+    losses_B = F.cross_entropy(logits_BA, batch.target_B.where(valid_B, -100), ignore_index=-100, reduction="none")
+    correct_B = valid_B & (logits_BA.argmax(dim=1) == batch.target_B)
+    count = valid_B.sum()
+    return global_mean(losses_B.sum(), count), global_mean(correct_B.sum().to(losses_B.dtype), count).detach()

@@ -1,0 +1,22 @@
+"""Captions of videos by a trained model."""
+
+from __future__ import annotations
+
+import torch
+
+from stoa.models.incremental import PlmForm
+from stoa.tasks.generation import GenerationConfig, generate_captions
+from stoa.tasks.trained import TrainedModel
+from stoa.tasks.videos import VideoReader
+
+
+@torch.inference_mode()
+def caption_videos(
+    trained: TrainedModel, videos: VideoReader, config: GenerationConfig, form: PlmForm
+) -> dict[str, str]:
+    """A caption by the id of each readable clip."""
+    out: dict[str, str] = {}
+    for rows, batch in videos:
+        captions = generate_captions(trained.model, trained.model.encode_video(batch.to(trained.device)), config, form)
+        out |= {row.id: caption for row, caption in zip(rows, captions, strict=True)}
+    return out

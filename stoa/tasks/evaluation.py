@@ -1,0 +1,272 @@
+"""One evaluation: a task, a split, and how its videos are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from stoa.data.clips import Clips
+from stoa.data.decoding.cpu import CpuDecoder
+from stoa.data.ledger import Ledger
+from stoa.data.loader import open_clips
+from stoa.data.views import View
+from stoa.models.incremental import PlmForm
+from stoa.objectives.matching import NullToken
+from stoa.questions import QuestionRow, read_questions
+from stoa.tasks.answering import choose_answers, pick_options, say_answers
+from stoa.tasks.captioning import caption_videos
+from stoa.tasks.gallery import Gallery, encode_galleries
+from stoa.tasks.generation import GenerationConfig
+from stoa.tasks.matching import evaluate_matching
+from stoa.tasks.metrics.answers import answer_accuracy
+from stoa.tasks.metrics.captions import require_scorers, score_captions
+from stoa.tasks.metrics.ranking import chance_metrics
+from stoa.tasks.protocol import protocol_card
+from stoa.tasks.retrieval import RetrievalScores, evaluate_hard_set, retrieval_scores
+from stoa.tasks.trained import TrainedModel, untrained
+from stoa.tasks.videos import VideoReader
+
+Task = Literal["retrieval", "captioning", "answering", "multiple_choice"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to evaluate on.
+
+    Attributes:
+        manifest: a ``.jsonl`` or ``.csv`` file, or a store of ``stoa prepare``.
+        split: clips of it.
+        questions: a ``.jsonl`` file, or a folder with one a split, for ``answering`` and ``multiple_choice``.
+        question_types: questions of these types only; none is all.
+        hard: folder of hard-set manifests (``<kind>.jsonl``), for ``retrieval``.
+        top_k: candidates per query that the matching head re-ranks.
+        dual_softmax: report retrieval with a dual softmax as well.
+        baseline: evaluate the same architecture with random weights as well.
+        generation: the search for captions and for answers that are said.
+        decoder: of videos.
+        batch_size: videos encoded at once.
+        num_workers: loader processes; 0 decodes in this one.
+        view: what of a clip is seen; less than ``whole`` is a control.
+    """
+
+    manifest: str
+    split: str = "test"
+    questions: str | None = None
+    question_types: list[str] | None = None
+    hard: str | None = None
+    top_k: int = 32
+    dual_softmax: bool = False
+    baseline: bool = True
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    decoder: CpuDecoder = "auto"
+    batch_size: int = 16
+    num_workers: int = 0
+    view: View = "whole"
+
+    def __post_init__(self) -> None:
+        for name, least in (("top_k", 1), ("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+
+class Abilities(NamedTuple):
+    """What of a model's training its tasks depend on.
+
+    Attributes:
+        plm_form: where it has learned to predict the next word.
+        null_token: of its objectives.
+        answers: the classes of its answer head, if it has one.
+    """
+
+    plm_form: PlmForm
+    null_token: NullToken
+    answers: list[str] | None
+
+
+class Evaluation(NamedTuple):
+    """A report (JSON-able but for metrics, which have ``to_dict``), its headline, and what the model said.
+
+    Attributes:
+        report: numbers and protocol card.
+        headline: the number by which models are chosen, higher is better.
+        predictions: by clip or question, for tasks that have some.
+        scores: of retrieval, with its gallery.
+    """
+
+    report: dict[str, Any]
+    headline: float
+    predictions: dict[str, str] | None = None
+    scores: tuple[RetrievalScores, Gallery] | None = None
+
+
+def evaluate(task: Task, trained: TrainedModel, abilities: Abilities, config: EvaluationConfig) -> Evaluation:
+    """Evaluate a model on a task.
+
+    Raises:
+        ValueError: the manifest or the questions are wrong, none of the videos can be read, the model lacks what the
+            task needs, or captions cannot be scored here.
+    """
+    clips = open_split(config.manifest, config.split)
+    if task == "retrieval":
+        return _retrieval(trained, abilities, clips, config)
+    if task == "captioning":
+        return _captioning(trained, abilities, clips, config)
+    return _answering(task, trained, abilities, clips, config)
+
+
+def open_split(manifest: str, split: str | None) -> Clips:
+    """Clips of a split, or of all; rows without a caption are left out."""
+    return open_clips(manifest, split, Ledger(None))
+
+
+def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> VideoReader:
+    return VideoReader(
+        clips,
+        trained.model.config,
+        trained.side,
+        decoder=config.decoder,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        view=config.view,
+    )
+
+
+def _card(trained: TrainedModel, videos: VideoReader, config: EvaluationConfig, **facts: Any) -> dict[str, Any]:
+    seen = len(videos) - len(videos.unreadable)
+    counts = {"videos": f"{seen} of {len(videos)} readable", "decoder": config.decoder, "view": config.view}
+    return protocol_card(trained, videos.clips, config.manifest, config.split, **counts, **facts)
+
+
+def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig) -> Evaluation:
+    models = {"trained": trained} | ({"untrained": untrained(trained)} if config.baseline else {})
+    hard = sorted(Path(config.hard).glob("*.jsonl")) if config.hard is not None else []
+    if config.hard is not None and not hard:
+        raise ValueError(
+            f"--hard {config.hard} holds no .jsonl manifest; name the folder 'hard' of a Moving Shapes set"
+        )
+    videos = _reader(trained, clips, config)
+    galleries = dict(zip(models, encode_galleries(list(models.values()), videos), strict=True))
+    gallery = galleries["trained"]
+    scores = {
+        name: retrieval_scores(model, galleries[name], top_k=config.top_k, dual_softmax=config.dual_softmax)
+        for name, model in models.items()
+    }
+    metrics = {name: of_model.metrics(gallery.relevant_QV) for name, of_model in scores.items()}
+    report: dict[str, Any] = {
+        "retrieval": metrics,
+        "chance": {
+            "text-to-video": chance_metrics(gallery.relevant_QV),
+            "video-to-text": chance_metrics(gallery.relevant_QV.T),
+        },
+        "hard_sets": {},
+        "matches": {},
+        "unreadable": dict(videos.unreadable),
+    }
+    if trained.model.config.objects.num_trajectories:
+        report["matches"] = {
+            name: evaluate_matching(model, galleries[name], null_token=abilities.null_token)
+            for name, model in models.items()
+        }
+    for path in hard:
+        hard_videos = _reader(trained, open_split(str(path), None), config)
+        of_models = dict(zip(models, encode_galleries(list(models.values()), hard_videos), strict=True))
+        report["hard_sets"][path.stem] = {n: evaluate_hard_set(m, of_models[n]) for n, m in models.items()}
+        report["unreadable"] |= dict(hard_videos.unreadable)
+    report["protocol"] = _card(
+        trained,
+        videos,
+        config,
+        captions=len(gallery.video_of_text_Q),
+        **{"re-ranked candidates": min(config.top_k, len(gallery.ids))},
+    )
+    headline = metrics["trained"]["itc+vtm"]["text-to-video"].r1
+    return Evaluation(report, headline, scores=(scores["trained"], gallery))
+
+
+def _captioning(trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig) -> Evaluation:
+    require_scorers()
+    videos = _reader(trained, clips, config)
+    predictions = caption_videos(trained, videos, config.generation, abilities.plm_form)
+    card = _card(trained, videos, config, **_search(config.generation), metrics="pycocoevalcap, PTB tokenizer")
+    unreadable = dict(videos.unreadable)
+    report = {"captioning": _score_captions(predictions, clips, unreadable), "unreadable": unreadable, "protocol": card}
+    return Evaluation(report, report["captioning"].cider, predictions)
+
+
+def score_caption_file(predictions: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
+    """Score captions that were made elsewhere."""
+    clips = open_split(config.manifest, config.split)
+    return {"captioning": _score_captions(predictions, clips, {}), "unreadable": {}}
+
+
+def _score_captions(predictions: Mapping[str, str], clips: Clips, unreadable: Mapping[str, str]) -> Any:
+    rows = [clips.row(index) for index in range(len(clips))]
+    references = {row.id: [caption.text for caption in row.captions] for row in rows if row.id not in unreadable}
+    return score_captions(predictions, references)
+
+
+def _answering(
+    task: Task, trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig
+) -> Evaluation:
+    questions, absent = _questions(clips, config)
+    videos = _reader(trained, clips, config)
+    facts: dict[str, Any] = {}
+    if task == "multiple_choice":
+        picked = pick_options(trained, videos, questions)
+        facts["answers"] = f"picked from {len(questions[0].options)} options"
+    elif abilities.answers is not None:
+        picked = {"chosen": choose_answers(trained, videos, questions, abilities.answers)}
+        facts["answers"] = f"chosen among {len(abilities.answers)} of training; any other is wrong"
+    else:
+        picked = {"said": say_answers(trained, videos, questions, config.generation, abilities.plm_form)}
+        facts |= {"answers": "said, exact match", **_search(config.generation)}
+    unreadable = dict(videos.unreadable)
+    asked = [question for question in questions if question.clip not in unreadable]
+    accuracies = {method: answer_accuracy(answers, asked) for method, answers in picked.items()}
+    facts["questions"] = f"{len(asked)} of {len(questions) + absent} with a readable video"
+    report = {task: accuracies, "unreadable": unreadable, "protocol": _card(trained, videos, config, **facts)}
+    first = next(iter(picked))
+    return Evaluation(report, accuracies[first].accuracy, picked[first])
+
+
+def score_answer_file(predictions: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
+    """Score answers that were made elsewhere."""
+    questions, _ = _questions(open_split(config.manifest, config.split), config)
+    return {"answering": {"given": answer_accuracy(predictions, questions)}, "unreadable": {}}
+
+
+def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow], int]:
+    """Questions about the clips, and how many more are about clips that are not there."""
+    if config.questions is None:
+        raise ValueError("--questions is missing; pass the .jsonl file with the questions")
+    return questions_of_split(config.questions, clips, config.split, config.question_types)
+
+
+def questions_of_split(
+    path: str, clips: Clips, split: str, types: Sequence[str] | None = None
+) -> tuple[list[QuestionRow], int]:
+    """Questions of a split, told by the question or else by its clip, and how many of them lack their clip.
+
+    Raises:
+        ValueError: no question is left; the message names the clips, types or splits that there are.
+    """
+    here = set(clips.ids())
+    rows = list(read_questions(Path(path) / f"{split}.jsonl" if Path(path).is_dir() else path))
+    of_split = [row for row in rows if row.split == split or (row.split is None and row.clip in here)]
+    wanted = [row for row in of_split if types is None or row.type in types]
+    asked = [row for row in wanted if row.clip in here]
+    if not asked:
+        if wanted:
+            why = f"none of the {len(wanted)} is about a clip of it (the first is about {wanted[0].clip!r})"
+        elif of_split:
+            why = f"none has a type of {list(types or ())} (types found: {sorted({row.type for row in of_split})})"
+        else:
+            why = f"none is of it (splits found: {sorted({row.split or 'that of the clip' for row in rows})})"
+        raise ValueError(f"questions {path} hold nothing to ask of split {split!r}: {why}")
+    return asked, len(wanted) - len(asked)
+
+
+def _search(config: GenerationConfig) -> dict[str, Any]:
+    return {"beams": config.beams, "length penalty": config.length_penalty}

@@ -1,0 +1,140 @@
+"""A trained model as files that need neither its run nor DeepSpeed: weights with a configuration, and the towers as
+graphs.
+
+Shape legend: B clips or texts, T frames, S side of a frame, L text tokens, d joint width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+from stoa.data.text import tokenizer
+from stoa.files import fsync, sha256, write_whole
+from stoa.models.clip import Clip, architecture, image_side
+from stoa.models.video_language import ModelConfig, VideoLanguageModel, select_rows
+from stoa.models.weights import load_strictly
+from stoa.tasks.evaluation import Abilities
+from stoa.tasks.trained import TrainedModel, require_architecture
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def export_model(trained: TrainedModel, abilities: Abilities, folder: Path) -> None:
+    """Write ``model.safetensors`` and ``config.json``, from which :func:`load_exported` makes the model again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{WEIGHTS}.tmp"
+    save_file({name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}, temporary)
+    fsync(temporary)
+    temporary.replace(folder / WEIGHTS)
+    config, head = trained.model.config, trained.model.lm_head
+    facts = {
+        "version": FORMAT_VERSION,
+        "model": dataclasses.asdict(config),
+        "architecture": architecture(config.backbone),
+        "used_token_ids": None if head.used_ids is None else head.used_ids.tolist(),
+        "abilities": abilities._asdict(),
+        "weights_sha256": sha256(folder / WEIGHTS),
+        "origin": trained.origin,
+    }
+    write_whole(folder / CONFIG, json.dumps(facts, indent=2) + "\n")
+
+
+def is_exported(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def load_exported(
+    folder: Path, device: torch.device, model_config: Callable[[dict[str, Any]], ModelConfig]
+) -> tuple[TrainedModel, Abilities]:
+    """The model that :func:`export_model` has written, loaded strictly.
+
+    Args:
+        folder: with the two files.
+        device: where to put it.
+        model_config: makes a configuration of what ``config.json`` says.
+
+    Raises:
+        ValueError: a file is missing or damaged, of another version, or the weights do not fit.
+    """
+    facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if facts.get("version") != FORMAT_VERSION:
+        raise ValueError(f"{folder / CONFIG} has version {facts.get('version')!r}; this reads {FORMAT_VERSION}")
+    weights = folder / WEIGHTS
+    if not weights.is_file() or sha256(weights) != facts["weights_sha256"]:
+        raise ValueError(f"{weights} is missing or not the file that {CONFIG} was written for; export it again")
+    config = model_config(facts["model"])
+    require_architecture(config.backbone, facts["architecture"], str(folder))
+    model = VideoLanguageModel(config, used_token_ids=facts["used_token_ids"])
+    load_strictly(model, load_file(weights), str(folder))
+    trained = TrainedModel(model.to(device).eval(), device, image_side(config.backbone), facts["origin"])
+    return trained, Abilities(**facts["abilities"])
+
+
+class VideoEncoder(nn.Module):
+    """uint8 frames (B, T, 3, S, S) -> unit vectors (B, d): the mean of the frames' [CLS]."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
+        frames_BTd, _ = self.clip.encode_frames(frames_BTCHW)
+        return F.normalize(frames_BTd.mean(dim=1), dim=-1)
+
+
+class TextEncoder(nn.Module):
+    """Token ids (B, L), padded behind the end token -> unit vectors (B, d)."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__()
+        self.clip = clip
+        self.end = tokenizer().eot_token_id
+
+    def forward(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        text_BLd = self.clip.encode_text(self.clip.token_embedding(tokens_BL))
+        return F.normalize(select_rows(text_BLd, (tokens_BL == self.end).int().argmax(dim=1)), dim=-1)
+
+
+def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> list[Path]:
+    """Write both towers as programs of ``torch.export`` (``.pt2``) and, if wanted, as ONNX. The batch may be of any
+    size; text is padded to the model's ``max_tokens``. Cosines between the outputs are the scores called ``itc``.
+
+    Returns:
+        the files.
+
+    Raises:
+        ValueError: ONNX is wanted and its packages are not there.
+    """
+    if onnx and importlib.util.find_spec("onnxscript") is None:
+        raise ValueError("ONNX needs two more packages: pip install 'stoa[onnx]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    config, clip = trained.model.config, trained.model.clip
+    frames = torch.zeros(2, config.num_frames, 3, trained.side, trained.side, dtype=torch.uint8)
+    tokens = torch.zeros(2, config.max_tokens, dtype=torch.int64)
+    written = []
+    encoders: list[tuple[str, nn.Module, torch.Tensor]] = [
+        ("video_encoder", VideoEncoder(clip), frames),
+        ("text_encoder", TextEncoder(clip), tokens),
+    ]
+    for name, encoder, example in encoders:
+        batch = torch.export.Dim("batch", min=1, max=65_536)
+        program = torch.export.export(encoder.eval(), (example.to(trained.device),), dynamic_shapes=({0: batch},))
+        torch.export.save(program, folder / f"{name}.pt2")
+        written.append(folder / f"{name}.pt2")
+        if onnx:
+            torch.onnx.export(
+                program, (), folder / f"{name}.onnx", input_names=["input"], output_names=["vectors"], verbose=False
+            )
+            written.append(folder / f"{name}.onnx")
+    return written

@@ -1,0 +1,192 @@
+"""From a pre-trained model to one that is good at a task, chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from stoa.data.clips import Clips
+from stoa.data.ledger import Ledger
+from stoa.data.loader import DataConfig, open_clips
+from stoa.data.question_clips import QuestionClips, answer_classes
+from stoa.models.clip import image_side
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.models.weights import load_pretrained
+from stoa.objectives.gather import rank
+from stoa.objectives.total import ObjectivesConfig
+from stoa.tasks.evaluation import Abilities, EvaluationConfig, Task, evaluate, questions_of_split
+from stoa.tasks.generation import GenerationConfig
+from stoa.tasks.metrics.captions import require_scorers
+from stoa.tasks.trained import TrainedModel
+from stoa.training import checkpoint
+from stoa.training.run import Process, join, train
+from stoa.training.trainer import TrainingConfig
+
+if TYPE_CHECKING:
+    from stoa.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """How weights are chosen: by the task's headline number on a split that is neither trained nor tested on.
+
+    Attributes:
+        split: of the manifest.
+        top_k, generation, batch_size: see :class:`stoa.tasks.evaluation.EvaluationConfig`.
+    """
+
+    split: str = "val"
+    top_k: int = 32
+    generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(beams=1))
+    batch_size: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """A fine-tuning.
+
+    Attributes:
+        run: output_dir or checkpoint of the run to start from. Its model is taken over; it may have been trained with
+            other objectives and on other data.
+        task: what for. ``multiple_choice`` is trained as ``retrieval`` is.
+        data: to train on.
+        questions: a ``.jsonl`` file, or a folder with one a split, for ``answering``.
+        max_answers: with ``objectives.answer``, choose among so many, the most frequent of training; none is all.
+        max_tokens: text length; none is that of ``run``. May be longer, as for paragraphs.
+        epochs: passes over the clips or questions; none leaves it to ``training.max_steps``.
+        objectives: ``answering`` chooses with ``answer`` and says its answers with ``plm``.
+        training: how.
+        validation: how weights are chosen.
+    """
+
+    run: str
+    task: Task
+    data: DataConfig = field(default_factory=DataConfig)
+    questions: str | None = None
+    max_answers: int | None = None
+    max_tokens: int | None = None
+    epochs: float | None = 5
+    objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.manifest is None:
+            raise ValueError("--data.manifest is missing; fine-tuning needs data of its own")
+        if (self.task == "answering") != (self.questions is not None):
+            raise ValueError(
+                f"--questions is {self.questions} and --task {self.task}; answering needs one, others none"
+            )
+        if self.epochs is not None and not self.epochs > 0:
+            raise ValueError(f"--epochs is {self.epochs}; expected more than 0, or null for training.max_steps")
+        if self.data.split == self.validation.split:
+            raise ValueError(
+                f"--validation.split is {self.validation.split!r}, which is trained on; name another split"
+            )
+        said, chosen = self.objectives.plm > 0, self.objectives.answer > 0
+        if self.task == "answering" and said == chosen:
+            raise ValueError(
+                f"--objectives.answer is {self.objectives.answer} and --objectives.plm {self.objectives.plm}; this "
+                "task takes one: answer chooses among the answers of training, plm says them"
+            )
+
+
+def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deepspeed_config: str) -> None:
+    """Fine-tune on this rank.
+
+    Args:
+        config: what.
+        pretrained: the configuration of the checkpoint to start from.
+        from_folder: that checkpoint, as :func:`stoa.training.checkpoint.find` gives it.
+        deepspeed_config: path of DeepSpeed's JSON.
+
+    Raises:
+        ValueError: whatever of this is wrong, in one line.
+    """
+    assert config.data.manifest is not None
+    # What validation lacks is told before an hour's work.
+    open_clips(config.data.manifest, config.validation.split, Ledger(None))
+    if config.task == "captioning":
+        require_scorers()
+    process = join(config.training, deepspeed_config)
+    run = checkpoint.read_run(from_folder)
+    clips, answers = _open(config, process)
+    used = None
+    if pretrained.model.lm_vocab == "used":
+        used = sorted({*run["used_token_ids"], *clips.used_token_ids()})
+    weights, weights_sha256 = checkpoint.read_weights(from_folder)
+    model_config = replace(
+        pretrained.model,
+        max_tokens=config.max_tokens or pretrained.model.max_tokens,
+        num_answers=len(answers or ()),
+    )
+    model = VideoLanguageModel(model_config, used_token_ids=used)
+    load_pretrained(model, weights, run["used_token_ids"], str(from_folder))
+    process.console.say(f"{config.task}: starts from {from_folder}, step {run['step']}")
+    objectives = replace(config.objectives, plm_form=pretrained.objectives.plm_form)
+    stored = replace(pretrained, data=config.data, model=model_config, objectives=objectives, training=config.training)
+    facts = {
+        "used_token_ids": used,
+        "task": config.task,
+        "answers": answers,
+        "pretrained": {"checkpoint": str(from_folder), "step": run["step"], "weights sha256": weights_sha256},
+    }
+    abilities = Abilities(stored.objectives.plm_form, stored.objectives.null_token, answers)
+    score = _validation(config, abilities, model_config, process)
+    train(process, stored, model, clips, facts=facts, epochs=config.epochs, validate=score)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | None]:
+    """What to train on, and the answers to choose from."""
+    assert config.data.manifest is not None
+    ledger = process.ledger if rank() == 0 else Ledger(None)
+    clips = open_clips(config.data.manifest, config.data.split, ledger)
+    if config.questions is None:
+        return clips, None
+    questions, absent = questions_of_split(config.questions, clips, config.data.split)
+    answers = answer_classes(questions, config.max_answers) if config.objectives.answer else None
+    process.console.say(
+        f"{len(questions):,} of {len(questions) + absent:,} questions have their clip"
+        + ("" if answers is None else f"; {len(answers):,} answers to choose from")
+    )
+    return QuestionClips(clips, questions, answers), answers
+
+
+def _validation(
+    config: FinetuneConfig, abilities: Abilities, model_config: ModelConfig, process: Process
+) -> Callable[[VideoLanguageModel], float]:
+    """The task's headline on the validation split, computed on the first rank."""
+    data = config.data
+    assert data.manifest is not None
+    evaluation = EvaluationConfig(
+        manifest=data.manifest,
+        split=config.validation.split,
+        questions=config.questions,
+        top_k=config.validation.top_k,
+        baseline=False,
+        generation=config.validation.generation,
+        decoder="auto" if data.decoder == "dali" else data.decoder,
+        batch_size=config.validation.batch_size,
+        num_workers=data.num_workers,
+        view=data.view,
+    )
+    task: Task = "retrieval" if config.task == "multiple_choice" else config.task
+    side = image_side(model_config.backbone)
+
+    def score(model: VideoLanguageModel) -> float:
+        value = [0.0]
+        if rank() == 0:
+            trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
+            with torch.no_grad():
+                value = [evaluate(task, trained, abilities, evaluation).headline]
+        dist.broadcast_object_list(value)
+        return float(value[0])
+
+    return score

