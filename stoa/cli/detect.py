@@ -21,5 +21,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     settings = {field.name: args[field.name] for field in fields(DetectorConfig) if field.name != "filter"}
-    config = DetectorConfig(**settings, filter=FilterConfig(**args.filter.as_dict()))
+    config = DetectorConfig(**settings, filter=args.filter)
     detect_manifest(config, args.manifest, args.out, split=args.split)

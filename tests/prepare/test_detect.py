@@ -10,7 +10,7 @@ import torch
 import torchvision
 from factories import gray_frames, write_video
 
-from stoa.cli import detect
+from stoa.cli import main
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, read_manifest, write_manifest
 from stoa.prepare.detections import FilterConfig
@@ -61,12 +61,10 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def command(manifest: Path, out: Path, weights: Path, *more: str) -> None:
-    parser = detect.ArgumentParser(exit_on_error=False)
-    detect.add_arguments(parser)
     options = {"model": MODEL, "weights": weights, "labels": weights.parent / "names.json", "device": "cpu"}
     sizes = {"num_frames": 2, "min_size": 64, "max_size": 96, "filter.max_boxes": 3}
     given = [f"--{name}={value}" for name, value in {**options, **sizes}.items()]
-    detect.run(parser.parse_args([str(manifest), f"--out={out}", *given, *more]))
+    assert main(["detect", str(manifest), f"--out={out}", *given, *more]) == 0
 
 
 def test_the_command(manifest, weights, tmp_path, capsys):
