@@ -5,6 +5,7 @@ Numbers come with chance or an untrained model beside them, and with a card that
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -32,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    config = EvaluationConfig(**{name: getattr(args, name) for name in EvaluationConfig.__dataclass_fields__})
+    config = EvaluationConfig(**{field.name: args[field.name] for field in fields(EvaluationConfig)})
     if args.predictions is not None:
         _score(args, config)
         return

@@ -5,6 +5,8 @@ On several GPUs: deepspeed --module stoa.cli finetune ...
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.config import from_dict
@@ -19,8 +21,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(FinetuneConfig, None)
 
 
+def config_of(args: Namespace) -> FinetuneConfig:
+    return FinetuneConfig(**{field.name: args[field.name] for field in fields(FinetuneConfig)})
+
+
 def run(args: Namespace) -> None:
-    config = FinetuneConfig(**{name: getattr(args, name) for name in FinetuneConfig.__dataclass_fields__})
+    config = config_of(args)
     folder = checkpoint.find(config.run)
     pretrained = from_dict(checkpoint.read_run(folder)["config"])
     finetune(config, pretrained, folder, args.deepspeed_config)

@@ -43,6 +43,8 @@ class DataConfig:
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
         view: what of a clip is seen; less than ``whole`` is a control.
+        together: consecutive clips of the manifest that are always in one batch: siblings, of which one is the other's
+            hard negative.
     """
 
     manifest: str | None = None
@@ -52,12 +54,15 @@ class DataConfig:
     num_workers: int = 2
     cache_gib: float = 0.0
     view: View = "whole"
+    together: int = 1
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
         if not self.decode_timeout_seconds >= 0:
             raise ValueError(f"data.decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
+        if self.together < 1:
+            raise ValueError(f"data.together is {self.together}; expected at least 1")
         if not self.cache_gib >= 0:
             raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
 

@@ -29,7 +29,7 @@ class SampleKey(NamedTuple):
 
 
 class GlobalBatchSampler:
-    """Endless batches of this rank. The last, incomplete batch of an epoch is left out.
+    """Endless batches of this rank. The last, incomplete batch (and group) of an epoch is left out.
 
     Args:
         num_samples: clips in the manifest.
@@ -37,15 +37,29 @@ class GlobalBatchSampler:
         rank, world: this process among all.
         seed: of the run.
         fingerprint: of the clips and captions; a saved position holds for the same ones only.
+        together: consecutive clips of the manifest that are always in one batch, side by side.
 
     Raises:
-        ValueError: there are fewer clips than one global batch.
+        ValueError: there are fewer clips than one global batch, or a batch does not hold whole groups.
     """
 
     def __init__(
-        self, num_samples: int, micro_batch: int, *, rank: int, world: int, seed: int, fingerprint: str = ""
+        self,
+        num_samples: int,
+        micro_batch: int,
+        *,
+        rank: int,
+        world: int,
+        seed: int,
+        fingerprint: str = "",
+        together: int = 1,
     ) -> None:
         self.global_batch = micro_batch * world
+        if micro_batch % together:
+            raise ValueError(
+                f"data.together is {together}, of which train_micro_batch_size_per_gpu {micro_batch} in the DeepSpeed "
+                "config is no multiple; change one of them"
+            )
         if num_samples < self.global_batch:
             raise ValueError(
                 f"the manifest has {num_samples} usable training clips, fewer than one global batch of "
@@ -55,7 +69,8 @@ class GlobalBatchSampler:
         self.num_samples = num_samples
         self.micro_batch = micro_batch
         self.rank, self.world, self.seed = rank, world, seed
-        self.batches_per_epoch = num_samples // self.global_batch
+        self.together = together
+        self.batches_per_epoch = num_samples // together * together // self.global_batch
         self.fingerprint = fingerprint
         self.next_batch = 0
 
@@ -65,7 +80,7 @@ class GlobalBatchSampler:
         batch = self.next_batch
         while True:
             epoch, first = divmod(batch, self.batches_per_epoch)
-            order = permutation(self.num_samples, self.seed, epoch)
+            order = permutation(self.num_samples, self.seed, epoch, self.together)
             for index in range(first, self.batches_per_epoch):
                 start = self.rank * self.micro_batch
                 indices = order[index * self.global_batch + start :][: self.micro_batch]
@@ -73,7 +88,7 @@ class GlobalBatchSampler:
                 batch += 1
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("next_batch", "num_samples", "global_batch", "world", "seed", "fingerprint")
+        names = ("next_batch", "num_samples", "global_batch", "world", "seed", "fingerprint", "together")
         return {"version": STATE_VERSION, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,6 +107,7 @@ class GlobalBatchSampler:
         self.next_batch = int(state["next_batch"])
 
 
-def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of the clips in an epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_samples)
+def permutation(num_samples: int, seed: int, epoch: int, together: int = 1) -> np.ndarray:
+    """Order of the clips in an epoch, groups of so many consecutive ones staying whole."""
+    groups = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_samples // together)
+    return (groups[:, None] * together + np.arange(together)).reshape(-1)

@@ -30,6 +30,8 @@ class ObjectivesConfig:
     Attributes:
         vtc, vtm, mlm, plm, ota, asp: of pre-training.
         answer: the choice of an answer, of question answering alone.
+        vtm_hardness, vtm_ramp_steps: VTM draws negatives from softmax(hardness * scores); the hardness grows from 0
+            (any other clip) to this over so many steps.
         plm_form, plm_prefix: see :func:`stoa.objectives.plm.plm_loss`.
         align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
@@ -44,6 +46,8 @@ class ObjectivesConfig:
     ota: float = 1.0
     asp: float = 1.0
     answer: float = 0.0
+    vtm_hardness: float = 1.0
+    vtm_ramp_steps: int = 0
     plm_form: PlmForm = "one_pass"
     plm_prefix: Prefix = "random"
     align_loss: AlignLoss = "mse"
@@ -54,6 +58,9 @@ class ObjectivesConfig:
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ValueError(f"objectives.{name} is {weight}; a weight is >= 0 (0 leaves it out)")
+        for name in ("vtm_hardness", "vtm_ramp_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"objectives.{name} is {getattr(self, name)}; expected 0 or more")
         if not any(self.weights.values()):
             raise ValueError("all weights under objectives are 0; give at least one a positive weight")
 
@@ -117,7 +124,12 @@ class TrainingObjective(nn.Module):
             losses["vtc"] = vtc_loss(scores)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
         if config.vtm:
-            losses["vtm"], extras["vtm_accuracy"] = vtm_loss(model, batch, video, text, scores, **draws)
+            hardness = config.vtm_hardness
+            if step < config.vtm_ramp_steps:
+                hardness *= step / config.vtm_ramp_steps
+            losses["vtm"], extras["vtm_accuracy"] = vtm_loss(
+                model, batch, video, text, scores, hardness=hardness, **draws
+            )
         if config.mlm or config.plm:
             table_Vw = model.language_table()
         if config.mlm:

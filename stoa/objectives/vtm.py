@@ -39,10 +39,14 @@ def vtm_loss(
     text: TextFeatures,
     scores: Similarities,
     *,
+    hardness: float = 1.0,
     seed: int,
     step: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of matched / unmatched over 3B pairs: (v, t), (hard v, t), (v, hard t).
+
+    Args:
+        hardness: negatives are drawn from softmax(hardness * scores): 1 is the paper's, 0 draws all alike.
 
     Returns:
         (loss, accuracy); averaged over ranks, each is the mean over all pairs.
@@ -50,10 +54,10 @@ def vtm_loss(
     columns_A = torch.arange(scores.same_BA.shape[1], device=scores.same_BA.device)
     rows_B1 = batch.position_B[:, None]
     hard_video_B, usable_B = draw_negatives(
-        scores.text_to_video_BA, scores.same_BA, uniform(seed, step, Stream.VTM_VIDEO, rows_B1, columns_A)
+        hardness * scores.text_to_video_BA, scores.same_BA, uniform(seed, step, Stream.VTM_VIDEO, rows_B1, columns_A)
     )
     hard_text_B, _ = draw_negatives(
-        scores.video_to_text_BA, scores.same_BA, uniform(seed, step, Stream.VTM_TEXT, rows_B1, columns_A)
+        hardness * scores.video_to_text_BA, scores.same_BA, uniform(seed, step, Stream.VTM_TEXT, rows_B1, columns_A)
     )
     video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
     video_valid_AG = gather_rows_no_grad(video.valid_BG)

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from stoa.synthetic.noise import detect
 from stoa.synthetic.questions import Question, ask, balance
 from stoa.synthetic.render import encode, render
 from stoa.synthetic.scene import SHAPES, Pool, Scene, Story, count_stories, sample_scene, sample_story
+from stoa.synthetic.siblings import sample_sibling
 
 GENERATOR_VERSION = 2
 """Raised whenever the same configuration would give another data set."""
@@ -52,6 +53,8 @@ class SynthConfig:
         seconds: length of a clip.
         fps: frames per second.
         seed: start of all random draws.
+        siblings: training clips in a row that show the same objects in the same layout and differ in who does what, in
+            the same words: 1 (none), 2 or 4.
     """
 
     num_train: int = 4000
@@ -62,11 +65,16 @@ class SynthConfig:
     seconds: float = 2.0
     fps: int = 8
     seed: int = 0
+    siblings: int = 1
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_val", "num_test", "num_galleries", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; pass 0 or more")
+        if self.siblings not in (1, 2, 4) or self.num_train % self.siblings:
+            raise ValueError(
+                f"siblings is {self.siblings}; pass 1, 2 or 4, of which num_train {self.num_train} is a multiple"
+            )
         if self.size < 32:
             raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
         if self.size % 2:
@@ -216,23 +224,52 @@ def _batches(config: SynthConfig) -> Iterator[Batch]:
 
 def _attempts(config: SynthConfig, split: str) -> Iterator[int]:
     """Per clip how often to draw again until no earlier clip of the split has a caption of the same meaning."""
-    taken = set()
-    for index in range(config.num_clips(split)):
+    taken = set[frozenset[tuple[str, ...]]]()
+    size = _family_size(config, split)
+    for first in range(0, config.num_clips(split), size):
         attempt = 0
-        while (meaning := _split_clip(config, split, index, attempt).story.meaning) in taken:
+        while True:
+            meanings = {clip.story.meaning for clip, _ in _family(config, split, first, attempt)}
+            if len(meanings) == size and not meanings & taken:
+                break
             attempt += 1
-        taken.add(meaning)
-        yield attempt
+        taken |= meanings
+        yield from [attempt] * size
 
 
 def _rng(config: SynthConfig, group: str, index: int, attempt: int = 0) -> np.random.Generator:
     return np.random.default_rng((config.seed, _STREAMS[group], index, attempt))
 
 
-def _split_clip(config: SynthConfig, split: str, index: int, attempt: int) -> Clip:
-    rng = _rng(config, split, index, attempt)
-    story = sample_story(rng, SPLITS[split])
-    return Clip(f"{split}_{index:06d}", story, describe(story, sample_wording(rng)), rng)
+def _family_size(config: SynthConfig, split: str) -> int:
+    return config.siblings if split == "train" else 1
+
+
+def _family(config: SynthConfig, split: str, first: int, attempt: int) -> list[tuple[Clip, Scene | None]]:
+    """A clip and its siblings; of a clip without any the scene is yet to be drawn. Some may be missing."""
+    rng = _rng(config, split, first, attempt)
+    story, size = sample_story(rng, SPLITS[split]), _family_size(config, split)
+    wording = sample_wording(rng)
+    if size == 1:
+        return [(Clip(_id(split, first), story, describe(story, wording), rng), None)]
+    scene = sample_scene(rng, story)
+    others = [sample_sibling(rng, story, SPLITS[split]) for _ in range(size - 1)]
+    family: list[tuple[Clip, Scene | None]] = []
+    for member, told in enumerate((story, *others)):
+        if told is not None and replace(scene, story=told).stays_inside:
+            own = _rng(config, split, first + member, attempt)
+            clip = Clip(_id(split, first + member), told, describe(told, wording), own)
+            family.append((clip, replace(scene, story=told)))
+    return family
+
+
+def _split_clip(config: SynthConfig, split: str, index: int, attempt: int) -> tuple[Clip, Scene | None]:
+    size = _family_size(config, split)
+    return _family(config, split, index - index % size, attempt)[index % size]
+
+
+def _id(split: str, index: int) -> str:
+    return f"{split}_{index:06d}"
 
 
 def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
@@ -244,8 +281,9 @@ def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
                 lines.append(_make_clip(config, out, batch.group, clip, scene) | extra)
     else:
         for index, attempt in zip(indices, batch.attempts, strict=True):
-            clip = _split_clip(config, batch.group, index, attempt)
-            lines.append(_make_clip(config, out, batch.group, clip, sample_scene(clip.rng, clip.story)))
+            clip, drawn = _split_clip(config, batch.group, index, attempt)
+            scene = drawn or sample_scene(clip.rng, clip.story)
+            lines.append(_make_clip(config, out, batch.group, clip, scene))
     _write_jsonl(out / batch.part, lines)
 
 
@@ -308,7 +346,7 @@ def _finish(config: SynthConfig, out: Path, batches: list[Batch]) -> None:
         of_split = [batch for batch in batches if batch.group == split]
         for batch in of_split:
             for index, attempt in enumerate(batch.attempts, start=batch.first):
-                clip = _split_clip(config, split, index, attempt)
+                clip, _ = _split_clip(config, split, index, attempt)
                 rows.append(_row(split, clip, split))
                 questions.extend(ask(clip.id, clip.story))
         kept = balance(_rng(config, split, 0, attempt=1), questions)

@@ -121,6 +121,7 @@ def train(
         world=world_size(),
         seed=config.training.seed,
         fingerprint=clips.fingerprint,
+        together=config.data.together,
     )
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), process.deepspeed_config)
     training, every = config.training, config.training.save_every

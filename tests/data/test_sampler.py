@@ -31,6 +31,24 @@ def test_an_epoch_shows_every_clip_at_most_once(n, seed):
     assert [p for _, _, p in epoch[0]] == [0, 1, 2, 3]
 
 
+@given(n=st.integers(12, 60), seed=st.integers(0, 1000), together=st.sampled_from([2, 4]))
+def test_groups_stay_whole(n, seed, together):
+    sampler = GlobalBatchSampler(n, 12, rank=0, world=1, seed=seed, together=together)
+    for batch in take(sampler, 5):
+        clips = [index for index, _, _ in batch]
+        for start in range(0, 12, together):
+            assert clips[start] % together == 0
+            assert clips[start : start + together] == list(range(clips[start], clips[start] + together))
+    epoch = take(sampler, sampler.batches_per_epoch)
+    seen = [index for batch in epoch for index, _, _ in batch]
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_batch_of_broken_groups_is_refused():
+    with pytest.raises(ValueError, match=r"data.together is 4, of which train_micro_batch_size_per_gpu 6"):
+        GlobalBatchSampler(60, 6, rank=0, world=1, seed=0, together=4)
+
+
 def test_epochs_and_seeds_differ():
     a = take(GlobalBatchSampler(64, 32, rank=0, world=1, seed=1), 4)
     b = take(GlobalBatchSampler(64, 32, rank=0, world=1, seed=2), 2)

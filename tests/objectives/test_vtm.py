@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.objectives.vtc import similarities
 from stoa.objectives.vtm import draw_negatives, vtm_loss
 
@@ -88,3 +89,25 @@ def test_padding_changes_nothing():
     a = run(batch, model)[-1][0]
     b = run(dataclasses.replace(batch, tokens_BL=padding), model)[-1][0]
     assert torch.equal(a, b)
+
+
+def test_hardness_grows_to_what_negatives_are_drawn_from(monkeypatch):
+    drawn_from = []
+
+    def record(scores_BA, same_BA, uniform_BA):
+        drawn_from.append(scores_BA)
+        return draw_negatives(scores_BA, same_BA, uniform_BA)
+
+    monkeypatch.setattr("stoa.objectives.vtm.draw_negatives", record)
+    none = dict.fromkeys(("vtc", "mlm", "plm", "ota", "asp"), 0.0)
+    objective = TrainingObjective(
+        tiny_model(), ObjectivesConfig(**none, vtm_hardness=0.5, vtm_ramp_steps=4), seed=0
+    ).eval()
+    batch = random_batch(4)
+    *_, scores, _ = run(batch, objective.model)
+    drawn_from.clear()
+    for step, hardness in ((0, 0.0), (1, 0.125), (3, 0.375), (4, 0.5), (9, 0.5)):
+        objective(batch, step)
+        by_text, by_video = drawn_from[-2:]
+        torch.testing.assert_close(by_text, hardness * scores.text_to_video_BA)
+        torch.testing.assert_close(by_video, hardness * scores.video_to_text_BA)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from factories import END, START, random_batch
+from jsonargparse import ArgumentParser
 
+from stoa.cli import finetune
 from stoa.config import parse_run
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
@@ -71,3 +73,23 @@ def test_three_steps(name):
     moved = {name for name, p in objective.named_parameters() if not torch.equal(p, before[name])}
     for part, on in (("objects", config.model.objects.num_trajectories), ("actions", config.model.actions.num_tokens)):
         assert any(f"model.{part}." in name for name in moved) == bool(on)
+
+
+FINETUNE = sorted((RECIPES / "finetune").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", FINETUNE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_fine_tuning_recipe_is_valid(recipe):
+    parser = ArgumentParser(exit_on_error=False)
+    finetune.add_arguments(parser)
+    values = parser.instantiate(parser.parse_args(["--recipe", str(recipe), "--run", "x", "--deepspeed_config", "x"]))
+    weights = values.objectives.weights
+    expected = {
+        "retrieval": {"vtc", "vtm"},
+        "multiple_choice": {"vtc", "vtm"},
+        "captioning": {"plm"},
+        "answering": {"plm"} if recipe.stem.endswith("_said") else {"answer"},
+    }
+    assert {name for name, weight in weights.items() if weight} == expected[values.task]
+    assert (values.objectives.plm_prefix == "start") == (values.task == "captioning")
+    finetune.config_of(values)  # what one value has to do with another
