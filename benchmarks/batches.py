@@ -35,5 +35,7 @@ def full_batch(model: ModelConfig, size: int, device: torch.device) -> VideoText
         clip_keys_B=torch.arange(size),
         caption_keys_B=torch.arange(size) + size,
         position_B=torch.arange(size),
+        prefix_B=torch.zeros(size, dtype=torch.int64),
+        target_B=torch.full((size,), -1),
     )
     return batch.to(device)
