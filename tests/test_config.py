@@ -10,7 +10,7 @@ from stoa.objectives.total import LOSSES
 from stoa.training.engine import fit_precision, read_config
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if "finetune" not in path.parts)
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if not {"finetune", "ablation"} & {*path.parts})
 DEFAULT = ROOT / "recipes" / "stoa.yaml"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 COMMANDS = {
+    "ablate": "stoa.cli.ablate",
     "curves": "stoa.cli.curves",
     "data check": "stoa.cli.data_check",
     "detect": "stoa.cli.detect",

@@ -15,7 +15,11 @@ from stoa.training.optim import build_optimizer, set_learning_rates
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released")
-ALL = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.rglob("*.yaml") if "finetune" not in path.parts)
+ALL = sorted(
+    path.relative_to(RECIPES).as_posix()
+    for path in RECIPES.rglob("*.yaml")
+    if not {"finetune", "ablation"} & {*path.parts}
+)
 TINY = (
     *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--model.num_frames", "3"),
     *("--model.max_tokens", "12"),

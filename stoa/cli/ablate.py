@@ -1,0 +1,28 @@
+"""Runs that differ in a few values, as a plan lists them, and tables of their results. Call again to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from stoa.tasks.ablation import format_tables, read_plan, run_plan, tabulate
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("plan", type=str, help="YAML file, see recipes/ablation")
+    parser.add_argument("--list", type=bool, default=False, help="only say what is finished and what would be run")
+    parser.add_argument("--tables", type=bool, default=False, help="only print the tables of what is finished")
+
+
+def run(args: Namespace) -> None:
+    plan = read_plan(Path(args.plan))
+    if args.list:
+        for cell in plan.cells:
+            print(f"{'finished' if plan.result(cell).is_file() else 'open':10}{cell.name}")
+            for command in cell.commands:
+                print(f"{'':12}{command}")
+        return
+    if not args.tables:
+        run_plan(plan, say=lambda line: print(line, flush=True))
+    print(format_tables(tabulate(plan)))

@@ -1,0 +1,118 @@
+"""Plans of many runs: what is run, what is not run again, and the tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stoa.cli import main
+from stoa.tasks.ablation import _row_of, format_tables, read_plan, run_plan, tabulate
+
+ROOT = Path(__file__).parent.parent.parent
+PLAN = """
+out: FOLDER/out
+matrix: {recipe: [base, full], seed: [0, 1]}
+cells:
+  towers:
+    - sh -c 'echo towers >> FOLDER/log'
+  "train-{recipe}-{seed}":
+    - sh -c 'echo {recipe} {seed} >> FOLDER/log'
+    - sh -c 'cp FOLDER/{seed}.json {out}/train-{recipe}-{seed}.score.report.json' --as score
+  "ask-{recipe}":
+    - sh -c 'test ! -e FOLDER/broken'
+tables:
+  scores:
+    rows: "train-{recipe}"
+    values: {first: score.a.b.0, both: [score.a.b.0, score.a.b.1]}
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN.replace("FOLDER", str(tmp_path)))
+    for seed in (0, 1):
+        (tmp_path / f"{seed}.json").write_text(json.dumps({"a": {"b": [seed, 7]}}))
+    return path
+
+
+def log(tmp_path):
+    return (tmp_path / "log").read_text().split("\n")[:-1]
+
+
+def test_cells_are_run_in_order_and_once(plan_file, tmp_path):
+    said = []
+    plan = read_plan(plan_file)
+    assert [cell.name for cell in plan.cells] == [
+        *("towers", "train-base-0", "train-base-1", "train-full-0", "train-full-1", "ask-base", "ask-full"),
+    ]
+    (tmp_path / "broken").touch()
+    with pytest.raises(ValueError, match="cell ask-base: sh -c .* ended with status 1"):
+        run_plan(plan, say=said.append)
+    assert log(tmp_path) == ["towers", "base 0", "base 1", "full 0", "full 1"]
+    assert [cell.name for cell in plan.unfinished()] == ["ask-base", "ask-full"]
+    (tmp_path / "broken").unlink()
+    run_plan(plan, say=said.append)
+    assert not plan.unfinished() and len(log(tmp_path)) == 5
+    result = json.loads((tmp_path / "out" / "train-full-1.json").read_text())
+    assert result["values"] == {"recipe": "full", "seed": 1} and result["score"] == {"a": {"b": [1, 7]}}
+    assert result["commands"][0].endswith(f"echo full 1 >> {tmp_path}/log'")
+
+
+def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
+    plan = read_plan(plan_file)
+    assert format_tables(tabulate(plan)) == ""
+    run_plan(plan, say=lambda line: None)
+    (tmp_path / "out" / "train-full-1.json").unlink()
+    (rows,) = tabulate(plan).values()
+    assert [(row.name, row.columns) for row in rows] == [
+        ("train-base", {"first": [0, 1], "both": [3.5, 4]}),
+        ("train-full", {"first": [0], "both": [3.5]}),
+    ]
+    text = format_tables(tabulate(plan))
+    assert "| train-base | 0.5 (0.0 to 1.0) | 3.8 (3.5 to 4.0) | 2 |" in text
+    assert "| train-full | 0.0 | 3.5 | 1 |" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("out: x\ncells: {a: ['stoa x {seed}']}", r"\{seed\} is not in its matrix"),
+        ("out: x\nmatrix: {seed: [0, 1]}\ncells: {a: ['stoa x {seed}']}", "two cells are named 'a'"),
+        ("cells: {}", "'out' or 'cells' is missing"),
+        ("out: x\ncels: {}\ncells: {}", "key 'cels' has no meaning here"),
+        ("out: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_plan_are_told(tmp_path, text, message):
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_plan(tmp_path / "plan.yaml")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_plan(tmp_path / "nothing.yaml")
+
+
+def test_a_table_of_what_is_not_there_is_told(plan_file, tmp_path):
+    plan_file.write_text(plan_file.read_text().replace("score.a.b.0,", "score.a.c,"))
+    run_plan(read_plan(plan_file), say=lambda line: None)
+    with pytest.raises(ValueError, match=r"the result of train-base-0 has no 'score.a.c' \(at 'c'\)"):
+        tabulate(read_plan(plan_file))
+
+
+def test_the_command_lists(plan_file, capsys):
+    assert main(["ablate", str(plan_file), "--list", "true"]) == 0
+    assert "open      train-full-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_plans_name_recipes_that_exist(path):
+    plan = read_plan(path)
+    words = [word for cell in plan.cells for command in cell.commands for word in command.split()]
+    files = {word for word in words if word.endswith((".yaml", ".json"))}
+    assert files and all((ROOT / name).is_file() for name in files)
+    for table in plan.tables.values():
+        assert sum(_row_of(table["rows"], cell) is not None for cell in plan.cells) >= 2
+    outputs = [words[i + 1] for i, word in enumerate(words) if word == "--training.output_dir"]
+    assert len(set(outputs)) == len(outputs)
+    runs = {words[i + 1] for i, word in enumerate(words) if word == "--run"}
+    assert runs <= set(outputs)
