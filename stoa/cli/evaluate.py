@@ -5,6 +5,7 @@ Numbers come with chance or an untrained model beside them, and with a card that
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from stoa.cli._model import open_model
 from stoa.tasks.evaluation import EvaluationConfig, Task, evaluate, score_answer_file, score_caption_file
+from stoa.tasks.published import comparison
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
 
 
@@ -23,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a run, one of its checkpoints, or an export",
     )
     parser.add_argument("--task", type=Task | None, default=None, help="default: what the run was fine-tuned for")
+    parser.add_argument("--compare", type=str | None, default=None, help="published numbers beside: msrvtt, msvd")
     parser.add_argument(
         "--predictions", type=str | None, default=None, help="score this .jsonl of id and prediction; needs no --run"
     )
@@ -46,6 +49,8 @@ def run(args: Namespace) -> None:
     write_report(result.report, out)
     print(format_report(result.report))
     print(f"written to {out}")
+    if args.compare is not None:
+        print("\n".join(comparison(task, args.compare, json.loads(out.read_text(encoding="utf-8")))))
     if result.predictions is not None:
         beside = out.with_suffix(".predictions.jsonl")
         write_predictions(result.predictions, beside)
