@@ -30,11 +30,12 @@ ifeq ($(wildcard /dev/nvidia0),)
 export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo test test-slow test-v100 bench gpu-check gpu-site lint format clean
+.PHONY: help setup demo study test test-slow test-v100 bench gpu-check gpu-site lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
 	@echo "make demo       make a small data set, pre-train on it, evaluate"
+	@echo "make study      what each part of the method adds, on Moving Shapes: hours, and may be stopped at any time"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
 	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
@@ -51,6 +52,9 @@ demo: setup
 	stoa synth --out data/demo --num_train 10000 --workers 2
 	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
 	stoa evaluate --run runs/demo --manifest data/demo/manifest.jsonl --hard data/demo/hard
+
+study: setup
+	stoa ablate recipes/study/plan.yaml
 
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup

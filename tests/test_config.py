@@ -10,7 +10,9 @@ from stoa.objectives.total import LOSSES
 from stoa.training.engine import fit_precision, read_config
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if not {"finetune", "ablation"} & {*path.parts})
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").rglob("*.yaml") if not {"finetune", "ablation", "plan.yaml"} & {*path.parts}
+)
 DEFAULT = ROOT / "recipes" / "stoa.yaml"
 
 

@@ -30,8 +30,9 @@ class ObjectivesConfig:
     Attributes:
         vtc, vtm, mlm, plm, ota, asp: of pre-training.
         answer: the choice of an answer, of question answering alone.
-        vtm_hardness, vtm_ramp_steps: VTM draws negatives from softmax(hardness * scores); the hardness grows from 0
-            (any other clip) to this over so many steps.
+        vtm_hard_share, vtm_ramp_steps: share of VTM's negatives that are drawn by their scores, the others being any
+            other clips; it grows from 0 over so many steps. A fusion encoder that starts with hard ones alone may not
+            learn to match at all.
         plm_form, plm_prefix: see :func:`stoa.objectives.plm.plm_loss`.
         align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
@@ -46,7 +47,7 @@ class ObjectivesConfig:
     ota: float = 1.0
     asp: float = 1.0
     answer: float = 0.0
-    vtm_hardness: float = 1.0
+    vtm_hard_share: float = 1.0
     vtm_ramp_steps: int = 0
     plm_form: PlmForm = "one_pass"
     plm_prefix: Prefix = "random"
@@ -58,9 +59,10 @@ class ObjectivesConfig:
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ValueError(f"objectives.{name} is {weight}; a weight is >= 0 (0 leaves it out)")
-        for name in ("vtm_hardness", "vtm_ramp_steps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"objectives.{name} is {getattr(self, name)}; expected 0 or more")
+        if not 0 <= self.vtm_hard_share <= 1:
+            raise ValueError(f"objectives.vtm_hard_share is {self.vtm_hard_share}; expected 0 to 1")
+        if self.vtm_ramp_steps < 0:
+            raise ValueError(f"objectives.vtm_ramp_steps is {self.vtm_ramp_steps}; expected 0 or more")
         if not any(self.weights.values()):
             raise ValueError("all weights under objectives are 0; give at least one a positive weight")
 
@@ -124,11 +126,11 @@ class TrainingObjective(nn.Module):
             losses["vtc"] = vtc_loss(scores)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
         if config.vtm:
-            hardness = config.vtm_hardness
+            hard_share = config.vtm_hard_share
             if step < config.vtm_ramp_steps:
-                hardness *= step / config.vtm_ramp_steps
+                hard_share *= step / config.vtm_ramp_steps
             losses["vtm"], extras["vtm_accuracy"] = vtm_loss(
-                model, batch, video, text, scores, hardness=hardness, **draws
+                model, batch, video, text, scores, hard_share=hard_share, **draws
             )
         if config.mlm or config.plm:
             table_Vw = model.language_table()

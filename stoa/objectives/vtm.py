@@ -39,26 +39,29 @@ def vtm_loss(
     text: TextFeatures,
     scores: Similarities,
     *,
-    hardness: float = 1.0,
+    hard_share: float = 1.0,
     seed: int,
     step: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy of matched / unmatched over 3B pairs: (v, t), (hard v, t), (v, hard t).
 
     Args:
-        hardness: negatives are drawn from softmax(hardness * scores): 1 is the paper's, 0 draws all alike.
+        hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are; else all
+            other pairs are alike.
 
     Returns:
         (loss, accuracy); averaged over ranks, each is the mean over all pairs.
     """
-    columns_A = torch.arange(scores.same_BA.shape[1], device=scores.same_BA.device)
-    rows_B1 = batch.position_B[:, None]
-    hard_video_B, usable_B = draw_negatives(
-        hardness * scores.text_to_video_BA, scores.same_BA, uniform(seed, step, Stream.VTM_VIDEO, rows_B1, columns_A)
-    )
-    hard_text_B, _ = draw_negatives(
-        hardness * scores.video_to_text_BA, scores.same_BA, uniform(seed, step, Stream.VTM_TEXT, rows_B1, columns_A)
-    )
+    A = scores.same_BA.shape[1]
+    columns = torch.arange(A + 1, device=scores.same_BA.device)  # the last draw tells how the negative is drawn
+
+    def negatives(scores_BA: torch.Tensor, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = uniform(seed, step, stream, batch.position_B[:, None], columns)
+        is_hard_B1 = draws[:, A:] < hard_share
+        return draw_negatives(scores_BA * is_hard_B1, scores.same_BA, draws[:, :A])
+
+    hard_video_B, usable_B = negatives(scores.text_to_video_BA, Stream.VTM_VIDEO)
+    hard_text_B, _ = negatives(scores.video_to_text_BA, Stream.VTM_TEXT)
     video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
     video_valid_AG = gather_rows_no_grad(video.valid_BG)
     text_mask_AL = gather_rows_no_grad(batch.text_mask_BL)

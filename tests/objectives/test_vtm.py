@@ -91,7 +91,7 @@ def test_padding_changes_nothing():
     assert torch.equal(a, b)
 
 
-def test_hardness_grows_to_what_negatives_are_drawn_from(monkeypatch):
+def test_the_share_of_hard_negatives_grows(monkeypatch):
     drawn_from = []
 
     def record(scores_BA, same_BA, uniform_BA):
@@ -100,14 +100,21 @@ def test_hardness_grows_to_what_negatives_are_drawn_from(monkeypatch):
 
     monkeypatch.setattr("stoa.objectives.vtm.draw_negatives", record)
     none = dict.fromkeys(("vtc", "mlm", "plm", "ota", "asp"), 0.0)
-    objective = TrainingObjective(
-        tiny_model(), ObjectivesConfig(**none, vtm_hardness=0.5, vtm_ramp_steps=4), seed=0
-    ).eval()
-    batch = random_batch(4)
+    config = ObjectivesConfig(**none, vtm_hard_share=0.8, vtm_ramp_steps=4)
+    objective = TrainingObjective(tiny_model(), config, seed=0).eval()
+    batch = random_batch(40)
     *_, scores, _ = run(batch, objective.model)
-    drawn_from.clear()
-    for step, hardness in ((0, 0.0), (1, 0.125), (3, 0.375), (4, 0.5), (9, 0.5)):
+    for step, share in ((0, 0.0), (2, 0.4), (4, 0.8), (9, 0.8)):
+        drawn_from.clear()
         objective(batch, step)
-        by_text, by_video = drawn_from[-2:]
-        torch.testing.assert_close(by_text, hardness * scores.text_to_video_BA)
-        torch.testing.assert_close(by_video, hardness * scores.video_to_text_BA)
+        hard = []
+        for found, whole in zip(drawn_from, (scores.text_to_video_BA, scores.video_to_text_BA), strict=True):
+            is_hard_B = found.abs().sum(dim=1) > 0
+            torch.testing.assert_close(found, whole * is_hard_B[:, None])
+            hard += is_hard_B.tolist()
+        assert abs(sum(hard) / len(hard) - share) < 0.15
+        assert share or not any(hard)
+    paper = TrainingObjective(objective.model, ObjectivesConfig(**none), seed=0)
+    drawn_from.clear()
+    paper(batch, 0)
+    torch.testing.assert_close(drawn_from[0], scores.text_to_video_BA)

@@ -104,7 +104,10 @@ def test_the_command_lists(plan_file, capsys):
     assert "open      train-full-1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), ids=lambda path: path.stem)
+PLANS = [*sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), ROOT / "recipes" / "study" / "plan.yaml"]
+
+
+@pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_plans_name_recipes_that_exist(path):
     plan = read_plan(path)
     words = [word for cell in plan.cells for command in cell.commands for word in command.split()]

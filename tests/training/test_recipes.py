@@ -18,7 +18,7 @@ METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released")
 ALL = sorted(
     path.relative_to(RECIPES).as_posix()
     for path in RECIPES.rglob("*.yaml")
-    if not {"finetune", "ablation"} & {*path.parts}
+    if not {"finetune", "ablation", "plan.yaml"} & {*path.parts}
 )
 TINY = (
     *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--model.num_frames", "3"),
