@@ -98,6 +98,7 @@ class GlobalBatchSampler:
             ValueError: the state is of another data set, batch, seed or number of processes; the message
                 gives both values.
         """
+        state = {"together": 1, **state}  # absent: no groups
         for name, current in self.state_dict().items():
             if name != "next_batch" and state.get(name) != current:
                 raise ValueError(

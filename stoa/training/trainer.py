@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from stoa.data.dataset import LoadedBatch
 from stoa.data.sampler import GlobalBatchSampler
-from stoa.models.video_language import VideoLanguageModel
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.objectives.gather import mean_over_ranks, rank, world_size
 from stoa.objectives.total import LOSSES, TrainingObjective
 from stoa.training import checkpoint
@@ -389,7 +389,7 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> N
         ValueError: names the first difference and both values.
     """
     parts = [
-        ("model", saved["config"]["model"], current["config"]["model"]),
+        ("model", _filled(saved["config"]["model"], asdict(ModelConfig())), current["config"]["model"]),
         ("architecture", saved["architecture"], current["architecture"]),
         ("DeepSpeed", ds.layout(saved["deepspeed_config"]), ds.layout(current["deepspeed_config"])),
     ]
@@ -402,6 +402,15 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> N
                 f"checkpoint {path} is of {what}: {part}.{key} is {before!r} there and {now!r} here; "
                 "choose another training.output_dir, or give the checkpoint's value"
             )
+
+
+def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the keys that it does not know yet at their defaults."""
+    out = {**default, **saved}
+    for key, value in default.items():
+        if isinstance(value, dict) and isinstance(out[key], dict):
+            out[key] = _filled(out[key], value)
+    return out
 
 
 def _differences(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

@@ -83,3 +83,12 @@ def test_another_order_is_refused_with_both_values(other, message):
 def test_too_few_clips_is_an_error():
     with pytest.raises(ValueError, match="3 usable training clips, fewer than one global batch of 8"):
         GlobalBatchSampler(3, 4, rank=0, world=2, seed=0)
+
+
+def test_a_state_without_groups_is_one_of_single_clips():
+    sampler = GlobalBatchSampler(20, 4, rank=0, world=1, seed=0)
+    state = {name: value for name, value in sampler.state_dict().items() if name != "together"}
+    sampler.load_state_dict({**state, "next_batch": 3})
+    assert sampler.next_batch == 3
+    with pytest.raises(ValueError, match="together 1, this run has 2"):
+        GlobalBatchSampler(20, 4, rank=0, world=1, seed=0, together=2).load_state_dict(state)

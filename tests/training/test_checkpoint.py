@@ -1,12 +1,16 @@
 """Which checkpoint counts."""
 
+import copy
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from stoa.training.checkpoint import damage, find, newest, set_aside_after
+from stoa.config import Config
+from stoa.training.checkpoint import damage, find, newest, save_weights, set_aside_after
+from stoa.training.trainer import _check_same
 
 
 def make(folder: Path, step: int, content: bytes = b"weights") -> Path:
@@ -63,3 +67,24 @@ def test_a_user_may_name_a_run_or_a_checkpoint(tmp_path):
     assert find(tmp_path) == find(tmp_path / "checkpoints") == find(path) == path
     with pytest.raises(ValueError, match="no checkpoint under .*elsewhere"):
         find(tmp_path / "elsewhere")
+
+
+def test_a_key_that_a_checkpoint_does_not_know_has_its_default():
+    config = Config().to_dict()
+    facts = {"config": config, "architecture": {}, "deepspeed_config": {}}
+    saved = copy.deepcopy(facts)
+    del saved["config"]["model"]["num_answers"], saved["config"]["model"]["objects"]["detach_tap"]
+    _check_same(saved, facts, Path("x"))
+    config["model"]["num_answers"] = 3
+    with pytest.raises(ValueError, match="of another model: model.num_answers is 0 there and 3 here"):
+        _check_same(saved, facts, Path("x"))
+
+
+def test_the_weights_that_validation_chose_go_before_the_newest(tmp_path):
+    make(tmp_path / "checkpoints", 20)
+    assert find(tmp_path) == tmp_path / "checkpoints" / "step-00000020"
+    model = nn.Linear(2, 2)
+    save_weights(model, tmp_path / "best", 5, {"validation": 1.0})
+    best = save_weights(model, tmp_path / "best", 10, {"validation": 2.0})
+    assert find(tmp_path) == best and damage(best) is None
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000010"]
