@@ -26,7 +26,7 @@ from stoa.data.sampler import SampleKey
 from stoa.data.text import encode_caption
 from stoa.data.transforms import resize_and_crop
 from stoa.data.views import View, viewed
-from stoa.manifest import ClipRow
+from stoa.manifest import Caption, ClipRow
 
 # A manifest in which this many replacements in a row fail is broken as a whole.
 MAX_REPLACEMENTS = 16
@@ -188,6 +188,10 @@ class ClipDataset(Dataset[Sample]):
             frames_TCHW, boxes = viewed(self.view, frames_TCHW, boxes, stable_hash(row.id))
         number = stable_hash(self.seed, key.epoch, key.clip) if caption is None else caption
         texts = self.clips.texts(index, row)
+        if not texts:
+            if caption is None:
+                raise ValueError("it has no caption to train on")
+            texts = (Caption(""),)  # an evaluation may ask about a clip that nobody has described
         encoded = encode_caption(texts[number % len(texts)], self.shape.max_tokens)
         return Sample(
             frames_TCHW=frames_TCHW,

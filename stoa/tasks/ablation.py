@@ -13,8 +13,8 @@ A plan is a YAML file::
         rows: pretrain-{recipe}
         values: {R@1: evaluate.retrieval.trained.itc.text-to-video.r1}      # a list of paths is their mean
 
-A cell names only the values it differs in; one without ``{...}`` is run once. ``train.py`` is started by DeepSpeed's
-launcher. ``stoa evaluate`` writes its report into the cell's result.
+A cell names only the values it differs in; one without ``{...}`` is run once. On a machine with GPUs ``train.py`` and
+``stoa finetune`` are started by DeepSpeed's launcher. ``stoa evaluate`` writes its report into the cell's result.
 """
 
 from __future__ import annotations
@@ -215,6 +215,8 @@ def _run(command: str, out: Path, cell: str, say: Callable[[str], None]) -> dict
         words = ["deepspeed", *words] if _has_gpus() else [sys.executable, *words]
     elif words[:2] == ["stoa", "evaluate"]:
         words = [sys.executable, "-m", "stoa.cli", *words[1:], "--out", str(report)]
+    elif words[:2] == ["stoa", "finetune"] and _has_gpus():
+        words = ["deepspeed", "--module", "stoa.cli", *words[1:]]
     elif words[0] == "stoa":
         words = [sys.executable, "-m", "stoa.cli", *words[1:]]
     say(f"{cell}: {shlex.join(words)}")

@@ -88,6 +88,8 @@ def encode_galleries(models: Sequence[TrainedModel], videos: VideoReader) -> lis
         twins.append(_has_twins(batch.true_labels_BTK))
 
     captions = [(video, caption) for video, row in enumerate(readable) for caption in row.captions]
+    if not captions:
+        raise ValueError("no clip has a caption, so there is nothing to look for")
     encoded = [encode_caption(caption, config.max_tokens) for _, caption in captions]
 
     def stack(arrays: Iterable[np.ndarray]) -> torch.Tensor:

@@ -1,11 +1,15 @@
 """Answers to questions about videos, and their accuracy."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from factories import tiny_config
 
+from stoa.data.clips import FileClips
+from stoa.data.dataset import ClipDataset
+from stoa.data.sampler import SampleKey
 from stoa.data.text import encode_caption, used_token_ids
 from stoa.manifest import Caption, Prompt, read_manifest
 from stoa.models.video_language import VideoLanguageModel
@@ -181,3 +185,15 @@ def test_odd_characters_survive_the_file(tmp_path):
     said = {"a": "x\u2028y\nz", "\u2028": ""}
     write_predictions(said, tmp_path / "p.jsonl")
     assert read_predictions(tmp_path / "p.jsonl") == said
+
+
+def test_clips_that_nobody_has_described_can_be_asked_about(trained, clips, questions):
+    """As the stores of MSRVTT-QA and MSVD-QA are."""
+    bare = FileClips([replace(row, captions=()) for row in clips.rows], clips.root)
+    expected = choose_answers(trained, videos(trained, clips), questions, ANSWERS)
+    assert choose_answers(trained, videos(trained, bare), questions, ANSWERS) == expected
+    with pytest.raises(ValueError, match="no clip has a caption"):
+        encode_galleries([trained], videos(trained, bare))
+    dataset = ClipDataset(bare, videos(trained, bare)._samples.dataset.shape, seed=0)
+    with pytest.raises(ValueError, match="could not be read, the last .*it has no caption to train on"):
+        dataset[SampleKey(0, 0, 0)]

@@ -74,31 +74,26 @@ def clips_and_scores(trained, shapes):
     return read.batch.frames_BTCHW, torch.from_numpy(tokens), scores
 
 
-def agree(video: torch.Tensor, text: torch.Tensor, scores: torch.Tensor) -> None:
-    cosines = text @ video.T
-    torch.testing.assert_close(cosines / cosines.abs().max(), scores, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(video.norm(dim=1), torch.ones(len(video)))
-
-
 def test_both_towers_as_graphs(trained, tmp_path, clips_and_scores):
     frames, tokens, scores = clips_and_scores
     export_dual_encoder(trained, tmp_path, onnx=True)
-    for size in (1, 5, 12):
-        video, text = (
-            torch.export.load(tmp_path / f"{name}_encoder.pt2").module()(x[:size])
-            for name, x in (("video", frames), ("text", tokens))
-        )
-        if size == 12:
-            agree(video, text, scores)
     import onnxruntime
 
-    for size in (1, 12):
-        of_towers = []
-        for name, x in (("video", frames), ("text", tokens)):
-            session = onnxruntime.InferenceSession(tmp_path / f"{name}_encoder.onnx")
-            of_towers.append(torch.from_numpy(session.run(None, {"input": x[:size].numpy()})[0]))
-        if size == 12:
-            agree(*of_towers, scores)
+    def by_torch(name: str, x: torch.Tensor) -> torch.Tensor:
+        return torch.export.load(tmp_path / f"{name}.pt2").module()(x)
+
+    def by_onnx(name: str, x: torch.Tensor) -> torch.Tensor:
+        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx")
+        return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+
+    for run in (by_torch, by_onnx):
+        video, text = run("video_encoder", frames), run("text_encoder", tokens)
+        cosines = text @ video.T
+        torch.testing.assert_close(cosines / cosines.abs().max(), scores, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(video.norm(dim=1), torch.ones(12))
+        for size in (1, 5):
+            torch.testing.assert_close(run("video_encoder", frames[:size]), video[:size], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(run("text_encoder", tokens[:size]), text[:size], atol=1e-5, rtol=1e-5)
 
 
 def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, capsys):
