@@ -117,3 +117,48 @@ class FileClips:
 
     def foreign_script_share(self) -> float:
         return foreign_script_share([caption for row in self.rows for caption in row.captions])
+
+
+class SomeClips:
+    """A part of other clips, in the order given.
+
+    Args:
+        clips: the whole.
+        indices: of the part.
+    """
+
+    def __init__(self, clips: Clips, indices: Sequence[int]) -> None:
+        self._clips = clips
+        self._indices = list(indices)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr((self._clips.fingerprint, self._indices)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def ids(self) -> list[str]:
+        ids = self._clips.ids()
+        return [ids[index] for index in self._indices]
+
+    def row(self, index: int) -> ClipRow:
+        return self._clips.row(self._indices[index])
+
+    def where(self, index: int) -> str:
+        return self._clips.where(self._indices[index])
+
+    def read(self, index: int) -> EncodedClip:
+        return self._clips.read(self._indices[index])
+
+    def source(self, index: int) -> int:
+        return self._clips.source(self._indices[index])
+
+    def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
+        return self._clips.texts(self._indices[index], row)
+
+    def used_token_ids(self) -> list[int]:
+        return self._clips.used_token_ids()
+
+    def foreign_script_share(self) -> float:
+        return self._clips.foreign_script_share()

@@ -101,14 +101,17 @@ class Evaluation(NamedTuple):
     scores: tuple[RetrievalScores, Gallery] | None = None
 
 
-def evaluate(task: Task, trained: TrainedModel, abilities: Abilities, config: EvaluationConfig) -> Evaluation:
-    """Evaluate a model on a task.
+def evaluate(
+    task: Task, trained: TrainedModel, abilities: Abilities, config: EvaluationConfig, clips: Clips | None = None
+) -> Evaluation:
+    """Evaluate a model on a task, over the clips of the configuration's split or a part of them.
 
     Raises:
         ValueError: the manifest or the questions are wrong, none of the videos can be read, the model lacks what the
             task needs, or captions cannot be scored here.
     """
-    clips = open_split(config.manifest, config.split)
+    if clips is None:
+        clips = open_split(config.manifest, config.split)
     if task == "retrieval":
         return _retrieval(trained, abilities, clips, config)
     if task == "captioning":

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from stoa.data.clips import Clips
+from stoa.data.clips import Clips, SomeClips
+from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, open_clips
 from stoa.data.question_clips import QuestionClips, answer_classes
@@ -37,10 +38,13 @@ class ValidationConfig:
 
     Attributes:
         split: of the manifest.
+        held_out: so many clips of the training split, chosen by a hash of their ids, take the place of ``split`` and
+            are not trained on; for data sets that have no validation split. 0 is none.
         top_k, generation, batch_size: see :class:`stoa.tasks.evaluation.EvaluationConfig`.
     """
 
     split: str = "val"
+    held_out: int = 0
     top_k: int = 32
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(beams=1))
     batch_size: int = 16
@@ -84,7 +88,9 @@ class FinetuneConfig:
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"--epochs is {self.epochs}; expected more than 0, or null for training.max_steps")
-        if self.data.split == self.validation.split:
+        if self.validation.held_out < 0:
+            raise ValueError(f"--validation.held_out is {self.validation.held_out}; expected 0 or more")
+        if self.data.split == self.validation.split and not self.validation.held_out:
             raise ValueError(
                 f"--validation.split is {self.validation.split!r}, which is trained on; name another split"
             )
@@ -109,8 +115,7 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
         ValueError: whatever of this is wrong, in one line.
     """
     assert config.data.manifest is not None
-    # What validation lacks is told before an hour's work.
-    open_clips(config.data.manifest, config.validation.split, Ledger(None))
+    validation_clips = _validation_clips(config)  # what validation lacks is told before an hour's work
     if config.task == "captioning":
         require_scorers()
     process = join(config.training, deepspeed_config)
@@ -137,7 +142,7 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
         "pretrained": {"checkpoint": str(from_folder), "step": run["step"], "weights sha256": weights_sha256},
     }
     abilities = Abilities(stored.objectives.plm_form, stored.objectives.null_token, answers)
-    score = _validation(config, abilities, model_config, process)
+    score = _validation(config, validation_clips, abilities, model_config, process)
     train(process, stored, model, clips, facts=facts, epochs=config.epochs, validate=score)
     dist.barrier()
     dist.destroy_process_group()
@@ -148,6 +153,8 @@ def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | 
     assert config.data.manifest is not None
     ledger = process.ledger if rank() == 0 else Ledger(None)
     clips = open_clips(config.data.manifest, config.data.split, ledger)
+    if config.validation.held_out:
+        clips = SomeClips(clips, _held_out(clips, config.validation.held_out)[1])
     if config.questions is None:
         return clips, None
     questions, absent = questions_of_split(config.questions, clips, config.data.split)
@@ -159,15 +166,35 @@ def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | 
     return QuestionClips(clips, questions, answers), answers
 
 
+def _validation_clips(config: FinetuneConfig) -> Clips:
+    assert config.data.manifest is not None
+    if not config.validation.held_out:
+        return open_clips(config.data.manifest, config.validation.split, Ledger(None))
+    clips = open_clips(config.data.manifest, config.data.split, Ledger(None))
+    return SomeClips(clips, _held_out(clips, config.validation.held_out)[0])
+
+
+def _held_out(clips: Clips, count: int) -> tuple[list[int], list[int]]:
+    """(clips for validation, the others): the same ones in every run on the same clips.
+
+    Raises:
+        ValueError: none would be left.
+    """
+    if count >= len(clips):
+        raise ValueError(f"--validation.held_out is {count}, and there are {len(clips)} clips to train on; lower it")
+    order = sorted(range(len(clips)), key=[stable_hash(clip) for clip in clips.ids()].__getitem__)
+    return sorted(order[:count]), sorted(order[count:])
+
+
 def _validation(
-    config: FinetuneConfig, abilities: Abilities, model_config: ModelConfig, process: Process
+    config: FinetuneConfig, clips: Clips, abilities: Abilities, model_config: ModelConfig, process: Process
 ) -> Callable[[VideoLanguageModel], float]:
     """The task's headline on the validation split, computed on the first rank."""
     data = config.data
     assert data.manifest is not None
     evaluation = EvaluationConfig(
         manifest=data.manifest,
-        split=config.validation.split,
+        split=data.split if config.validation.held_out else config.validation.split,
         questions=config.questions,
         top_k=config.validation.top_k,
         baseline=False,
@@ -185,7 +212,7 @@ def _validation(
         if rank() == 0:
             trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
             with torch.no_grad():
-                value = [evaluate(task, trained, abilities, evaluation).headline]
+                value = [evaluate(task, trained, abilities, evaluation, clips).headline]
         dist.broadcast_object_list(value)
         return float(value[0])
 

@@ -7,11 +7,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, finish, free_port, start_training
+from jsonargparse import ArgumentParser
 
+from stoa.cli import finetune as cli
 from stoa.cli import main
+from stoa.data.clips import FileClips
+from stoa.data.ledger import Ledger
+from stoa.data.loader import open_clips
+from stoa.tasks import finetune as module
 from stoa.training import checkpoint
+from stoa.training.console import Console
 from stoa.training.metrics import read_metrics
+from stoa.training.run import Process
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +44,8 @@ def arguments_of(tmp_path, data_set, run, task) -> list[str]:
     ]
 
 
-def finetune(*where) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "stoa.cli", *arguments_of(*where)]
+def finetune(*where, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "stoa.cli", *arguments_of(*where), *more]
     settings = {**os.environ, "MASTER_PORT": str(free_port())}
     return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=250)
 
@@ -96,6 +105,7 @@ def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys
         (("--data.split", "val"), "--validation.split is 'val', which is trained on"),
         (("--validation.split", "nope"), r"has no usable row with split 'nope' \(splits found: "),
         (("--questions", "x.jsonl"), "--questions is x.jsonl and --task retrieval"),
+        (("--validation.held_out", "48"), "--validation.held_out is 48, and there are 48 clips to train on"),
         (("--epochs", "0"), "--epochs is 0.0; expected more than 0"),
         (("--run", "nowhere"), "no checkpoint under nowhere"),
         (("--traning.seed", "1"), "did you mean --training.seed"),
@@ -107,3 +117,27 @@ def test_mistakes_are_one_line(arguments, message, pretrained, data_set, tmp_pat
     assert len(err.strip().splitlines()) == 1
     assert re.search(message, err), err
     assert ("did you mean" in err) == ("did you mean" in message)
+
+
+def test_validation_on_what_is_held_out(pretrained, data_set, tmp_path):
+    held_out = ("--validation.held_out", "16", "--validation.split", "there is none", "--epochs", "1")
+    done = finetune(tmp_path, data_set, pretrained, "retrieval", more=held_out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "validation at step 4:" in done.stdout  # (48 - 16) clips in batches of 8
+
+
+def test_clips_may_be_held_out_of_training(data_set):
+    """Whole and disjoint, the same whatever the order of the manifest, with the questions about them."""
+    recipe = ["--recipe", str(ROOT / "recipes/finetune/small/answering.yaml"), "--run", "x", "--deepspeed_config", "x"]
+    given = ["--data.manifest", str(data_set / "manifest.jsonl"), "--questions", str(data_set / "qa")]
+    parser = ArgumentParser(exit_on_error=False)
+    cli.add_arguments(parser)
+    config = cli.config_of(parser.instantiate(parser.parse_args([*recipe, *given, "--validation.held_out", "9"])))
+    held = module._validation_clips(config)
+    trained, _ = module._open(config, Process({}, torch.device("cpu"), Console(enabled=False), Ledger(None)))
+    every = open_clips(str(data_set / "manifest.jsonl"), "train", Ledger(None))
+    assert len(held) == 9 and set(held.ids()) < set(every.ids())
+    assert set(trained.ids()) and not set(trained.ids()) & set(held.ids())
+    turned = FileClips(every.rows[::-1], every.root)
+    assert {turned.ids()[i] for i in module._held_out(turned, 9)[0]} == set(held.ids())
+    assert held.row(3).id == held.ids()[3] and held.read(3).row == held.row(3)
