@@ -13,7 +13,7 @@ from torch import nn
 
 from stoa.models.clip import VisionTower
 from stoa.models.cls_encoder import ClsEncoder
-from stoa.models.layers import at_least_fp32
+from stoa.models.layers import POSITION_SCALE, at_least_fp32
 from stoa.models.objects import Boxes
 
 
@@ -47,13 +47,14 @@ class ActionEncoder(nn.Module):
         scale = vision.width**-0.5
         self.queries = nn.Parameter(scale * torch.randn(config.num_tokens, vision.width))
         self.cls = nn.Parameter(scale * torch.randn(vision.width))
-        self.frame_embedding = nn.Parameter(0.01 * torch.randn(num_frames, 1, vision.width))
+        self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, vision.width))
+        self.ln_gathered = nn.LayerNorm(vision.width)
         self.encoder = ClsEncoder(vision, config.layers, "model.actions.layers")
 
     def forward(self, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
         """Joint-space action tokens, (B, M, d)."""
         gathered_BTMh = gather_actions(self.queries, tokens_BTSh, boxes).to(tokens_BTSh.dtype)
-        steps_BMTh = (gathered_BTMh + self.frame_embedding).transpose(1, 2)
+        steps_BMTh = (self.ln_gathered(gathered_BTMh) + self.frame_embedding).transpose(1, 2)
         B, M, T, h = steps_BMTh.shape
         tokens = torch.cat([self.cls.expand(B * M, 1, h), steps_BMTh.reshape(B * M, T, h)], dim=1)
         return self.encoder(tokens, 1).view(B, M, -1)

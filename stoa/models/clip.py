@@ -139,6 +139,26 @@ class VisionTower(nn.Module):
                 tapped[number] = x_FSh
         return (self.ln_post(x_FSh[:, 0]) @ self.proj).unflatten(0, (B, T)), tapped
 
+    def freeze(self, num_blocks: int) -> None:
+        """Train neither the embeddings nor the first ``num_blocks`` blocks; with all blocks nothing of the tower. No
+        gradient then passes them, which saves their backward pass.
+
+        Raises:
+            ValueError: the tower has fewer blocks.
+        """
+        if num_blocks > len(self.blocks):
+            raise ValueError(
+                f"training.optim.frozen_vision_blocks is {num_blocks}; the vision tower has {len(self.blocks)} blocks, "
+                "expected at most so many"
+            )
+        if not num_blocks:
+            return
+        trained = {id(p) for block in self.blocks[num_blocks:] for p in block.parameters()}
+        if num_blocks < len(self.blocks):
+            trained |= {id(p) for p in (self.proj, *self.ln_post.parameters())}
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
     def _embed_patches(self, images_FCHW: torch.Tensor) -> torch.Tensor:
         """The patch convolution as the product it is: its stride is its kernel.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stoa.models.layers import Attend, Block, masked
+from stoa.models.layers import POSITION_SCALE, Attend, Block, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class FusionEncoder(nn.Module):
     """Self-attention over ``[video side, text]``; its blocks start as the first of the text tower.
 
     The video side is a sequence of groups (frames, pooled video, ...); every group has a type
-    embedding, every slot a position embedding.
+    embedding, every slot a position embedding, added to the normalised token.
 
     Args:
         config: see :class:`FusionConfig`.
         group_sizes: tokens of each video-side group, in order.
-        text_blocks, text_positions_Lw, final_norm: the text tower's, copied.
+        text_blocks, text_positions_Lw, final_norm: the text tower's, copied; the positions at the scale of the others.
         joint_width: width of the tokens that come in.
     """
 
@@ -67,9 +67,11 @@ class FusionEncoder(nn.Module):
         self.ln_final.load_state_dict(final_norm.state_dict())
         self.video_in = nn.Identity() if joint_width == w else nn.Linear(joint_width, w)
         self.text_in = nn.Identity() if joint_width == w else nn.Linear(joint_width, w)
-        self.video_positions = nn.Parameter(0.01 * torch.randn(sum(group_sizes.values()), w))
-        self.text_positions = nn.Parameter(text_positions_Lw.detach().clone())
-        self.type_embeddings = nn.Parameter(0.01 * torch.randn(len(group_sizes) + 1, w))
+        self.ln_video = nn.LayerNorm(w)
+        self.ln_text = nn.LayerNorm(w)
+        self.video_positions = nn.Parameter(POSITION_SCALE * torch.randn(sum(group_sizes.values()), w))
+        self.text_positions = nn.Parameter(_to_scale(text_positions_Lw))
+        self.type_embeddings = nn.Parameter(POSITION_SCALE * torch.randn(len(group_sizes) + 1, w))
         type_of_slot = [index for index, size in enumerate(group_sizes.values()) for _ in range(size)]
         self.register_buffer("type_of_slot_G", torch.tensor(type_of_slot), persistent=False)
 
@@ -79,7 +81,7 @@ class FusionEncoder(nn.Module):
         for own, source in zip(self.blocks, text_blocks, strict=False):
             own.load_state_dict(source.state_dict())
         self.ln_final.load_state_dict(final_norm.state_dict())
-        self.text_positions.copy_(text_positions_Lw)
+        self.text_positions.copy_(_to_scale(text_positions_Lw))
 
     def slot(self, group: str) -> slice:
         """Where a video-side group stands in the sequence."""
@@ -115,16 +117,23 @@ class FusionEncoder(nn.Module):
 
     def embed_video(self, video_BGd: torch.Tensor) -> torch.Tensor:
         """Video-side tokens with their positions and types, (B, G, w)."""
-        return self.video_in(video_BGd) + self.video_positions + self.type_embeddings[self.type_of_slot_G]
+        return (
+            self.ln_video(self.video_in(video_BGd)) + self.video_positions + self.type_embeddings[self.type_of_slot_G]
+        )
 
     def embed_text(self, text_BLd: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """Text tokens with their positions, (L,) or (B, L), and type, (B, L, w)."""
         L = text_BLd.shape[1]
         positions_Lw = self.text_positions[:L] if positions is None else self.text_positions[positions]
-        return self.text_in(text_BLd) + positions_Lw + self.type_embeddings[-1]
+        return self.ln_text(self.text_in(text_BLd)) + positions_Lw + self.type_embeddings[-1]
 
     def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
         """Embedded tokens through the blocks, each with its attention."""
         for block, attend in zip(self.blocks, attends, strict=True):
             x_BSw = block(x_BSw, attend)
         return self.ln_final(x_BSw)
+
+
+def _to_scale(positions_Lw: torch.Tensor) -> torch.Tensor:
+    positions_Lw = positions_Lw.detach()
+    return positions_Lw * (POSITION_SCALE / positions_Lw.square().mean().sqrt())

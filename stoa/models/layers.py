@@ -22,6 +22,11 @@ full: Attend = F.scaled_dot_product_attention
 causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
 
+POSITION_SCALE = 0.3
+"""Root mean square of new position and type embeddings, added to tokens whose own is 1. Much smaller ones (CLIP's 0.01,
+next to tokens of the joint space) hide the order of frames and words for thousands of steps."""
+
+
 def masked(mask: torch.Tensor) -> Attend:
     """``mask`` is bool, broadcastable to (B, H, Q, S); True lets a query (row) see a key (column)."""
     return partial(F.scaled_dot_product_attention, attn_mask=mask)

@@ -16,7 +16,7 @@ from torch import nn
 from stoa.batch import VideoTextBatch
 from stoa.models.clip import VisionTower
 from stoa.models.cls_encoder import ClsEncoder
-from stoa.models.layers import at_least_fp32
+from stoa.models.layers import POSITION_SCALE, at_least_fp32
 from stoa.ops import roi_align_max, trajectory_attention
 
 
@@ -74,8 +74,14 @@ class ObjectEncoder(nn.Module):
         super().__init__()
         self.grid_hw = grid_hw
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
-        self.box_mlp = nn.Sequential(nn.Linear(4, width // 2), nn.GELU(), nn.Linear(width // 2, width))
-        self.frame_embedding = nn.Parameter(0.01 * torch.randn(num_frames, 1, width))
+        coordinates = nn.Linear(4, width // 2)
+        # They lie in [0, 1]: with the default weights all boxes look the same.
+        nn.init.normal_(coordinates.weight, std=3.0)
+        nn.init.uniform_(coordinates.bias, -3.0, 3.0)
+        self.box_mlp = nn.Sequential(coordinates, nn.GELU(), nn.Linear(width // 2, width))
+        self.ln_features = nn.LayerNorm(width)
+        self.ln_box = nn.LayerNorm(width)
+        self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, width))
         self.slot_embedding = nn.Parameter(0.01 * torch.randn(config.max_boxes, width))
 
     def forward(self, patches_FPh: torch.Tensor, batch: VideoTextBatch) -> Boxes:
@@ -85,7 +91,7 @@ class ObjectEncoder(nn.Module):
             patches_FPh, batch.boxes_BTK4.flatten(0, 1), valid_BTK.flatten(0, 1), grid_hw=self.grid_hw
         )
         boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0).to(patches_FPh.dtype)
-        features_BTKh = self.mlp(pooled_FKh).view(B, T, K, -1) + self.box_mlp(boxes_BTK4)
+        features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1) + self.ln_box(self.box_mlp(boxes_BTK4))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
 

@@ -158,6 +158,7 @@ class VideoLanguageModel(nn.Module):
         )
         self.mask_token = nn.Parameter(0.01 * torch.randn(w))
         self.lm_head = LanguageHead(w, self.clip.token_embedding.num_embeddings, _predicted_ids(config, used_token_ids))
+        self.lm_head.start_from(self.clip.token_embedding.weight)
         self.match_head = nn.Linear(2 * w, 2)
         if config.num_answers:
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
@@ -166,6 +167,7 @@ class VideoLanguageModel(nn.Module):
         """Copy the towers' weights into the encoders that start from them; for towers that were loaded since."""
         clip = self.clip
         self.fusion.start_from(clip.text_blocks, clip.positional_embedding[: self.config.max_tokens], clip.ln_final)
+        self.lm_head.start_from(clip.token_embedding.weight)
         if self.config.objects.num_trajectories:
             self.trajectories.encoder.start_from(clip.visual)
         if self.config.actions.num_tokens:
@@ -272,6 +274,11 @@ class LanguageHead(nn.Module):
             self.register_buffer("class_of_id", class_of_id, persistent=False)
         else:
             self.used_ids = None
+
+    @torch.no_grad()
+    def start_from(self, token_table: torch.Tensor) -> None:
+        """Logits of unit variance, however wide the table and large its rows."""
+        self.norm.weight.fill_(1 / self.table(token_table).square().sum(dim=-1).mean().sqrt())
 
     def table(self, token_table: torch.Tensor) -> torch.Tensor:
         """The rows (V, w) to predict, of a table with a row for every BPE id."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from stoa.manifest import ClipRow, write_manifest
 from stoa.synthetic.actions import FAMILIES
-from stoa.synthetic.captions import Description, describe, sample_wording
+from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
 from stoa.synthetic.noise import detect
 from stoa.synthetic.questions import Question, ask, balance
@@ -55,6 +55,7 @@ class SynthConfig:
         seed: start of all random draws.
         siblings: training clips in a row that show the same objects in the same layout and differ in who does what, in
             the same words: 1 (none), 2 or 4.
+        paraphrases: ways to say each action, 1 to 3.
     """
 
     num_train: int = 4000
@@ -66,6 +67,7 @@ class SynthConfig:
     fps: int = 8
     seed: int = 0
     siblings: int = 1
+    paraphrases: int = MOST_PARAPHRASES
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_val", "num_test", "num_galleries", "seed"):
@@ -75,6 +77,8 @@ class SynthConfig:
             raise ValueError(
                 f"siblings is {self.siblings}; pass 1, 2 or 4, of which num_train {self.num_train} is a multiple"
             )
+        if not 1 <= self.paraphrases <= MOST_PARAPHRASES:
+            raise ValueError(f"paraphrases is {self.paraphrases}; pass 1 to {MOST_PARAPHRASES}")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
         if self.size % 2:
@@ -249,7 +253,7 @@ def _family(config: SynthConfig, split: str, first: int, attempt: int) -> list[t
     """A clip and its siblings; of a clip without any the scene is yet to be drawn. Some may be missing."""
     rng = _rng(config, split, first, attempt)
     story, size = sample_story(rng, SPLITS[split]), _family_size(config, split)
-    wording = sample_wording(rng)
+    wording = sample_wording(rng, config.paraphrases)
     if size == 1:
         return [(Clip(_id(split, first), story, describe(story, wording), rng), None)]
     scene = sample_scene(rng, story)
@@ -288,7 +292,7 @@ def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
 
 
 def _hard_clips(config: SynthConfig, kind: str, number: int) -> Iterator[tuple[Clip, Scene, dict[str, Any]]]:
-    gallery = sample_gallery(_rng(config, kind, number), kind)
+    gallery = sample_gallery(_rng(config, kind, number), kind, config.paraphrases)
     name = f"{kind}_{number:04d}"
     for row, (scene, other) in enumerate(zip(gallery.scenes, gallery.reversed_row, strict=True)):
         description = describe(scene.story, gallery.wording)

@@ -9,7 +9,7 @@ import numpy as np
 
 from stoa.manifest import Caption, Span
 from stoa.synthetic.actions import FAMILIES
-from stoa.synthetic.scene import SHAPES, Story
+from stoa.synthetic.scene import SHAPES, Role, Story
 
 PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
     "move_right": (("moves", "right"), ("slides", "right"), ("travels", "right")),
@@ -39,6 +39,8 @@ PHRASES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Per action its paraphrases: the main verb and what follows it. Index i means the same in both directions."""
 
+MOST_PARAPHRASES = max(map(len, PHRASES.values()))
+
 _JOINS = {
     1: ((),),
     2: ((" while ",), (" and ",), (" as ",)),
@@ -48,15 +50,21 @@ _JOINS = {
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Which words to say a story in: a join and, per action family, a paraphrase (taken modulo how many there are)."""
+    """Which words to say a story in: a join and, per action family, a paraphrase (taken modulo how many there are, at
+    most the first ``paraphrases``)."""
 
     join: int
     phrases: Mapping[str, int]
+    paraphrases: int
+
+    def phrase(self, role: Role) -> tuple[str, str]:
+        phrases = PHRASES[role.action][: self.paraphrases]
+        return phrases[self.phrases[role.family] % len(phrases)]
 
 
-def sample_wording(rng: np.random.Generator) -> Wording:
+def sample_wording(rng: np.random.Generator, paraphrases: int = MOST_PARAPHRASES) -> Wording:
     draws = rng.integers(0, 6, size=len(FAMILIES) + 1).tolist()
-    return Wording(draws[0], dict(zip(FAMILIES, draws[1:], strict=True)))
+    return Wording(draws[0], dict(zip(FAMILIES, draws[1:], strict=True)), paraphrases)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +95,7 @@ def describe(story: Story, wording: Wording) -> Description:
         role = story.roles[index]
         text += join
         name(index)
-        phrases = PHRASES[role.action]
-        verb, rest = phrases[wording.phrases[role.family] % len(phrases)]
+        verb, rest = wording.phrase(role)
         text += " " + verb
         verbs.append(((len(text) - len(verb), len(text)), index))
         text += (" " + rest.format(start=role.start_colour, end=role.end_colour)) if rest else ""

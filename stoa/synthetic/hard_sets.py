@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stoa.synthetic.actions import PAIRED, SOLO
-from stoa.synthetic.captions import Wording, sample_wording
+from stoa.synthetic.captions import MOST_PARAPHRASES, Wording, sample_wording
 from stoa.synthetic.scene import Role, Scene, Story, candidates, pick, sample_distractor, sample_scene
 
 HARD_KINDS = ("action_swap", "role_swap", "time_reversal")
@@ -48,8 +48,8 @@ def gallery_of(clip_id: str) -> str:
     return gallery
 
 
-def sample_gallery(rng: np.random.Generator, kind: str) -> Gallery:
-    """Draw a gallery of the kind."""
+def sample_gallery(rng: np.random.Generator, kind: str, paraphrases: int = MOST_PARAPHRASES) -> Gallery:
+    """Draw a gallery of the kind, told in at most so many ways an action."""
     draw = {"action_swap": _action_swap, "role_swap": _role_swap, "time_reversal": _time_reversal}[kind]
     stories, reversed_row = draw(rng)
     while True:
@@ -58,7 +58,7 @@ def sample_gallery(rng: np.random.Generator, kind: str) -> Gallery:
             scene = _in_a_triangle(rng, scene)
         scenes = tuple(replace(scene, story=story) for story in stories)
         if all(scene.stays_inside for scene in scenes):
-            return Gallery(scenes, sample_wording(rng), reversed_row)
+            return Gallery(scenes, sample_wording(rng, paraphrases), reversed_row)
 
 
 def _action_swap(rng: np.random.Generator) -> Draw:

@@ -20,6 +20,8 @@ class OptimConfig:
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
         beta1, beta2, eps: of AdamW.
         warmup_steps: optimiser steps from 0 to the peak.
+        frozen_vision_blocks: blocks of the vision tower, from the first, that are not trained, nor are its embeddings;
+            0 trains the whole tower.
     """
 
     clip_lr: float = 1e-5
@@ -29,13 +31,15 @@ class OptimConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     warmup_steps: int = 500
+    frozen_vision_blocks: int = 0
 
     def __post_init__(self) -> None:
         for name in ("clip_lr", "new_lr", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
-        if self.warmup_steps < 0:
-            raise ValueError(f"training.optim.warmup_steps is {self.warmup_steps}; expected 0 or more")
+        for name in ("warmup_steps", "frozen_vision_blocks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

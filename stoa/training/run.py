@@ -113,6 +113,7 @@ def train(
     Raises:
         ValueError: the objectives do not fit the model or the clips, or what is in ``output_dir`` is of another run.
     """
+    model.clip.visual.freeze(config.training.optim.frozen_vision_blocks)
     objective = TrainingObjective(model, config.objectives, seed=config.training.seed)
     sampler = GlobalBatchSampler(
         len(clips),

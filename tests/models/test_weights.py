@@ -7,6 +7,7 @@ from factories import tiny_model
 from safetensors.torch import save_file
 
 from stoa.models.clip import BackboneConfig, Clip, build_open_clip
+from stoa.models.layers import POSITION_SCALE
 from stoa.models.weights import initialize, load_clip
 
 TINY = BackboneConfig(name="stoa-tiny")
@@ -101,7 +102,9 @@ def test_the_fusion_encoder_starts_from_the_loaded_text_tower(tmp_path, state):
         for a, b in zip(own.state_dict().values(), text.state_dict().values(), strict=True):
             assert torch.equal(a, b)
     assert torch.equal(model.fusion.blocks[0].mlp.c_fc.weight, state["transformer.resblocks.0.mlp.c_fc.weight"])
-    assert torch.equal(model.fusion.text_positions, state["positional_embedding"][:12])
+    positions, towers = model.fusion.text_positions, state["positional_embedding"][:12]
+    torch.testing.assert_close(positions, towers * (positions.norm() / towers.norm()))
+    assert positions.square().mean().sqrt().item() == pytest.approx(POSITION_SCALE)
     assert torch.equal(model.fusion.ln_final.weight, state["ln_final.weight"])
 
 

@@ -1,7 +1,7 @@
 """Parameter groups and the schedule."""
 
 import pytest
-from factories import tiny_model
+from factories import random_batch, tiny_model
 
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, set_learning_rates
@@ -62,3 +62,24 @@ def test_rates_are_set_relative_to_the_peak():
     optimizer = build_optimizer(TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0), CONFIG)
     set_learning_rates(optimizer, 0.5)
     assert {group["lr"] for group in optimizer.param_groups} == {5e-6, 5e-4}
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_frozen_blocks_have_no_gradient_and_no_group(blocks):
+    model = tiny_model()
+    visual = model.clip.visual
+    assert len(visual.blocks) == 2
+    visual.freeze(blocks)
+    frozen = {name for name, p in visual.named_parameters() if not p.requires_grad}
+    assert {"conv1.weight", "class_embedding", "transformer.resblocks.0.ln_1.weight"} <= frozen
+    assert ({"proj", "ln_post.weight", "transformer.resblocks.1.ln_1.weight"} <= frozen) == (blocks == 2)
+    objective = TrainingObjective(model, ObjectivesConfig(), seed=0)
+    objective(random_batch(4), 0)[0].backward()
+    assert {name for name, p in visual.named_parameters() if p.grad is None} == frozen
+    listed = {id(p) for group in parameter_groups(objective, CONFIG) for p in group["params"]}
+    assert listed == {id(p) for p in objective.parameters() if p.requires_grad}
+
+
+def test_more_frozen_blocks_than_there_are():
+    with pytest.raises(ValueError, match="training.optim.frozen_vision_blocks is 3; the vision tower has 2 blocks"):
+        tiny_model().clip.visual.freeze(3)
