@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from factories import tiny_config
+from matplotlib.axes import Axes
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -154,11 +155,25 @@ def test_a_mistake_of_the_command_is_one_line(run_folder, shapes, capsys, option
 def test_curves(tmp_path, capsys):
     records = [{"step": s, "loss": 1 / s, **({"late": s} if s > 3 else {})} for s in range(1, 9)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    draw_curves(tmp_path, [["loss", "late"], ["loss"]], tmp_path / "c.png", smooth=3)
+    draw_curves([tmp_path], [["loss", "late"], ["loss"]], tmp_path / "c.png", smooth=3)
     assert width(tmp_path / "c.png") > 900
     with pytest.raises(ValueError, match="has no metric 'los'; it has late, loss"):
-        draw_curves(tmp_path, [["los"]], tmp_path / "c.png")
+        draw_curves([tmp_path], [["los"]], tmp_path / "c.png")
     with pytest.raises(ValueError, match="holds no metrics; pass the output_dir of a run"):
-        draw_curves(tmp_path / "empty", [["loss"]], tmp_path / "c.png")
+        draw_curves([tmp_path / "empty"], [["loss"]], tmp_path / "c.png")
     assert main(["curves", "--run", str(tmp_path), "--metrics", '["loss,late"]']) == 0
     assert (tmp_path / "curves.png").is_file()
+
+
+def test_curves_of_several_runs_have_a_line_each(tmp_path, monkeypatch):
+    labels = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **rest: labels.append(rest["label"]) or plot(*args, **rest))
+    for name, slope in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        rows = [json.dumps({"step": step, "loss": slope * step}) for step in (1, 2)]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    runs = [argument for name in ("one", "two") for argument in ("--run", str(tmp_path / name))]
+    assert main(["curves", *runs, "--out", str(tmp_path / "both.png")]) == 0
+    assert labels == ["one: loss", "two: loss"]
+    assert (tmp_path / "both.png").is_file()
