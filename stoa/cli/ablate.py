@@ -11,6 +11,7 @@ from stoa.tasks.ablation import format_tables, read_plan, run_plan, tabulate
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("plan", type=str, help="YAML file, see recipes/ablation")
+    parser.add_argument("--only", type=str, default="*", help="run the cells of this pattern alone: 'pretrain-*-0'")
     parser.add_argument("--list", type=bool, default=False, help="only say what is finished and what would be run")
     parser.add_argument("--tables", type=bool, default=False, help="only print the tables of what is finished")
 
@@ -24,5 +25,5 @@ def run(args: Namespace) -> None:
                 print(f"{'':12}{command}")
         return
     if not args.tables:
-        run_plan(plan, say=lambda line: print(line, flush=True))
+        run_plan(plan, only=args.only, say=lambda line: print(line, flush=True))
     print(format_tables(tabulate(plan)))

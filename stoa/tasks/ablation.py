@@ -4,6 +4,7 @@ A plan is a YAML file::
 
     out: runs/ablation               # a folder a cell, and its result <cell>.json beside it
     matrix: {recipe: [base, stoa], seed: [0, 1]}
+    passes: seed                     # optional: all cells of the first seed, then all of the next
     cells:                           # in order; {recipe}, {seed}, {out} are filled in, once for every combination
       pretrain-{recipe}-{seed}:
         - train.py --recipe recipes/{recipe}.yaml --training.seed {seed} --training.output_dir {out}/{recipe}-{seed} ...
@@ -29,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +39,7 @@ import yaml
 from stoa.files import write_whole
 from stoa.training.state import commit, versions
 
-_KEYS = {"out", "matrix", "cells", "tables"}
+_KEYS = {"out", "matrix", "passes", "cells", "tables"}
 _FIELD = re.compile(r"\{(\w+)\}")
 Values = Mapping[str, Any]
 
@@ -99,17 +101,28 @@ def read_plan(path: Path) -> Plan:
             if cell.name in cells:
                 raise ValueError(f"plan {path}: two cells are named {cell.name!r}; name in it what they differ in")
             cells[cell.name] = cell
-    return Plan(Path(raw["out"]), tuple(cells.values()), raw.get("tables") or {})
+    order, passes = list(cells.values()), raw.get("passes")
+    if passes is not None:
+        if passes not in matrix:
+            raise ValueError(f"plan {path}: passes is {passes!r}, which is not in its matrix ({', '.join(matrix)})")
+        order.sort(key=lambda cell: matrix[passes].index(cell.values[passes]) if passes in cell.values else 0)
+    return Plan(Path(raw["out"]), tuple(order), raw.get("tables") or {})
 
 
-def run_plan(plan: Plan, *, say: Callable[[str], None]) -> None:
+def run_plan(plan: Plan, *, only: str = "*", say: Callable[[str], None]) -> None:
     """Run what is unfinished, in order. A training that was interrupted goes on where it was.
+
+    Args:
+        only: pattern of the names of the cells to run, as of a shell.
+        say: called with a line on what is done.
 
     Raises:
         ValueError: a command fails; what is finished stays.
     """
-    todo = plan.unfinished()
-    say(f"{len(plan.cells) - len(todo)} of {len(plan.cells)} cells are there already")
+    if not any(fnmatchcase(cell.name, only) for cell in plan.cells):
+        raise ValueError(f"no cell of the plan is named like {only!r}; they are {plan.cells[0].name!r} and others")
+    todo = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
+    say(f"{len(todo)} of {len(plan.cells)} cells to run")
     plan.out.mkdir(parents=True, exist_ok=True)
     for number, cell in enumerate(todo, start=1):
         begun = time.perf_counter()

@@ -59,6 +59,21 @@ def test_cells_are_run_in_order_and_once(plan_file, tmp_path):
     assert result["commands"][0].endswith(f"echo full 1 >> {tmp_path}/log'")
 
 
+def test_passes_go_through_all_cells_of_one_value_first(plan_file):
+    plan_file.write_text(plan_file.read_text() + "passes: seed\n")
+    assert [cell.name for cell in read_plan(plan_file).cells] == [
+        *("towers", "train-base-0", "train-full-0", "ask-base", "ask-full", "train-base-1", "train-full-1"),
+    ]
+
+
+def test_only_some_cells(plan_file, tmp_path, capsys):
+    assert main(["ablate", str(plan_file), "--only", "train-*-1"]) == 0
+    assert log(tmp_path) == ["base 1", "full 1"]
+    assert "2 of 7 cells to run" in capsys.readouterr().out
+    assert main(["ablate", str(plan_file), "--only", "tain-*"]) == 2
+    assert "no cell of the plan is named like 'tain-*'" in capsys.readouterr().err
+
+
 def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
     plan = read_plan(plan_file)
     assert format_tables(tabulate(plan)) == ""
@@ -79,6 +94,10 @@ def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
     [
         ("out: x\ncells: {a: ['stoa x {seed}']}", r"\{seed\} is not in its matrix"),
         ("out: x\nmatrix: {seed: [0, 1]}\ncells: {a: ['stoa x {seed}']}", "two cells are named 'a'"),
+        (
+            "out: x\npasses: sed\nmatrix: {seed: [0]}\ncells: {}",
+            r"passes is 'sed', which is not in its matrix \(seed\)",
+        ),
         ("cells: {}", "'out' or 'cells' is missing"),
         ("out: x\ncels: {}\ncells: {}", "key 'cels' has no meaning here"),
         ("out: [", "not valid YAML"),
