@@ -95,8 +95,8 @@ def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
         ("out: x\ncells: {a: ['stoa x {seed}']}", r"\{seed\} is not in its matrix"),
         ("out: x\nmatrix: {seed: [0, 1]}\ncells: {a: ['stoa x {seed}']}", "two cells are named 'a'"),
         (
-            "out: x\npasses: sed\nmatrix: {seed: [0]}\ncells: {}",
-            r"passes is 'sed', which is not in its matrix \(seed\)",
+            "out: x\npasses: x\nmatrix: {seed: [0]}\ncells: {}",
+            r"passes is 'x', which is not in its matrix \(seed\)",
         ),
         ("cells: {}", "'out' or 'cells' is missing"),
         ("out: x\ncels: {}\ncells: {}", "key 'cels' has no meaning here"),
