@@ -54,7 +54,7 @@ demo: setup
 	stoa evaluate --run runs/demo --manifest data/demo/manifest.jsonl --hard data/demo/hard
 
 study: setup
-	stoa ablate recipes/study/plan.yaml
+	stoa ablate recipes/study/plan.yaml --workers 2
 
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup

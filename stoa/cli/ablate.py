@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from stoa.tasks.ablation import format_tables, read_plan, run_plan, tabulate
 
@@ -12,6 +13,9 @@ from stoa.tasks.ablation import format_tables, read_plan, run_plan, tabulate
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("plan", type=str, help="YAML file, see recipes/ablation")
     parser.add_argument("--only", type=str, default="*", help="run the cells of this pattern alone: 'pretrain-*-0'")
+    parser.add_argument(
+        "--workers", type=PositiveInt, default=1, help="cells run at once: small models leave cores idle, GPUs do not"
+    )
     parser.add_argument("--list", type=bool, default=False, help="only say what is finished and what would be run")
     parser.add_argument("--tables", type=bool, default=False, help="only print the tables of what is finished")
 
@@ -25,5 +29,5 @@ def run(args: Namespace) -> None:
                 print(f"{'':12}{command}")
         return
     if not args.tables:
-        run_plan(plan, only=args.only, say=lambda line: print(line, flush=True))
+        run_plan(plan, only=args.only, workers=args.workers, say=lambda line: print(line, flush=True))
     print(format_tables(tabulate(plan)))

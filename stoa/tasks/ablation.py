@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shlex
 import statistics
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -109,38 +111,69 @@ def read_plan(path: Path) -> Plan:
     return Plan(Path(raw["out"]), tuple(order), raw.get("tables") or {})
 
 
-def run_plan(plan: Plan, *, only: str = "*", say: Callable[[str], None]) -> None:
+def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[str], None]) -> None:
     """Run what is unfinished, in order. A training that was interrupted goes on where it was.
 
     Args:
         only: pattern of the names of the cells to run, as of a shell.
+        workers: cells run at once, each with its share of the cores. A cell waits for those before it whose folder it
+            names; one that is run once, for all values, has the machine for itself.
         say: called with a line on what is done.
 
     Raises:
-        ValueError: a command fails; what is finished stays.
+        ValueError: a command fails; the cells that run beside it are finished, and no other is begun.
     """
     if not any(fnmatchcase(cell.name, only) for cell in plan.cells):
         raise ValueError(f"no cell of the plan is named like {only!r}; they are {plan.cells[0].name!r} and others")
-    todo = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
-    say(f"{len(todo)} of {len(plan.cells)} cells to run")
+    waiting = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
+    say(f"{len(waiting)} of {len(plan.cells)} cells to run")
     plan.out.mkdir(parents=True, exist_ok=True)
-    for number, cell in enumerate(todo, start=1):
-        begun = time.perf_counter()
-        reports: dict[str, Any] = {}
-        for command in cell.commands:
-            reports |= _run(command, plan.out, cell.name, say)
-        seconds = time.perf_counter() - begun
-        result = {
-            "cell": cell.name,
-            "values": cell.values,
-            "commands": cell.commands,
-            "seconds": round(seconds, 1),
-            "commit": commit(),
-            "versions": versions(),
-            **reports,
-        }
-        write_whole(plan.result(cell), json.dumps(result, indent=2) + "\n")
-        say(f"{cell.name}: {seconds / 60:.1f} min, {len(todo) - number} cells left")
+    environment = dict(os.environ)
+    if workers > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    running: dict[Future[float], Cell] = {}
+    failure: BaseException | None = None
+    with ThreadPoolExecutor(workers) as pool:
+        while running or (waiting and failure is None):
+            for cell in list(waiting) if failure is None else []:
+                before = [*running.values(), *waiting[: waiting.index(cell)]]
+                if len(running) < workers and not any(_waits_for(cell, other, plan.out) for other in before):
+                    waiting.remove(cell)
+                    running[pool.submit(_run_cell, plan, cell, environment, say)] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                failure = failure or future.exception()
+                if future.exception() is None:
+                    say(f"{cell.name}: {future.result() / 60:.1f} min, {len(waiting) + len(running)} cells left")
+    if failure is not None:
+        raise failure
+
+
+def _waits_for(cell: Cell, other: Cell, out: Path) -> bool:
+    if not cell.values or not other.values:
+        return True
+    folder = re.compile(rf"{re.escape(str(out / other.name))}(?![\w-])")
+    return any(folder.search(command) for command in cell.commands)
+
+
+def _run_cell(plan: Plan, cell: Cell, environment: Mapping[str, str], say: Callable[[str], None]) -> float:
+    """Run all commands and write the result; seconds it took."""
+    begun = time.perf_counter()
+    reports: dict[str, Any] = {}
+    for command in cell.commands:
+        reports |= _run(command, plan.out, cell.name, environment, say)
+    seconds = time.perf_counter() - begun
+    result = {
+        "cell": cell.name,
+        "values": cell.values,
+        "commands": cell.commands,
+        "seconds": round(seconds, 1),
+        "commit": commit(),
+        "versions": versions(),
+        **reports,
+    }
+    write_whole(plan.result(cell), json.dumps(result, indent=2) + "\n")
+    return seconds
 
 
 def tabulate(plan: Plan) -> dict[str, list[Row]]:
@@ -217,7 +250,9 @@ def _look_up(result: Any, path: str, cell: str) -> float:
     return float(value)
 
 
-def _run(command: str, out: Path, cell: str, say: Callable[[str], None]) -> dict[str, Any]:
+def _run(
+    command: str, out: Path, cell: str, environment: Mapping[str, str], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Run a command; the report of an evaluation, by the name that ``--as`` gives it or ``evaluate``."""
     words, name = shlex.split(command), "evaluate"
     if "--as" in words:
@@ -233,7 +268,7 @@ def _run(command: str, out: Path, cell: str, say: Callable[[str], None]) -> dict
     elif words[0] == "stoa":
         words = [sys.executable, "-m", "stoa.cli", *words[1:]]
     say(f"{cell}: {shlex.join(words)}")
-    done = subprocess.run(words, check=False)
+    done = subprocess.run(words, check=False, env=environment)
     if done.returncode:
         raise ValueError(f"cell {cell}: {shlex.join(words)} ended with status {done.returncode}")
     return {name: json.loads(report.read_text())} if report.is_file() else {}

@@ -1,6 +1,7 @@
 """Plans of many runs: what is run, what is not run again, and the tables."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,49 @@ def test_only_some_cells(plan_file, tmp_path, capsys):
     assert "2 of 7 cells to run" in capsys.readouterr().out
     assert main(["ablate", str(plan_file), "--only", "tain-*"]) == 2
     assert "no cell of the plan is named like 'tain-*'" in capsys.readouterr().err
+
+
+def test_cells_at_once_wait_for_what_they_name(tmp_path):
+    """Both halves of a pair are under way together; what names their folder, and what stands alone, waits."""
+    meet = "for i in $(seq 200); do test -e {out}/begun-$0 && break; sleep 0.05; done; test -e {out}/begun-$0"
+    (tmp_path / "plan.yaml").write_text(
+        f"""
+out: {tmp_path}/out
+matrix: {{half: [a, b]}}
+cells:
+  first:
+    - sh -c 'test ! -e {tmp_path}/out/begun-a'
+  "pair-{{half}}":
+    - sh -c 'touch {{out}}/begun-{{half}}'
+    - sh -c '{meet}' a
+    - sh -c '{meet}' b
+    - sh -c 'echo $OMP_NUM_THREADS > {{out}}/pair-{{half}}-threads'
+  "use-{{half}}":
+    - sh -c 'test -e {{out}}/pair-{{half}}.json' {{out}}/pair-{{half}}/x
+  last:
+    - sh -c 'test -e {tmp_path}/out/use-a.json && test -e {tmp_path}/out/use-b.json'
+"""
+    )
+    plan = read_plan(tmp_path / "plan.yaml")
+    run_plan(plan, workers=2, say=lambda line: None)
+    assert not plan.unfinished()
+    assert (tmp_path / "out" / "pair-a-threads").read_text().strip() == str(max(1, os.cpu_count() // 2))
+
+
+def test_a_failure_lets_the_cells_beside_it_finish(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        f"""
+out: {tmp_path}/out
+matrix: {{cell: [bad, good, late]}}
+cells:
+  "{{cell}}":
+    - sh -c 'case {{cell}} in bad) exit 3;; good) sleep 1;; esac'
+"""
+    )
+    plan = read_plan(tmp_path / "plan.yaml")
+    with pytest.raises(ValueError, match="cell bad: sh -c .* ended with status 3"):
+        run_plan(plan, workers=2, say=lambda line: None)
+    assert [cell.name for cell in plan.unfinished()] == ["bad", "late"]
 
 
 def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
