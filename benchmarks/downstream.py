@@ -133,6 +133,7 @@ def reranking(model: VideoLanguageModel, size: int, top_k: int, rounds: int) -> 
         trajectory_classes_VN=none,
         truth_known_V=none,
         twins_V=none,
+        text_ids_QL=torch.zeros(size, L, dtype=torch.int64),
         text_tokens_QLd=torch.randn(size, L, d),
         text_pooled_Qd=torch.randn(size, d),
         text_mask_QL=torch.arange(L) < torch.randint(3, L + 1, (size, 1)),

@@ -53,22 +53,39 @@ def plm_loss(
     prefix_B = batch.prefix_B.where(batch.prefix_B > 0, prefix_B)
     L = batch.tokens_BL.shape[1]
     next_L = torch.arange(1, L, device=prefix_B.device)
-    if form == "one_pass":
-        mask_BSS = prefix_mask(batch.text_mask_BL, prefix_B, video.valid_BG)
-        _, fused_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, mask_BSS)
-        rows_BLw = fused_BLw[:, :-1]
-    else:
-        rows_BLw = predict_at_blanks(model, batch.text_mask_BL, video, text)[:, 1:]
+    rows_BLw = next_word_rows(
+        model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, prefix_B, form
+    )
     valid = (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
     return language_loss(model, table_Vw, rows_BLw, batch.tokens_BL[:, 1:], valid)
 
 
+def next_word_rows(
+    model: VideoLanguageModel,
+    video_BGd: torch.Tensor,
+    video_valid_BG: torch.Tensor,
+    text_BLd: torch.Tensor,
+    text_mask_BL: torch.Tensor,
+    prefix_B: torch.Tensor,
+    form: PlmForm,
+) -> torch.Tensor:
+    """Fused rows (B, L - 1, w) for the language head; row i is to predict token i+1, if that is not of the prefix."""
+    if form == "one_pass":
+        _, fused_BLw = model.fuse(video_BGd, text_BLd, prefix_mask(text_mask_BL, prefix_B, video_valid_BG))
+        return fused_BLw[:, :-1]
+    return predict_at_blanks(model, video_BGd, video_valid_BG, text_BLd, text_mask_BL)[:, 1:]
+
+
 def predict_at_blanks(
-    model: VideoLanguageModel, text_mask_BL: torch.Tensor, video: VideoFeatures, text: TextFeatures
+    model: VideoLanguageModel,
+    video_BGd: torch.Tensor,
+    video_valid_BG: torch.Tensor,
+    text_BLd: torch.Tensor,
+    text_mask_BL: torch.Tensor,
 ) -> torch.Tensor:
     """Fused rows (B, L, w) of the blanks: row j knows the video and the text before position j."""
     L = text_mask_BL.shape[1]
     positions_L = torch.arange(L, device=text_mask_BL.device).repeat(2)
-    tokens = torch.cat([text.tokens_BLd, torch.zeros_like(text.tokens_BLd)], dim=1)
-    _, fused = model.fuse(video.tokens_BGd, tokens, two_stream_mask(text_mask_BL, video.valid_BG), positions_L)
+    tokens = torch.cat([text_BLd, torch.zeros_like(text_BLd)], dim=1)
+    _, fused = model.fuse(video_BGd, tokens, two_stream_mask(text_mask_BL, video_valid_BG), positions_L)
     return fused[:, L:]

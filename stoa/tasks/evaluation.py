@@ -175,7 +175,9 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
     for path in hard:
         hard_videos = _reader(trained, open_split(str(path), None), config)
         of_models = dict(zip(models, encode_galleries(list(models.values()), hard_videos), strict=True))
-        report["hard_sets"][path.stem] = {n: evaluate_hard_set(m, of_models[n]) for n, m in models.items()}
+        report["hard_sets"][path.stem] = {
+            name: evaluate_hard_set(model, of_models[name], form=abilities.plm_form) for name, model in models.items()
+        }
         report["unreadable"] |= dict(hard_videos.unreadable)
     report["protocol"] = _card(
         trained,

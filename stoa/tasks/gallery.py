@@ -32,7 +32,7 @@ class Gallery:
         trajectory_classes_VN: what each trajectory truly shows, -1 where the data do not know.
         truth_known_V: bool, the data know what the boxes show.
         twins_V: bool, a frame shows two objects of one class, which a trajectory cannot tell apart.
-        text_tokens_QLd, text_pooled_Qd, text_mask_QL: of each caption.
+        text_ids_QL, text_tokens_QLd, text_pooled_Qd, text_mask_QL: of each caption; the first are BPE ids.
         noun_QL, noun_labels_QL: bool, the last token of each noun; its class or -1.
         video_of_text_Q: index of each caption's video.
         unreadable: (id, reason) of the videos left out.
@@ -46,6 +46,7 @@ class Gallery:
     trajectory_classes_VN: torch.Tensor
     truth_known_V: torch.Tensor
     twins_V: torch.Tensor
+    text_ids_QL: torch.Tensor
     text_tokens_QLd: torch.Tensor
     text_pooled_Qd: torch.Tensor
     text_mask_QL: torch.Tensor
@@ -110,6 +111,7 @@ def encode_galleries(models: Sequence[TrainedModel], videos: VideoReader) -> lis
                 trajectory_classes_VN=torch.cat(classes),
                 truth_known_V=torch.cat(known),
                 twins_V=torch.cat(twins),
+                text_ids_QL=ids_QL,
                 text_tokens_QLd=torch.cat([text.tokens_BLd for text in texts]),
                 text_pooled_Qd=torch.cat([text.pooled_Bd for text in texts]),
                 text_mask_QL=mask_QL,

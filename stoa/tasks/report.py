@@ -107,11 +107,15 @@ def _retrieval_lines(report: Mapping[str, Any]) -> list[str]:
                 row(f"  {method}" if model == "trained" else f"  {method}, {model}", metrics[direction])
         row("  chance", report["chance"][direction])
     if report["hard_sets"]:
-        lines += ["", f"{'hard sets, accuracy of 4 (%)':32}{'vtm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}"]
+        lines += [
+            "",
+            f"{'hard sets, accuracy of 4 (%)':32}{'vtm':>8}{'plm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}",
+        ]
         for kind, result in report["hard_sets"].items():
             trained, fresh = result["trained"], result.get("untrained")
             beside = f"{fresh['vtm']:11.1f}" if fresh else f"{'-':>11}"
-            lines.append(f"  {kind:30}{trained['vtm']:8.1f}{trained['itc']:8.1f}{beside}{HARD_CHANCE:8.1f}")
+            scores = "".join(f"{trained[method]:8.1f}" for method in methods)
+            lines.append(f"  {kind:30}{scores}{beside}{HARD_CHANCE:8.1f}")
     if report["matches"].get("trained"):
         title = "trajectories matched to nouns (%)"
         lines += ["", f"{title:32}{'right':>8}{'untrained':>11}{'chance':>8}{'matches':>9}"]

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from stoa.models.incremental import PlmForm
 from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.plm import next_word_rows
 from stoa.objectives.vtc import temperature
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics, rank_metrics
@@ -46,6 +48,40 @@ def match_scores(
         seen = bidirectional_mask(mask, gallery.video_valid_VG[videos])
         fused = trained.model.fuse(gallery.video_tokens_VGd[videos], gallery.text_tokens_QLd[texts], seen)
         out.append(trained.model.match_logits(*fused, mask).float().log_softmax(dim=-1)[:, 1])
+    return torch.cat(out).view(text_index.shape)
+
+
+@torch.inference_mode()
+def caption_scores(
+    trained: TrainedModel,
+    gallery: Gallery,
+    text_index: torch.Tensor,
+    video_index: torch.Tensor,
+    form: PlmForm,
+    *,
+    batch_size: int = 256,
+) -> torch.Tensor:
+    """Log-probability of captions given videos, for pairs shaped like the two index tensors; words outside the language
+    head's vocabulary do not count."""
+    model, out = trained.model, []
+    table_Vw = model.language_table()
+    pairs = zip(text_index.flatten().split(batch_size), video_index.flatten().split(batch_size), strict=True)
+    for texts, videos in pairs:
+        mask = gallery.text_mask_QL[texts]
+        rows = next_word_rows(
+            model,
+            gallery.video_tokens_VGd[videos],
+            gallery.video_valid_VG[videos],
+            gallery.text_tokens_QLd[texts],
+            mask,
+            torch.ones_like(texts),
+            form,
+        )
+        targets = model.lm_head.targets(gallery.text_ids_QL[texts, 1:])
+        known = mask[:, 1:] & (targets >= 0)
+        logs = model.language_logits(rows, table_Vw).float().log_softmax(dim=-1)
+        of_words = logs.gather(2, targets.clamp(min=0)[..., None]).squeeze(2)
+        out.append(of_words.where(known, 0).sum(dim=1))
     return torch.cat(out).view(text_index.shape)
 
 
@@ -113,8 +149,11 @@ def dual_softmaxed(scores_NM: torch.Tensor) -> torch.Tensor:
     return scores_NM * scores_NM.softmax(dim=0)
 
 
-def evaluate_hard_set(trained: TrainedModel, gallery: Gallery, size: int = 4) -> dict[str, float]:
-    """Text-to-video accuracy (percent) within galleries of ``size``, by ``vtm`` (the headline) and ``itc`` (a control).
+def evaluate_hard_set(
+    trained: TrainedModel, gallery: Gallery, size: int = 4, *, form: PlmForm = "one_pass"
+) -> dict[str, float]:
+    """Text-to-video accuracy (percent) within galleries of ``size``, by ``vtm`` (the headline), ``plm`` (how likely the
+    caption is, given the video) and ``itc`` (a control).
 
     Rows whose ids agree up to the last underscore form a gallery; one that misses a video is left out. A tie
     counts as a random choice.
@@ -134,13 +173,17 @@ def evaluate_hard_set(trained: TrainedModel, gallery: Gallery, size: int = 4) ->
             f"none of the {len(members)} galleries has {size} readable videos (ids like name_0, name_1, ...)"
         )
     itc_QV = itc_scores(trained, gallery)
-    num_queries, correct = 0, {"vtm": 0.0, "itc": 0.0}
+    num_queries, correct = 0, {"vtm": 0.0, "plm": 0.0, "itc": 0.0}
     for videos in whole:
         columns = torch.tensor(videos, device=itc_QV.device)
         texts = torch.isin(gallery.video_of_text_Q, columns).nonzero().squeeze(1)
         relevant = gallery.video_of_text_Q[texts][:, None] == columns
-        pairs = torch.meshgrid(texts, columns, indexing="ij")
-        scores = {"vtm": match_scores(trained, gallery, *pairs), "itc": itc_QV[texts][:, columns]}
+        rows, cells = torch.meshgrid(texts, columns, indexing="ij")
+        scores = {
+            "vtm": match_scores(trained, gallery, rows, cells),
+            "plm": caption_scores(trained, gallery, rows, cells, form),
+            "itc": itc_QV[texts][:, columns],
+        }
         for method, score in scores.items():
             correct[method] += rank_metrics(score, relevant).r1 * len(texts)
         num_queries += len(texts)

@@ -180,7 +180,7 @@ def test_two_streams_equal_a_pass_for_every_position():
     """The oracle fuses once a position: the text so far, blanks after it, read at the first blank."""
     model, batch = tiny_model().double(), random_batch(3, lengths=[12, 7, 2])
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    rows = predict_at_blanks(model, batch.text_mask_BL, video, text)
+    rows = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL)
     L, G = 12, video.valid_BG.shape[1]
     keys = torch.cat([video.valid_BG, torch.ones(3, L, dtype=torch.bool)], dim=1)
     mask = torch.ones(G + L, G + L, dtype=torch.bool).tril()
@@ -199,7 +199,10 @@ def test_two_streams_supervise_what_one_pass_does():
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     loss = plm_loss(model, batch, video, text, model.language_table(), form="two_stream", seed=5, step=6)
     prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
-    rows, table = predict_at_blanks(model, batch.text_mask_BL, video, text), model.language_table()
+    rows, table = (
+        predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL),
+        model.language_table(),
+    )
     losses = [
         F.cross_entropy(model.language_logits(rows[b, j], table), model.lm_head.targets(batch.tokens_BL[b, j]))
         for b in range(4)

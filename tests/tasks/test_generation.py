@@ -40,7 +40,7 @@ def logits_by_whole_passes(model, video, tokens_BL, mask_BL, lengths_B, form):
     if form == "one_pass":
         _, rows_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, prefix_mask(mask_BL, lengths_B, video.valid_BG))
     else:
-        rows_BLw = predict_at_blanks(model, mask_BL, video, text).roll(-1, dims=1)
+        rows_BLw = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, mask_BL).roll(-1, dims=1)
     return model.language_logits(rows_BLw, model.language_table())
 
 

@@ -11,10 +11,13 @@ from factories import USED, gray_frames, tiny_config, tiny_model, write_video
 
 from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.models.clip import PRESETS
+from stoa.models.incremental import IncrementalText
+from stoa.models.video_language import VideoFeatures
 from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split
 from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.report import format_report, write_report, write_scores
 from stoa.tasks.retrieval import (
+    caption_scores,
     dual_softmaxed,
     evaluate_hard_set,
     itc_scores,
@@ -146,12 +149,44 @@ def test_hard_sets_compare_within_their_gallery(trained, folder):
     """With galleries of one clip everything is right; in one gallery of four, what the scores say."""
     gallery = gallery_of(trained, folder)
     alone = dataclasses.replace(gallery, ids=["a_0", "b_0", "c_0", "d_0"])
-    assert evaluate_hard_set(trained, alone, size=1) == {"vtm": 100.0, "itc": 100.0, "queries": 5}
+    assert evaluate_hard_set(trained, alone, size=1) == {"vtm": 100.0, "plm": 100.0, "itc": 100.0, "queries": 5}
     together = evaluate_hard_set(trained, gallery)
     expected = (itc_scores(trained, gallery).argmax(dim=1) == gallery.video_of_text_Q).double().mean() * 100
     assert together["itc"] == pytest.approx(float(expected))
     with pytest.raises(ValueError, match="none of the 4 galleries has 4 readable videos"):
         evaluate_hard_set(trained, alone)
+
+
+@pytest.mark.parametrize("form", ["one_pass", "two_stream"])
+@torch.inference_mode()
+def test_caption_scores_are_what_a_growing_text_adds_up(folder, form):
+    """Word by word with the cache of generation, as another way to the same sum."""
+    model = tiny_model(lm_vocab="full").eval()
+    trained = TrainedModel(model, torch.device("cpu"), 32, {})
+    gallery = gallery_of(trained, folder)
+    texts, videos = torch.tensor([[0, 1], [2, 3]]), torch.tensor([[0, 2], [1, 1]])
+    scores = caption_scores(trained, gallery, texts, videos, form, batch_size=3)
+    assert scores.shape == (2, 2)
+    for score, q, v in zip(scores.flatten(), texts.flatten(), videos.flatten(), strict=True):
+        video = VideoFeatures(
+            *(part[v][None] for part in (gallery.video_tokens_VGd, gallery.video_valid_VG, gallery.video_pooled_Vd)),
+            gallery.trajectory_labels_VN[v][None],
+        )
+        ids = gallery.text_ids_QL[q, : int(gallery.text_mask_QL[q].sum())]
+        growing = IncrementalText(model, video, ids[None, :1], torch.tensor([1]), form)
+        total = 0.0
+        for position in range(len(ids) - 1):
+            logits = growing.next_token_logits(ids[position][None], torch.tensor([position]))
+            total += float(logits[0].log_softmax(dim=-1)[ids[position + 1]])
+        assert float(score) == pytest.approx(total, abs=1e-3)
+
+
+def test_words_outside_the_vocabulary_do_not_count_in_caption_scores(trained, folder):
+    gallery = gallery_of(trained, folder)
+    unknown = dataclasses.replace(gallery, text_ids_QL=torch.ones_like(gallery.text_ids_QL))
+    zero = torch.zeros(1, dtype=torch.int64)
+    assert float(caption_scores(trained, unknown, zero, zero, "one_pass")) == 0
+    assert float(caption_scores(trained, gallery, zero, zero, "one_pass")) < 0
 
 
 def test_an_empty_hard_folder_is_an_error(trained, folder):
