@@ -114,7 +114,7 @@ def _retrieval_lines(report: Mapping[str, Any]) -> list[str]:
         for kind, result in report["hard_sets"].items():
             trained, fresh = result["trained"], result.get("untrained")
             beside = f"{fresh['vtm']:11.1f}" if fresh else f"{'-':>11}"
-            scores = "".join(f"{trained[method]:8.1f}" for method in methods)
+            scores = "".join(f"{trained[method]:8.1f}" for method in ("vtm", "plm", "itc"))
             lines.append(f"  {kind:30}{scores}{beside}{HARD_CHANCE:8.1f}")
     if report["matches"].get("trained"):
         title = "trajectories matched to nouns (%)"
