@@ -15,6 +15,7 @@ import jsonargparse
 
 from stoa.data.loader import DataConfig
 from stoa.models.video_language import ModelConfig
+from stoa.models.weights import Parts
 from stoa.objectives.total import ObjectivesConfig
 from stoa.training.trainer import TrainingConfig
 
@@ -26,6 +27,8 @@ class Config:
     Attributes:
         init: weights to start the CLIP towers from: an open_clip pretrained tag (``openai``) or a local
             checkpoint file; none is a random start.
+        init_parts: ``all`` starts the fusion encoder and the heads too, from a checkpoint of ours; see
+            :func:`stoa.models.weights.initialize`.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -33,6 +36,7 @@ class Config:
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     init: str | None = None
+    init_parts: Parts = "towers"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -128,9 +128,7 @@ def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[st
     waiting = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
     say(f"{len(waiting)} of {len(plan.cells)} cells to run")
     plan.out.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if workers > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
     running: dict[Future[float], Cell] = {}
     failure: BaseException | None = None
     with ThreadPoolExecutor(workers) as pool:
@@ -139,7 +137,7 @@ def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[st
                 before = [*running.values(), *waiting[: waiting.index(cell)]]
                 if len(running) < workers and not any(_waits_for(cell, other, plan.out) for other in before):
                     waiting.remove(cell)
-                    running[pool.submit(_run_cell, plan, cell, environment, say)] = cell
+                    running[pool.submit(_run_cell, plan, cell, share if cell.values else {}, say)] = cell
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(future)
                 failure = failure or future.exception()
@@ -268,7 +266,7 @@ def _run(
     elif words[0] == "stoa":
         words = [sys.executable, "-m", "stoa.cli", *words[1:]]
     say(f"{cell}: {shlex.join(words)}")
-    done = subprocess.run(words, check=False, env=environment)
+    done = subprocess.run(words, check=False, env=os.environ | environment)
     if done.returncode:
         raise ValueError(f"cell {cell}: {shlex.join(words)} ended with status {done.returncode}")
     return {name: json.loads(report.read_text())} if report.is_file() else {}

@@ -80,7 +80,7 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
     model = VideoLanguageModel(config.model, used_token_ids=used)
     if config.init is not None:
-        process.console.say(initialize(model, config.init))
+        process.console.say(initialize(model, config.init, config.init_parts))
     else:
         process.console.say(f"{config.model.backbone.name} starts from random weights; --init names pretrained ones")
     train(process, config, model, clips, facts={"used_token_ids": used})
