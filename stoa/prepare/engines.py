@@ -21,6 +21,8 @@ def run(tasks: Sequence[ShardTask], engine: Engine, workers: int) -> Iterator[Sh
         OSError: a disk is full or does not answer; shards that are done stay.
         ValueError: Ray is not installed.
     """
+    if not tasks:
+        return
     if engine == "ray":
         yield from _run_ray(tasks, workers)
     elif workers == 1 or len(tasks) == 1:

@@ -109,9 +109,10 @@ def test_the_index_says_what_the_files_hold(prepared):
         assert len(ShardClips(str(prepared / kind), "test")) == 4
 
 
-def test_calling_again_changes_nothing(shapes, prepared):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_calling_again_changes_nothing(shapes, prepared, engine):
     before, lines = contents(prepared), []
-    made(shapes, prepared, say=lines.append)
+    made(shapes, prepared, say=lines.append, engine=engine, workers=2)
     assert contents(prepared) == before
     assert "frames: 4 of 4 shards are there already" in lines
 
