@@ -15,7 +15,6 @@ import jsonargparse
 
 from stoa.data.loader import DataConfig
 from stoa.models.video_language import ModelConfig
-from stoa.models.weights import Parts
 from stoa.objectives.total import ObjectivesConfig
 from stoa.training.trainer import TrainingConfig
 
@@ -26,9 +25,8 @@ class Config:
 
     Attributes:
         init: weights to start the CLIP towers from: an open_clip pretrained tag (``openai``) or a local
-            checkpoint file; none is a random start.
-        init_parts: ``all`` starts the fusion encoder and the heads too, from a checkpoint of ours; see
-            :func:`stoa.models.weights.initialize`.
+            checkpoint file; none is a random start. A run's folder, or one of its checkpoints', starts all that it
+            holds, fusion encoder and heads as well.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -36,7 +34,6 @@ class Config:
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     init: str | None = None
-    init_parts: Parts = "towers"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -258,6 +258,19 @@ def architecture(config: BackboneConfig) -> dict[str, Any]:
     return PRESETS.get(config.name) or open_clip.get_model_config(config.name)
 
 
+def require_architecture(backbone: BackboneConfig, trained: dict[str, Any], source: str) -> None:
+    """A name stands for the same sizes as when the weights were trained.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if trained != architecture(backbone):
+        raise ValueError(
+            f"{source} was trained when {backbone.name} stood for {trained}, now it is {architecture(backbone)}; use "
+            "it with the version of stoa that trained it"
+        )
+
+
 def image_side(config: BackboneConfig) -> int:
     """Side in pixels of the square frames a backbone sees."""
     side = architecture(config)["vision_cfg"]["image_size"]

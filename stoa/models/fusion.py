@@ -70,7 +70,7 @@ class FusionEncoder(nn.Module):
         self.ln_video = nn.LayerNorm(w)
         self.ln_text = nn.LayerNorm(w)
         self.video_positions = nn.Parameter(POSITION_SCALE * torch.randn(sum(group_sizes.values()), w))
-        self.text_positions = nn.Parameter(starting_positions(text_positions_Lw))
+        self.text_positions = nn.Parameter(_to_scale(text_positions_Lw))
         self.type_embeddings = nn.Parameter(POSITION_SCALE * torch.randn(len(group_sizes) + 1, w))
         type_of_slot = [index for index, size in enumerate(group_sizes.values()) for _ in range(size)]
         self.register_buffer("type_of_slot_G", torch.tensor(type_of_slot), persistent=False)
@@ -81,7 +81,7 @@ class FusionEncoder(nn.Module):
         for own, source in zip(self.blocks, text_blocks, strict=False):
             own.load_state_dict(source.state_dict())
         self.ln_final.load_state_dict(final_norm.state_dict())
-        self.text_positions.copy_(starting_positions(text_positions_Lw))
+        self.text_positions.copy_(_to_scale(text_positions_Lw))
 
     def slot(self, group: str) -> slice:
         """Where a video-side group stands in the sequence."""
@@ -134,7 +134,6 @@ class FusionEncoder(nn.Module):
         return self.ln_final(x_BSw)
 
 
-def starting_positions(positions_Lw: torch.Tensor) -> torch.Tensor:
-    """The text tower's positions at the scale of the others here."""
+def _to_scale(positions_Lw: torch.Tensor) -> torch.Tensor:
     positions_Lw = positions_Lw.detach()
     return positions_Lw * (POSITION_SCALE / positions_Lw.square().mean().sqrt())

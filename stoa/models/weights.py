@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import open_clip
 import torch
@@ -13,47 +12,14 @@ from torch import nn
 
 from stoa.files import sha256
 from stoa.models.clip import BackboneConfig, Clip, architecture
-from stoa.models.fusion import starting_positions
 from stoa.models.video_language import VideoLanguageModel
 
-Parts = Literal["towers", "all"]
-"""What of a model starts from a checkpoint."""
 
-
-def initialize(model: VideoLanguageModel, init: str, parts: Parts = "towers") -> str:
-    """Start the towers, and the encoders copied from them, from pretrained weights; see :func:`load_clip`.
-
-    Args:
-        model: to start.
-        init: see :func:`load_clip`.
-        parts: ``all`` takes the fusion encoder and the heads as well, from a checkpoint of ours whose groups of tokens
-            are the first of this model's: of one without objects for one with them.
-
-    Raises:
-        ValueError: see :func:`load_clip`; with ``all`` also for what does not fit.
-    """
+def initialize(model: VideoLanguageModel, init: str) -> str:
+    """Start the towers, and the encoders copied from them, from pretrained weights; see :func:`load_clip`."""
     said = load_clip(model.clip, model.config.backbone, init)
     model.start_from_towers()
-    if parts == "all":
-        _start_fusion(model, init)
-        said = said.replace("CLIP towers start", "all that the checkpoint holds starts", 1)
     return said
-
-
-def _start_fusion(model: VideoLanguageModel, init: str) -> None:
-    path, own = Path(init), model.state_dict()
-    loaded = _load(path) if path.is_file() else {}
-    if "clip.visual.conv1.weight" not in loaded:
-        raise ValueError(f"--init_parts all needs a checkpoint of ours, which --init {init} is not; pass towers")
-    new = {name: tensor for name, tensor in own.items() if name.split(".")[0] in ("objects", "trajectories", "actions")}
-    state = new | loaded
-    # One row a token or group, and the text's type last: those of new groups keep theirs.
-    tokens, types = "fusion.video_positions", "fusion.type_embeddings"
-    groups = len(loaded[types]) - 1
-    if len(own[tokens]) - len(loaded[tokens]) == sum(list(model.fusion.group_sizes.values())[groups:]):
-        state[tokens] = torch.cat([loaded[tokens], own[tokens][len(loaded[tokens]) :]])
-        state[types] = torch.cat([loaded[types][:groups], own[types][groups:-1], loaded[types][-1:]])
-    load_strictly(model, state, init)
 
 
 def load_pretrained(
@@ -61,8 +27,8 @@ def load_pretrained(
 ) -> None:
     """Start a model from the weights of another that may have been trained for something else.
 
-    The answer head may be new, the text longer (more positions, from the text tower's), and a ``used`` vocabulary may
-    hold more tokens (whose biases start at 0).
+    The answer head may be new, and so may objects and actions; the text may be longer (more positions, from the text
+    tower's), and a ``used`` vocabulary may hold more tokens (whose biases start at 0).
 
     Args:
         model: to start.
@@ -73,13 +39,21 @@ def load_pretrained(
     Raises:
         ValueError: they do not fit; the message names what.
     """
-    state, own = {name: tensor.float() for name, tensor in weights.items()}, model.state_dict()
-    state = {name: tensor for name, tensor in state.items() if not name.startswith("answer_head.")}
-    state |= {name: tensor for name, tensor in own.items() if name.startswith("answer_head.")}
-    positions = "fusion.text_positions"
-    if positions in state and len(state[positions]) < len(own[positions]):
-        towers = starting_positions(state["clip.positional_embedding"][: len(own[positions])])
-        state[positions] = torch.cat([state[positions], towers[len(state[positions]) :]])
+    state = {name: tensor.float() for name, tensor in weights.items() if not name.startswith("answer_head.")}
+    towers = {name.removeprefix("clip."): tensor for name, tensor in state.items() if name.startswith("clip.")}
+    load_strictly(model.clip, towers, source)
+    model.start_from_towers()
+    own, trained = model.state_dict(), {name.split(".")[0] for name in state}
+    new = {"answer_head", "objects", "trajectories", "actions"} - trained
+    state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}
+    text, video, types = "fusion.text_positions", "fusion.video_positions", "fusion.type_embeddings"
+    if len(state[text]) < len(own[text]):
+        state[text] = torch.cat([state[text], own[text][len(state[text]) :]])
+    # One row a token, and one a group with the text's last: groups of tokens that are new stand behind the others.
+    groups = len(state[types]) - 1
+    if len(own[video]) - len(state[video]) == sum(list(model.fusion.group_sizes.values())[groups:]):
+        state[video] = torch.cat([state[video], own[video][len(state[video]) :]])
+        state[types] = torch.cat([state[types][:groups], own[types][groups:-1], state[types][-1:]])
     head = model.lm_head
     if head.used_ids is not None and used_token_ids is not None:
         classes = head.targets(torch.tensor(used_token_ids))
@@ -148,15 +122,11 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str
     module.load_state_dict(state)
 
 
-def _load(path: Path) -> dict[str, torch.Tensor]:
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return dict(load_state_dict(str(path), weights_only=True))
+        state = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # every loader behind it has exceptions of its own
         raise ValueError(f"--init {path}: not a checkpoint of tensors ({' '.join(str(error).split())[:200]})") from None
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    state = _load(path)
     # open_clip stores OpenAI's archives with these three beside the weights.
     for key in ("input_resolution", "context_length", "vocab_size"):
         state.pop(key, None)

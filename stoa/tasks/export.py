@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from stoa.data.text import tokenizer
 from stoa.files import fsync, sha256, write_whole
-from stoa.models.clip import Clip, architecture, image_side
+from stoa.models.clip import Clip, architecture, image_side, require_architecture
 from stoa.models.video_language import ModelConfig, VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
 from stoa.tasks.evaluation import Abilities
-from stoa.tasks.trained import TrainedModel, require_architecture
+from stoa.tasks.trained import TrainedModel
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stoa.models.clip import BackboneConfig, architecture, image_side
+from stoa.models.clip import image_side, require_architecture
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import load_strictly
 from stoa.training import checkpoint
@@ -54,19 +54,6 @@ def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> Tra
         "weights sha256": weights_sha256,
     }
     return TrainedModel(model.to(device).eval(), device, image_side(config.backbone), origin)
-
-
-def require_architecture(backbone: BackboneConfig, trained: dict[str, Any], source: str) -> None:
-    """A name stands for the same sizes as when the weights were trained.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if trained != architecture(backbone):
-        raise ValueError(
-            f"{source} was trained when {backbone.name} stood for {trained}, now it is {architecture(backbone)}; use "
-            "it with the version of stoa that trained it"
-        )
 
 
 def untrained(trained: TrainedModel, *, seed: int = 0) -> TrainedModel:

@@ -16,11 +16,12 @@ from stoa.data.clips import Clips
 from stoa.data.ledger import Ledger
 from stoa.data.loader import build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler
-from stoa.models.clip import architecture, image_side
+from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.video_language import VideoLanguageModel
-from stoa.models.weights import initialize
+from stoa.models.weights import initialize, load_pretrained
 from stoa.objectives.gather import rank, world_size
 from stoa.objectives.total import TrainingObjective
+from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
@@ -77,15 +78,32 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     process = join(config.training, deepspeed_config)
     manifest = _manifest(config, default_data, process)
     clips = open_clips(manifest, config.data.split, process.ledger if rank() == 0 else Ledger(None))
-    used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
-    model = VideoLanguageModel(config.model, used_token_ids=used)
-    if config.init is not None:
-        process.console.say(initialize(model, config.init, config.init_parts))
-    else:
-        process.console.say(f"{config.model.backbone.name} starts from random weights; --init names pretrained ones")
+    model, used, said = _start(config, clips)
+    process.console.say(said)
     train(process, config, model, clips, facts={"used_token_ids": used})
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] | None, str]:
+    """The model with what it starts from, the token ids that it predicts (none is all), and a line that says so."""
+    used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
+    if config.init is None or not Path(config.init).is_dir():
+        model = VideoLanguageModel(config.model, used_token_ids=used)
+        if config.init is not None:
+            return model, used, initialize(model, config.init)
+        return model, used, f"{config.model.backbone.name} starts from random weights; --init names pretrained ones"
+    folder = checkpoint.find(config.init)
+    run = checkpoint.read_run(folder)
+    name, own = run["config"]["model"]["backbone"]["name"], config.model.backbone.name
+    if name != own:
+        raise ValueError(f"--init {folder} is of the backbone {name} and model.backbone.name is {own}; give the same")
+    require_architecture(config.model.backbone, run["architecture"], f"--init {folder}")
+    if used is not None and run["used_token_ids"] is not None:
+        used = sorted({*used, *run["used_token_ids"]})
+    model = VideoLanguageModel(config.model, used_token_ids=used)
+    load_pretrained(model, checkpoint.read_weights(folder)[0], run["used_token_ids"], f"--init {folder}")
+    return model, used, f"all that {folder} holds starts from there, step {run['step']}"
 
 
 def train(

@@ -388,20 +388,28 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> N
     Raises:
         ValueError: names the first difference and both values.
     """
+    model = _filled(saved["config"]["model"], asdict(ModelConfig())), current["config"]["model"]
+    layouts = ds.layout(saved["deepspeed_config"]), ds.layout(current["deepspeed_config"])
     parts = [
-        ("model", _filled(saved["config"]["model"], asdict(ModelConfig())), current["config"]["model"]),
-        ("architecture", saved["architecture"], current["architecture"]),
-        ("DeepSpeed", ds.layout(saved["deepspeed_config"]), ds.layout(current["deepspeed_config"])),
+        ("model", "another model", *model),
+        ("architecture", "another model", saved["architecture"], current["architecture"]),
+        ("training.optim", "an optimiser of other parameters", _trained(saved["config"]), _trained(current["config"])),
+        ("DeepSpeed", "another DeepSpeed configuration", *layouts),
     ]
-    for part, old, new in parts:
+    for part, what, old, new in parts:
         for key, (before, now) in sorted(_differences(old, new)):
             if key in _FREE_TO_CHANGE:
                 continue
-            what = "another model" if part != "DeepSpeed" else "another DeepSpeed configuration"
             raise ValueError(
                 f"checkpoint {path} is of {what}: {part}.{key} is {before!r} there and {now!r} here; "
                 "choose another training.output_dir, or give the checkpoint's value"
             )
+
+
+def _trained(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides, beside the model, which parameters the optimiser holds."""
+    key = "frozen_vision_blocks"
+    return {key: config["training"]["optim"].get(key, getattr(OptimConfig(), key))}
 
 
 def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import open_clip
 import pytest
 import torch
-from factories import tiny_model
+from factories import USED, tiny_model
 from safetensors.torch import save_file
 
 from stoa.models.actions import ActionConfig
@@ -11,7 +11,7 @@ from stoa.models.clip import BackboneConfig, Clip, build_open_clip
 from stoa.models.fusion import FusionConfig
 from stoa.models.layers import POSITION_SCALE
 from stoa.models.objects import ObjectConfig
-from stoa.models.weights import initialize, load_clip
+from stoa.models.weights import initialize, load_clip, load_pretrained
 
 TINY = BackboneConfig(name="stoa-tiny")
 
@@ -119,27 +119,33 @@ def test_the_towers_of_our_own_checkpoint(tmp_path):
         assert torch.equal(a, b)
 
 
-def saved(model, folder) -> str:
-    save_file({k: v.clone() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    return str(folder / "model.safetensors")
+WITHOUT = {"objects": ObjectConfig(num_trajectories=0), "actions": ActionConfig(num_tokens=0)}
 
 
-def test_all_of_a_checkpoint_without_objects_and_actions(tmp_path):
-    none = {"objects": ObjectConfig(num_trajectories=0), "actions": ActionConfig(num_tokens=0)}
-    small, large, fresh = tiny_model(seed=1, **none), tiny_model(seed=2), tiny_model(seed=2)
-    init = saved(small, tmp_path)
-    assert "all that the checkpoint holds starts from" in initialize(large, init, "all")
-    initialize(fresh, init)
+def test_all_of_a_model_without_objects_and_actions():
+    small, large, fresh = tiny_model(seed=1, **WITHOUT), tiny_model(seed=2), tiny_model(seed=2)
+    load_pretrained(large, small.state_dict(), USED, "a run")
+    towers = {k.removeprefix("clip."): v for k, v in small.state_dict().items() if k.startswith("clip.")}
+    fresh.clip.load_state_dict(towers)
+    fresh.start_from_towers()
     grown = {"fusion.video_positions", "fusion.type_embeddings"}
     for name, value in large.state_dict().items():
-        if name in small.state_dict() and name not in grown:
-            assert torch.equal(value, small.state_dict()[name]), name
-        elif name not in grown:
-            assert torch.equal(value, fresh.state_dict()[name]), name
+        if name not in grown:
+            source = small if name in small.state_dict() else fresh
+            assert torch.equal(value, source.state_dict()[name]), name
     assert torch.equal(large.fusion.video_positions[:3], small.fusion.video_positions)
     assert torch.equal(large.fusion.video_positions[3:], fresh.fusion.video_positions[3:])
     ours, theirs = large.fusion.type_embeddings, small.fusion.type_embeddings  # frames, pooled, ..., text
     assert torch.equal(ours[[0, 1, -1]], theirs) and torch.equal(ours[2:4], fresh.fusion.type_embeddings[2:4])
+
+
+def test_longer_text_goes_on_with_the_positions_of_the_tower():
+    short, longer = tiny_model(seed=1, max_tokens=8), tiny_model(seed=2, max_tokens=12)
+    load_pretrained(longer, short.state_dict(), USED, "a run")
+    positions = longer.fusion.text_positions
+    assert torch.equal(positions[:8], short.fusion.text_positions)
+    towers = longer.clip.positional_embedding[:12]
+    torch.testing.assert_close(positions[8:], towers[8:] * POSITION_SCALE / towers.square().mean().sqrt())
 
 
 @pytest.mark.parametrize(
@@ -147,18 +153,12 @@ def test_all_of_a_checkpoint_without_objects_and_actions(tmp_path):
     [
         ({"num_frames": 4}, r"of another shape: actions.frame_embedding \(4, 1, 48\) instead of \(2, 1, 48\)"),
         (
-            {"num_frames": 4, "objects": ObjectConfig(num_trajectories=0), "actions": ActionConfig(num_tokens=0)},
+            {"num_frames": 4, **WITHOUT},
             r"of another shape: fusion.type_embeddings .*, fusion.video_positions \(5, 32\) instead of \(10, 32\)",
         ),
         ({"fusion": FusionConfig(layers=1)}, "missing: fusion.blocks.1"),
     ],
 )
-def test_all_of_a_checkpoint_that_does_not_fit(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        initialize(tiny_model(), saved(tiny_model(**changes), tmp_path), "all")
-
-
-def test_all_needs_more_than_towers(tmp_path, state):
-    torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(ValueError, match="--init_parts all needs a checkpoint of ours, which --init .*w.pt is not"):
-        initialize(tiny_model(), str(tmp_path / "w.pt"), "all")
+def test_a_model_that_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match=f"weights from a run do not fit this model .*{message}"):
+        load_pretrained(tiny_model(), tiny_model(**changes).state_dict(), USED, "a run")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import finish
 from factories import gray_frames, write_video
+from launch import finish
 
 from stoa.detections import Detections
 from stoa.training.metrics import read_metrics

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import finish
+from launch import finish
 from test_resume import assert_same_run, kill_when
 
 from stoa.data.sampler import permutation

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import finish
+from launch import finish
 
 from stoa.prepare.adapters import open_annotations
 from stoa.prepare.config import PrepareConfig, StoreConfig

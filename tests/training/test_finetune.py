@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, finish, free_port, start_training
 from jsonargparse import ArgumentParser
+from launch import ROOT, finish, free_port, start_training
 
 from stoa.cli import finetune as cli
 from stoa.cli import main
@@ -29,6 +29,21 @@ def pretrained(data_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")
     finish(start_training(data_set, folder, folder / "run", "--training.max_steps", "2"))
     return folder / "run"
+
+
+def test_pre_training_starts_from_all_of_a_run(pretrained, data_set, tmp_path):
+    still = ("--training.optim.clip_lr", "1e-12", "--training.optim.new_lr", "1e-12", "--training.max_steps", "1")
+    out, _ = finish(start_training(data_set, tmp_path, tmp_path / "run", "--init", str(pretrained), *still))
+    assert f"all that {checkpoint.find(pretrained)} holds starts from there, step 2" in out
+    started, source = (checkpoint.read_weights(checkpoint.find(run))[0] for run in (tmp_path / "run", pretrained))
+    assert started.keys() == source.keys()
+    torch.testing.assert_close(started, source)
+
+
+def test_pre_training_from_a_run_of_another_backbone(pretrained, data_set, tmp_path):
+    wider = ("--model.backbone.name", "stoa-small")
+    _, said = finish(start_training(data_set, tmp_path, tmp_path / "run", "--init", str(pretrained), *wider), code=2)
+    assert f"{checkpoint.find(pretrained)} is of the backbone stoa-tiny and model.backbone.name is stoa-small" in said
 
 
 def arguments_of(tmp_path, data_set, run, task) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import finish
+from launch import finish
 
 from stoa.training.metrics import read_metrics
 

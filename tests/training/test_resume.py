@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import finish
+from launch import finish
 from safetensors.torch import load_file
 
 from stoa.objectives.total import PRETRAINING_LOSSES
@@ -62,6 +62,9 @@ def test_kill_and_resume(start, tmp_path):
 
     _, err = finish(start(straight, "--model.num_frames", "2"), code=2)
     assert "is of another model: model.num_frames is 3 there and 2 here" in err
+
+    _, err = finish(start(straight, "--training.optim.frozen_vision_blocks", "1"), code=2)
+    assert "is of an optimiser of other parameters: training.optim.frozen_vision_blocks is 0 there and 1 here" in err
 
     _, err = finish(start(straight, "--training.seed", "4", "--training.max_steps", "12"), code=2)
     assert "the checkpoint's data order has seed 0, this run has 4" in err
