@@ -277,6 +277,16 @@ def image_side(config: BackboneConfig) -> int:
     return int(side[0] if isinstance(side, (list, tuple)) else side)
 
 
+def grid_hw(config: BackboneConfig) -> tuple[int, int]:
+    """Rows and columns of the patches of a frame."""
+    vision = architecture(config)["vision_cfg"]
+    sides, patch = (
+        size if isinstance(size, (list, tuple)) else (size, size)
+        for size in (vision["image_size"], vision["patch_size"])
+    )
+    return int(sides[0] // patch[0]), int(sides[1] // patch[1])
+
+
 def build_open_clip(config: BackboneConfig) -> open_clip.CLIP:
     """The randomly initialised open_clip model that ``config`` names."""
     if config.name in PRESETS:

@@ -1,4 +1,4 @@
-"""The assembled video-language model: towers, objects, actions, fusion encoder, heads.
+"""The assembled video-language model: towers, objects, actions, graph, fusion encoder, heads.
 
 Shape legend: B clips, T frames, P patches, N trajectories, M action tokens, G video-side tokens, L text tokens,
 V vocabulary (of the language head), h vision width, w text width, d joint width.
@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.actions import ActionConfig, ActionEncoder
-from stoa.models.clip import BackboneConfig, Clip
+from stoa.models.clip import BackboneConfig, Clip, grid_hw
 from stoa.models.fusion import FusionConfig, FusionEncoder
+from stoa.models.graph import GraphConfig, GraphEncoder
 from stoa.models.objects import ObjectConfig, ObjectEncoder, TrajectoryEncoder
 
 
@@ -30,6 +31,7 @@ class ModelConfig:
         joint_last_blocks: vision blocks, the last ones, in which the tokens of all frames see each other.
         objects: object features and trajectories.
         actions: action tokens.
+        graph: the spatio-temporal graph of patches.
         fusion: the fusion encoder.
         num_frames: frames sampled from a clip (T).
         max_tokens: text length with start and end token (L); longer captions are cut.
@@ -43,6 +45,7 @@ class ModelConfig:
     joint_last_blocks: int = 0
     objects: ObjectConfig = field(default_factory=ObjectConfig)
     actions: ActionConfig = field(default_factory=ActionConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
     num_frames: int = 12
     max_tokens: int = 32
@@ -71,6 +74,7 @@ class ModelConfig:
             "pooled": 1,
             "objects": self.objects.num_trajectories,
             "actions": self.actions.num_tokens,
+            "graph": self.num_frames * self.graph.tokens_of_frame(grid_hw(self.backbone)) if self.graph.layers else 0,
         }
         return {name: size for name, size in sizes.items() if size}
 
@@ -81,14 +85,16 @@ class VideoFeatures(NamedTuple):
     Attributes:
         tokens_BGd: all groups in the joint space, in the order of ``ModelConfig.group_sizes``.
         valid_BG: bool, tokens that others may see: all but the trajectories a clip lacks.
-        pooled_Bd: the mean of the frames, ``v_[CLS]``.
+        pooled_Bd: the mean of the frames, ``v_[CLS]``; with a graph what this adds, nothing at first.
         trajectory_labels_BN: int64, detector label of each trajectory, -1 for none; N is 0 without objects.
+        graph_density_B: fp32, share of the possible edges that the graph has; 0 without one.
     """
 
     tokens_BGd: torch.Tensor
     valid_BG: torch.Tensor
     pooled_Bd: torch.Tensor
     trajectory_labels_BN: torch.Tensor
+    graph_density_B: torch.Tensor
 
 
 class TextFeatures(NamedTuple):
@@ -107,8 +113,8 @@ class TextFeatures(NamedTuple):
 
 
 class VideoLanguageModel(nn.Module):
-    """CLIP towers, object and action modules, the fusion encoder on ``[v, v_cls, o, x, t]``, a language head, a
-    matching head and perhaps an answer head.
+    """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
+    head, a matching head and perhaps an answer head.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -134,6 +140,7 @@ class VideoLanguageModel(nn.Module):
         for name, value in (
             ("objects.tap_from_top", config.objects.tap_from_top),
             ("actions.tap_from_top", config.actions.tap_from_top),
+            ("graph.tap_from_top", config.graph.tap_from_top),
             ("joint_last_blocks", config.joint_last_blocks),
         ):
             if not 0 <= value <= depth:
@@ -147,6 +154,8 @@ class VideoLanguageModel(nn.Module):
             self.trajectories = TrajectoryEncoder(config.objects, vision)
         if config.actions.num_tokens:
             self.actions = ActionEncoder(config.actions, vision, num_frames=config.num_frames)
+        if config.graph.layers:
+            self.graph = GraphEncoder(config.graph, vision, num_frames=config.num_frames)
         w = self.clip.text_width
         self.fusion = FusionEncoder(
             config.fusion,
@@ -172,35 +181,44 @@ class VideoLanguageModel(nn.Module):
             self.trajectories.encoder.start_from(clip.visual)
         if self.config.actions.num_tokens:
             self.actions.encoder.start_from(clip.visual)
+        if self.config.graph.layers:
+            self.graph.start_from(clip.visual)
 
     def encode_video(self, batch: VideoTextBatch) -> VideoFeatures:
-        """Frames and boxes -> video-side tokens: one [CLS] a frame, their mean, trajectories, actions."""
-        with_objects, with_actions = self.config.objects.num_trajectories > 0, self.config.actions.num_tokens > 0
-        depth = len(self.clip.visual.blocks)
-        object_tap, action_tap = depth - self.config.objects.tap_from_top, depth - self.config.actions.tap_from_top
-        taps = [tap for tap, wanted in ((object_tap, with_objects), (action_tap, with_actions)) if wanted]
-        frames_BTd, tapped = self.clip.encode_frames(batch.frames_BTCHW, frozenset(taps))
+        """Frames and boxes -> video-side tokens: one [CLS] a frame, their mean, trajectories, actions, graph."""
+        config, depth = self.config, len(self.clip.visual.blocks)
+        readers: dict[str, ObjectConfig | ActionConfig | GraphConfig]
+        readers = {"objects": config.objects, "actions": config.actions, "graph": config.graph}
+        taps = {name: depth - reader.tap_from_top for name, reader in readers.items() if name in config.group_sizes}
+        frames_BTd, tapped = self.clip.encode_frames(batch.frames_BTCHW, frozenset(taps.values()))
         B, T = frames_BTd.shape[:2]
-        pooled_Bd = frames_BTd.mean(dim=1)
+        tokens_BTSh = {
+            name: (tapped[tap].detach() if readers[name].detach_tap else tapped[tap]).unflatten(0, (B, T))
+            for name, tap in taps.items()
+        }
+        pooled_Bd, density_B = frames_BTd.mean(dim=1), frames_BTd.new_zeros(B, dtype=torch.float32)
+        if "graph" in taps:
+            graph = self.graph(tokens_BTSh["graph"])
+            pooled_Bd, density_B = pooled_Bd + graph.pooled_Bd, graph.density_B
         groups = [frames_BTd, pooled_Bd[:, None]]
         valid = [batch.text_mask_BL.new_ones(B, T + 1)]
         labels_BN, boxes = batch.labels_BTK.new_empty(B, 0), None
-        if with_objects:
-            tokens_FSh = tapped[object_tap].detach() if self.config.objects.detach_tap else tapped[object_tap]
-            boxes = self.objects(tokens_FSh[:, 1:], batch)
+        if "objects" in taps:
+            boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
             trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
             labels_BN = trajectories.labels_BN
             groups.append(trajectories.tokens_BNd)
             valid.append(labels_BN >= 0)
-        if with_actions:
-            tokens_FSh = tapped[action_tap].detach() if self.config.actions.detach_tap else tapped[action_tap]
-            actions_BMd = self.actions(tokens_FSh.unflatten(0, (B, T)), boxes)
-            groups.append(actions_BMd)
-            valid.append(valid[0].new_ones(actions_BMd.shape[:2]))
-        return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN)
+        if "actions" in taps:
+            groups.append(self.actions(tokens_BTSh["actions"], boxes))
+            valid.append(valid[0].new_ones(groups[-1].shape[:2]))
+        if "graph" in taps:
+            groups.append(graph.tokens_BRd)
+            valid.append(valid[0].new_ones(groups[-1].shape[:2]))
+        return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN, density_B)
 
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
-        """Tokens of one video-side group: ``frames``, ``pooled``, ``objects`` or ``actions``."""
+        """Tokens of one video-side group: ``frames``, ``pooled``, ``objects``, ``actions`` or ``graph``."""
         return video.tokens_BGd[:, self.fusion.slot(name)]
 
     def encode_text(self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor) -> TextFeatures:

@@ -27,8 +27,8 @@ def load_pretrained(
 ) -> None:
     """Start a model from the weights of another that may have been trained for something else.
 
-    The answer head may be new, and so may objects and actions; the text may be longer (more positions, from the text
-    tower's), and a ``used`` vocabulary may hold more tokens (whose biases start at 0).
+    The answer head may be new, and so may objects, actions and graph; the text may be longer (more positions, from the
+    text tower's), and a ``used`` vocabulary may hold more tokens (whose biases start at 0).
 
     Args:
         model: to start.
@@ -44,7 +44,7 @@ def load_pretrained(
     load_strictly(model.clip, towers, source)
     model.start_from_towers()
     own, trained = model.state_dict(), {name.split(".")[0] for name in state}
-    new = {"answer_head", "objects", "trajectories", "actions"} - trained
+    new = {"answer_head", "objects", "trajectories", "actions", "graph"} - trained
     state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}
     text, video, types = "fusion.text_positions", "fusion.video_positions", "fusion.type_embeddings"
     if len(state[text]) < len(own[text]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from stoa.models.incremental import PlmForm
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.alignment import AlignLoss, asp_loss, ota_loss
 from stoa.objectives.answer import answer_loss
+from stoa.objectives.csal import CsalConfig
 from stoa.objectives.matching import NullToken
 from stoa.objectives.mlm import mlm_loss
 from stoa.objectives.plm import Prefix, plm_loss
-from stoa.objectives.vtc import similarities, temperature, vtc_loss
+from stoa.objectives.vtc import csal_loss, similarities, temperature, vtc_loss
 from stoa.objectives.vtm import vtm_loss
 
 PRETRAINING_LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
@@ -30,6 +31,8 @@ class ObjectivesConfig:
     Attributes:
         vtc, vtm, mlm, plm, ota, asp: of pre-training.
         answer: the choice of an answer, of question answering alone.
+        vtc_smoothing: share of VTC's target that is spread over all pairs.
+        csal: the target of VTC's second stage.
         vtm_hard_share, vtm_ramp_steps: share of VTM's negatives that are drawn by their scores, the others being any
             other clips; it grows from 0 over so many steps. A fusion encoder that starts with hard ones alone may not
             learn to match at all.
@@ -47,6 +50,8 @@ class ObjectivesConfig:
     ota: float = 1.0
     asp: float = 1.0
     answer: float = 0.0
+    vtc_smoothing: float = 0.0
+    csal: CsalConfig = field(default_factory=CsalConfig)
     vtm_hard_share: float = 1.0
     vtm_ramp_steps: int = 0
     plm_form: PlmForm = "one_pass"
@@ -59,8 +64,9 @@ class ObjectivesConfig:
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ValueError(f"objectives.{name} is {weight}; a weight is >= 0 (0 leaves it out)")
-        if not 0 <= self.vtm_hard_share <= 1:
-            raise ValueError(f"objectives.vtm_hard_share is {self.vtm_hard_share}; expected 0 to 1")
+        for name in ("vtc_smoothing", "vtm_hard_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"objectives.{name} is {getattr(self, name)}; expected 0 to 1")
         if self.vtm_ramp_steps < 0:
             raise ValueError(f"objectives.vtm_ramp_steps is {self.vtm_ramp_steps}; expected 0 or more")
         if not any(self.weights.values()):
@@ -118,12 +124,17 @@ class TrainingObjective(nn.Module):
         text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
         losses: dict[str, torch.Tensor] = {}
         extras: dict[str, torch.Tensor] = {}
+        if "graph" in model.config.group_sizes:
+            extras["graph_density"] = video.graph_density_B.mean()
         if config.vtc or config.vtm:
             scores = similarities(
                 video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
             )
         if config.vtc:
-            losses["vtc"] = vtc_loss(scores)
+            if config.csal.share and step >= config.csal.from_step:
+                losses["vtc"] = csal_loss(scores, config.csal)
+            else:
+                losses["vtc"] = vtc_loss(scores, smoothing=config.vtc_smoothing)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
         if config.vtm:
             hard_share = config.vtm_hard_share

@@ -6,6 +6,7 @@ from factories import USED, random_batch, tiny_config
 
 from stoa.models.actions import ActionConfig
 from stoa.models.clip import BackboneConfig
+from stoa.models.graph import GraphConfig
 from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import PRETRAINING_LOSSES, ObjectivesConfig, TrainingObjective
@@ -21,6 +22,7 @@ def small_objective(config: ObjectivesConfig) -> TrainingObjective:
         max_tokens=TOKENS,
         objects=ObjectConfig(num_trajectories=6, max_boxes=BOXES),
         actions=ActionConfig(num_tokens=3),
+        graph=GraphConfig(layers=1),
     )
     return TrainingObjective(VideoLanguageModel(model, used_token_ids=USED), config, seed=0)
 

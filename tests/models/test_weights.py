@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from stoa.models.actions import ActionConfig
 from stoa.models.clip import BackboneConfig, Clip, build_open_clip
 from stoa.models.fusion import FusionConfig
+from stoa.models.graph import GraphConfig
 from stoa.models.layers import POSITION_SCALE
 from stoa.models.objects import ObjectConfig
 from stoa.models.weights import initialize, load_clip, load_pretrained
@@ -137,6 +138,17 @@ def test_all_of_a_model_without_objects_and_actions():
     assert torch.equal(large.fusion.video_positions[3:], fresh.fusion.video_positions[3:])
     ours, theirs = large.fusion.type_embeddings, small.fusion.type_embeddings  # frames, pooled, ..., text
     assert torch.equal(ours[[0, 1, -1]], theirs) and torch.equal(ours[2:4], fresh.fusion.type_embeddings[2:4])
+
+
+def test_a_graph_joins_what_is_there():
+    plain, joined = tiny_model(seed=1), tiny_model(seed=2, graph=GraphConfig(layers=1))
+    load_pretrained(joined, plain.state_dict(), USED, "a run")
+    for name, value in plain.state_dict().items():
+        if name not in ("fusion.video_positions", "fusion.type_embeddings"):
+            assert torch.equal(joined.state_dict()[name], value), name
+    spatial = joined.graph.blocks[0].spatial.state_dict()
+    assert all(torch.equal(spatial[k], v) for k, v in plain.clip.visual.blocks[1].state_dict().items())
+    assert torch.equal(joined.fusion.video_positions[: len(plain.fusion.video_positions)], plain.fusion.video_positions)
 
 
 def test_longer_text_goes_on_with_the_positions_of_the_tower():

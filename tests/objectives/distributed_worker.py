@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from factories import random_batch, tiny_model  # noqa: E402
 
 from stoa.batch import VideoTextBatch  # noqa: E402
+from stoa.models.graph import GraphConfig  # noqa: E402
+from stoa.objectives.csal import CsalConfig  # noqa: E402
 from stoa.objectives.gather import mean_over_ranks  # noqa: E402
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
 from stoa.training import engine as ds  # noqa: E402
@@ -72,15 +74,19 @@ def main(out: str, way: str) -> None:
     ds.init_distributed()
     rank, world = dist.get_rank(), dist.get_world_size()
     batch = slice_of(global_batch(), rank, world)
-    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=11)
+    model, losses = tiny_model(), ObjectivesConfig()
+    if way == "stgt":
+        model = tiny_model(graph=GraphConfig(layers=1, residual=False, threshold=0.2))
+        losses = ObjectivesConfig(csal=CsalConfig(share=0.7))
+    objective = TrainingObjective(model, losses, seed=11)
     if way == "deepspeed":
         scalars, grads = run_deepspeed(objective, batch, world)
     else:
         scalars, grads = run_plain(objective.double(), batch)
-    losses = {name: float(mean_over_ranks(value.double())) for name, value in scalars.items()}
+    means = {name: float(mean_over_ranks(value.double())) for name, value in scalars.items()}
     if rank == 0:
-        torch.save({"loss": losses, "grad": grads}, out)
-        print(json.dumps(losses))
+        torch.save({"loss": means, "grad": grads}, out)
+        print(json.dumps(means))
     dist.barrier()
     dist.destroy_process_group()
 

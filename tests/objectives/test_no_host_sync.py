@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stoa.batch import VideoTextBatch
+from stoa.models.graph import GraphConfig
+from stoa.objectives.csal import CsalConfig
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 
 
@@ -35,7 +37,8 @@ class FlagCopies(TorchDispatchMode):
 
 
 def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, TrainingObjective, VideoTextBatch]:
-    objective, batch = TrainingObjective(tiny_model(), config, seed=0), random_batch(4)
+    model = tiny_model(graph=GraphConfig(layers=1 if config.csal.share else 0))
+    objective, batch = TrainingObjective(model, config, seed=0), random_batch(4)
     mode = FakeTensorMode()
     with mode:
         for module in objective.modules():
@@ -53,6 +56,7 @@ CONFIGS = {
     "default": ObjectivesConfig(),
     "released": ObjectivesConfig(plm_form="two_stream", null_token="start", pad_null=True),
     "nce": ObjectivesConfig(align_loss="nce"),
+    "stgt": ObjectivesConfig(csal=CsalConfig(share=1.0)),
     "cosine": ObjectivesConfig(align_loss="cosine"),
 }
 

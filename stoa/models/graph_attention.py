@@ -1,0 +1,96 @@
+"""Attention over the patches of a video that are close in time and alike (STGT).
+
+Only the frames that may see each other are compared, so time and memory grow linearly with the frames.
+
+Shape legend: B clips, T frames, P patches of a frame, K patches of the frames that one sees, H heads, D head width,
+h model width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from stoa.models.layers import at_least_fp32
+
+EdgeMode = Literal["multiply", "log_bias", "mask_only"]
+
+
+class Edges(NamedTuple):
+    """Edges from the patches of one frame to those of the frames that it sees.
+
+    Attributes:
+        seen: these frames.
+        similarity_BPK: cosines, at least fp32.
+        kept_BPK: bool, the edges that there are. A patch always has one to itself.
+    """
+
+    seen: slice
+    similarity_BPK: torch.Tensor
+    kept_BPK: torch.Tensor
+
+
+@torch.no_grad()
+def band_edges(patches_BTPh: torch.Tensor, *, reach: int | None, threshold: float) -> list[Edges]:
+    """The graph of a video, through which no gradient flows; one entry a frame.
+
+    Args:
+        patches_BTPh: its nodes.
+        reach: frames on either side that a patch sees; 0 its own alone, none all.
+        threshold: least cosine of an edge. Above 1 the edges of patches to themselves are left.
+    """
+    nodes_BTPh = F.normalize(at_least_fp32(patches_BTPh), dim=-1)
+    T, P = nodes_BTPh.shape[1:3]
+    reach = T if reach is None else reach
+    edges = []
+    for frame in range(T):
+        seen = slice(max(0, frame - reach), min(T, frame + reach + 1))
+        similarity_BPK = nodes_BTPh[:, frame] @ nodes_BTPh[:, seen].flatten(1, 2).transpose(1, 2)
+        kept_BPK = similarity_BPK >= threshold
+        kept_BPK[:, :, (frame - seen.start) * P :].diagonal(dim1=1, dim2=2).fill_(True)
+        edges.append(Edges(seen, similarity_BPK, kept_BPK))
+    return edges
+
+
+def density(edges: Sequence[Edges]) -> torch.Tensor:
+    """Share of the edges that there would be if all patches were alike, (B,), fp32."""
+    kept_B = torch.stack([e.kept_BPK.sum(dim=(1, 2)) for e in edges]).sum(dim=0)
+    return kept_B.float() / sum(e.kept_BPK[0].numel() for e in edges)
+
+
+def graph_attention(
+    q_BHTPD: torch.Tensor, k_BHTPD: torch.Tensor, v_BHTPD: torch.Tensor, edges: Sequence[Edges], mode: EdgeMode
+) -> torch.Tensor:
+    """Attention along the edges of a graph of patches (STGT).
+
+    Args:
+        q_BHTPD, k_BHTPD, v_BHTPD: queries, keys and values of every patch.
+        edges: of each frame, see :func:`band_edges`.
+        mode: what the cosine of an edge does. ``multiply``: the logit is multiplied by it, as released, so that a
+            negative logit gains from unlikeness; ``log_bias``: its logarithm is added; ``mask_only``: nothing.
+
+    Returns:
+        (B, H, T, P, D).
+    """
+    q_BHTPD = q_BHTPD / math.sqrt(q_BHTPD.shape[-1])
+    # Frames apart and joined again: the gradient of a slice of all frames would be as large as all of them, T times.
+    queries, keys, values = q_BHTPD.unbind(2), k_BHTPD.unbind(2), v_BHTPD.unbind(2)
+    out = []
+    for q_BHPD, (seen, similarity_BPK, kept_BPK) in zip(queries, edges, strict=True):
+        k_BHKD, v_BHKD = torch.cat(keys[seen], dim=2), torch.cat(values[seen], dim=2)
+        bias_BPK = torch.zeros_like(similarity_BPK).masked_fill_(~kept_BPK, -torch.inf)
+        if mode == "log_bias":
+            least = torch.finfo(similarity_BPK.dtype).tiny  # a threshold may let cosines below 0 through
+            bias_BPK += similarity_BPK.clamp(min=least).log()
+        bias_B1PK = bias_BPK[:, None].to(q_BHPD.dtype)
+        if mode == "multiply":
+            weight_B1PK = similarity_BPK[:, None].to(q_BHPD.dtype)
+            logits_BHPK = torch.addcmul(bias_B1PK, q_BHPD @ k_BHKD.transpose(2, 3), weight_B1PK)
+            out.append(logits_BHPK.softmax(dim=-1) @ v_BHKD)
+        else:
+            out.append(F.scaled_dot_product_attention(q_BHPD, k_BHKD, v_BHKD, attn_mask=bias_B1PK, scale=1.0))
+    return torch.stack(out, dim=2)

@@ -1,0 +1,132 @@
+"""Self-similarity as VTC's target."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from stoa.objectives.csal import CsalConfig, csal_targets
+from stoa.objectives.vtc import csal_loss, similarities, vtc_loss
+
+AS_RELEASED = {"scale": 5.0, "mass": 0.5, "cut": 0.05}
+
+
+def cosines(size: int, width: int, seed: int) -> torch.Tensor:
+    x = F.normalize(torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
+    return x @ x.T
+
+
+def test_the_formula_written_out():
+    video, text = cosines(5, 4, 0), cosines(5, 4, 1)
+    targets = csal_targets(video, text, **AS_RELEASED)
+    for i in range(5):
+        alike = [max(0.0, video[i, j].item()) * max(0.0, text[i, j].item()) for j in range(5)]
+        weights = [math.exp(5 * c) if c >= 0.05 else 0.0 for c in alike]
+        assert targets[i].tolist() == pytest.approx([w / sum(weights) for w in weights], abs=1e-12)
+
+
+def test_clips_with_nothing_in_common_have_their_own_pair_alone():
+    eye = torch.eye(4)
+    for scale in (5.0, None):
+        assert torch.equal(csal_targets(eye, eye, scale=scale, mass=0.5, cut=0.05), eye)
+
+
+def test_the_same_clip_and_caption_share():
+    same = torch.eye(4)
+    same[0, 2] = same[2, 0] = 1
+    for scale in (5.0, None):
+        targets = csal_targets(same, same, scale=scale, mass=0.9, cut=0.05)
+        assert targets[0].tolist() == targets[2].tolist() == [0.5, 0, 0.5, 0]
+    assert csal_targets(same, torch.eye(4), **AS_RELEASED)[0, 2] == 0  # alike in one of the two is not enough
+
+
+@pytest.mark.parametrize("size", [64, 256, 1024])
+@pytest.mark.parametrize("alike", [0.1, 0.2, 0.4])
+def test_the_mass_that_is_held(size, alike):
+    """A fixed scale of 5 leaves the own pair less and less as the batch grows."""
+    level = torch.full((size, size), math.sqrt(alike)).fill_diagonal_(1)
+    fixed = csal_targets(level, level, **AS_RELEASED).diagonal()
+    assert fixed.mean().item() == pytest.approx(1 / (1 + (size - 1) * math.exp(5 * (alike - 1))), rel=1e-4)
+    held = csal_targets(level, level, scale=None, mass=0.5, cut=0.05)
+    assert held.diagonal().mean().item() == pytest.approx(max(0.5, fixed.mean().item()), rel=1e-3)
+    torch.testing.assert_close(held.sum(dim=1), torch.ones(size))
+
+
+def test_few_alike_are_not_given_more_than_the_release_gives_them():
+    few = torch.eye(64)
+    few[0, 1] = few[1, 0] = 0.5
+    targets = csal_targets(few, few, scale=None, mass=0.5, cut=0.05)
+    torch.testing.assert_close(targets, csal_targets(few, few, **AS_RELEASED))
+
+
+def scored(size: int = 6):
+    torch.manual_seed(0)
+    video, text = torch.randn(2, size, 5, dtype=torch.float64).unbind(0)
+    video.requires_grad_()
+    return video, similarities(video, text, torch.tensor([2.0]).double(), torch.arange(size), 100 + torch.arange(size))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.01])
+def test_the_loss_is_that_of_soft_targets(share, smoothing):
+    _, scores = scored()
+    config = CsalConfig(share=share, scale=5.0, smoothing=smoothing)
+    targets = csal_targets(scores.video_Ad @ scores.video_Ad.T, scores.text_Ad @ scores.text_Ad.T, **AS_RELEASED)
+    targets = share * targets + (1 - share) * torch.eye(6)
+    both = (scores.video_to_text_BA, scores.text_to_video_BA)
+    expected = sum(F.cross_entropy(x, targets, label_smoothing=smoothing) for x in both) / 2
+    torch.testing.assert_close(csal_loss(scores, config), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_a_share_it_is_vtc(smoothing):
+    _, scores = scored()
+    loss = csal_loss(scores, CsalConfig(share=0.0, smoothing=smoothing))
+    torch.testing.assert_close(loss, vtc_loss(scores, smoothing=smoothing))
+    both = (scores.video_to_text_BA, scores.text_to_video_BA)
+    own = torch.arange(6)
+    expected = sum(F.cross_entropy(x, own, label_smoothing=smoothing) for x in both) / 2
+    torch.testing.assert_close(loss, expected)
+
+
+def test_smoothing_is_not_spread_over_masked_pairs():
+    video, text = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    keys = torch.tensor([0, 1, 2, 0])
+    scores = similarities(video, text, torch.tensor([2.0]), keys, torch.arange(4))
+    logs = scores.video_to_text_BA[0, :3].log_softmax(0), scores.text_to_video_BA[0, :3].log_softmax(0)
+    first = -sum(0.9 * log[0] + 0.1 * log.mean() for log in logs) / 2
+    others = [
+        F.cross_entropy(x[1:3], torch.tensor([1, 2]), label_smoothing=0.1, reduction="none")
+        for x in (scores.video_to_text_BA, scores.text_to_video_BA)
+    ]
+    last = -sum(
+        0.9 * log[2] + 0.1 * log.mean()
+        for log in (x[3, 1:].log_softmax(0) for x in (scores.video_to_text_BA, scores.text_to_video_BA))
+    )
+    expected = (first + (others[0] + others[1]).sum() / 2 + last / 2) / 4
+    torch.testing.assert_close(vtc_loss(scores, smoothing=0.1), expected)
+
+
+def test_no_gradient_reaches_the_targets():
+    video, scores = scored()
+    config = CsalConfig(share=1.0, scale=5.0, smoothing=0.0)
+    (ours,) = torch.autograd.grad(csal_loss(scores, config), video)
+    video, scores = scored()
+    targets = csal_targets(scores.video_Ad @ scores.video_Ad.T, scores.text_Ad @ scores.text_Ad.T, **AS_RELEASED)
+    loss = sum(F.cross_entropy(x, targets.detach()) for x in (scores.video_to_text_BA, scores.text_to_video_BA)) / 2
+    (expected,) = torch.autograd.grad(loss, video)
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share": 1.5}, "objectives.csal.share is 1.5; expected 0 to 1"),
+        ({"from_step": -1}, "objectives.csal.from_step is -1; expected 0 or more"),
+        ({"scale": 0.0}, "objectives.csal.scale is 0.0; expected more than 0, or null to choose it"),
+    ],
+)
+def test_bad_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CsalConfig(**changes)
