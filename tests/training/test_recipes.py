@@ -1,5 +1,6 @@
 """Every recipe trains: three optimiser steps of its model and objectives on a tiny backbone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from stoa.objectives.total import TrainingObjective
 from stoa.training.optim import build_optimizer, set_learning_rates
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
-METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released")
+METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released", "stgt", "stoa_stgt")
 ALL = sorted(
     path.relative_to(RECIPES).as_posix()
     for path in RECIPES.rglob("*.yaml")
@@ -39,7 +40,9 @@ def test_every_method_has_a_recipe_and_a_small_twin():
 def test_a_twin_differs_in_size_alone(method):
     """The same switches: what is on and off, and how it is computed."""
     big, small = parse(f"{method}.yaml"), parse(f"small/{method}.yaml")
-    assert big.objectives == small.objectives
+    shorter = replace(small.objectives.csal, from_step=big.objectives.csal.from_step)
+    assert big.objectives == replace(small.objectives, csal=shorter)
+    assert big.model.graph == small.model.graph
     assert big.model.group_sizes.keys() == small.model.group_sizes.keys()
     assert big.model.joint_last_blocks == small.model.joint_last_blocks
     for part in ("objects", "actions"):
@@ -75,8 +78,8 @@ def test_three_steps(name):
         assert torch.isfinite(loss)
     assert {k for k, weight in config.objectives.weights.items() if weight} <= scalars.keys()
     moved = {name for name, p in objective.named_parameters() if not torch.equal(p, before[name])}
-    for part, on in (("objects", config.model.objects.num_trajectories), ("actions", config.model.actions.num_tokens)):
-        assert any(f"model.{part}." in name for name in moved) == bool(on)
+    for part in ("objects", "actions", "graph"):
+        assert any(f"model.{part}." in name for name in moved) == (part in config.model.group_sizes)
 
 
 FINETUNE = sorted((RECIPES / "finetune").rglob("*.yaml"))
