@@ -21,6 +21,9 @@ from stoa.models.fusion import FusionConfig, FusionEncoder
 from stoa.models.graph import GraphConfig, GraphEncoder
 from stoa.models.objects import ObjectConfig, ObjectEncoder, TrajectoryEncoder
 
+FRAMEWISE = ("frames", "graph")
+"""Groups of video-side tokens that hold the same number of tokens for every frame, frame by frame."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

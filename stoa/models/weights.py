@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import open_clip
 import torch
 from open_clip.factory import load_state_dict
 from torch import nn
+from torch.nn import functional as F
 
 from stoa.files import sha256
 from stoa.models.clip import BackboneConfig, Clip, architecture
-from stoa.models.video_language import VideoLanguageModel
+from stoa.models.video_language import FRAMEWISE, VideoLanguageModel
 
 
 def initialize(model: VideoLanguageModel, init: str) -> str:
@@ -22,46 +24,84 @@ def initialize(model: VideoLanguageModel, init: str) -> str:
     return said
 
 
-def load_pretrained(
-    model: VideoLanguageModel, weights: dict[str, torch.Tensor], used_token_ids: Sequence[int] | None, source: str
-) -> None:
-    """Start a model from the weights of another that may have been trained for something else.
+class Trained(NamedTuple):
+    """A trained model to start another one from.
 
-    The answer head may be new, and so may objects, actions and graph; the text may be longer (more positions, from the
-    text tower's), and a ``used`` vocabulary may hold more tokens (whose biases start at 0).
+    Attributes:
+        weights: all of it.
+        num_frames: of the clips it was trained on.
+        used_token_ids: what its language head predicts; none is all tokens.
+        source: where it comes from, for messages.
+    """
 
-    Args:
-        model: to start.
-        weights: of the other.
-        used_token_ids: what the other's language head predicts; none is all tokens.
-        source: where they come from, for the message.
+    weights: dict[str, torch.Tensor]
+    num_frames: int
+    used_token_ids: Sequence[int] | None
+    source: str
+
+
+def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
+    """Start a model from another that may have been trained for something else.
+
+    The answer head may be new, and so may objects, actions and graph; frames may be more or fewer (their embeddings are
+    interpolated in time), the text longer (more positions, from the text tower's), and a ``used`` vocabulary may hold
+    more tokens (whose biases start at 0).
 
     Raises:
-        ValueError: they do not fit; the message names what.
+        ValueError: it does not fit; the message names what.
     """
-    state = {name: tensor.float() for name, tensor in weights.items() if not name.startswith("answer_head.")}
+    source = trained.source
+    state = {name: x.float() for name, x in trained.weights.items() if not name.startswith("answer_head.")}
     towers = {name.removeprefix("clip."): tensor for name, tensor in state.items() if name.startswith("clip.")}
     load_strictly(model.clip, towers, source)
     model.start_from_towers()
-    own, trained = model.state_dict(), {name.split(".")[0] for name in state}
-    new = {"answer_head", "objects", "trajectories", "actions", "graph"} - trained
+    own, there = model.state_dict(), {name.split(".")[0] for name in state}
+    new = {"answer_head", "objects", "trajectories", "actions", "graph"} - there
     state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}
-    text, video, types = "fusion.text_positions", "fusion.video_positions", "fusion.type_embeddings"
+    text = "fusion.text_positions"
     if len(state[text]) < len(own[text]):
         state[text] = torch.cat([state[text], own[text][len(state[text]) :]])
-    # One row a token, and one a group with the text's last: groups of tokens that are new stand behind the others.
-    groups = len(state[types]) - 1
-    if len(own[video]) - len(state[video]) == sum(list(model.fusion.group_sizes.values())[groups:]):
-        state[video] = torch.cat([state[video], own[video][len(state[video]) :]])
-        state[types] = torch.cat([state[types][:groups], own[types][groups:-1], state[types][-1:]])
+    if trained.num_frames != model.config.num_frames:
+        for name in ("objects.frame_embedding", "actions.frame_embedding", "graph.frame_embedding"):
+            if name.split(".")[0] in there and name in own:
+                state[name] = _at_times(state[name], model.config.num_frames)
+    _grow_video_side(model, state, own, trained.num_frames)
     head = model.lm_head
-    if head.used_ids is not None and used_token_ids is not None:
-        classes = head.targets(torch.tensor(used_token_ids))
-        lost = [token for token, place in zip(used_token_ids, classes.tolist(), strict=True) if place < 0]
+    if head.used_ids is not None and trained.used_token_ids is not None:
+        classes = head.targets(torch.tensor(trained.used_token_ids))
+        lost = [token for token, place in zip(trained.used_token_ids, classes.tolist(), strict=True) if place < 0]
         if lost:
             raise ValueError(f"token {lost[0]} is in the vocabulary of {source} and not in this model's")
         state["lm_head.bias"] = torch.zeros_like(own["lm_head.bias"]).index_copy(0, classes, state["lm_head.bias"])
     load_strictly(model, state, source)
+
+
+def _grow_video_side(
+    model: VideoLanguageModel, state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], num_frames: int
+) -> None:
+    """Positions, a row a token, and types, one a group with the text's last, of the fusion encoder: for this model's
+    frames, and for its groups of tokens, of which those that are new stand behind the others."""
+    positions, types = "fusion.video_positions", "fusion.type_embeddings"
+    groups, rows, start = len(state[types]) - 1, [], 0
+    for name in list(model.fusion.group_sizes)[:groups]:
+        size, framewise = model.fusion.group_sizes[name], name in FRAMEWISE
+        then = size // model.config.num_frames * num_frames if framewise else size
+        part = state[positions][start : start + then]
+        start += then
+        if framewise and len(part) == then:
+            part = _at_times(part.unflatten(0, (num_frames, -1)), model.config.num_frames).flatten(0, 1)
+        rows.append(part)
+    rows.append(state[positions][start:])  # of groups that this model does not have, which the strict load tells
+    if start == len(state[positions]):
+        rows.append(own[positions][sum(len(part) for part in rows) :])
+        state[types] = torch.cat([state[types][:groups], own[types][groups:-1], state[types][-1:]])
+    state[positions] = torch.cat(rows)
+
+
+def _at_times(embedding_Tnw: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Embeddings of frames, which lie in the middles of equal parts of a clip, at the times of more or fewer."""
+    rows_nwT = embedding_Tnw.permute(1, 2, 0)
+    return F.interpolate(rows_nwT, size=num_frames, mode="linear", align_corners=False).permute(2, 0, 1)
 
 
 def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:

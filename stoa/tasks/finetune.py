@@ -17,7 +17,7 @@ from stoa.data.loader import DataConfig, open_clips
 from stoa.data.question_clips import QuestionClips, answer_classes
 from stoa.models.clip import image_side
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
-from stoa.models.weights import load_pretrained
+from stoa.models.weights import Trained, load_pretrained
 from stoa.objectives.gather import rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.tasks.evaluation import Abilities, EvaluationConfig, Task, evaluate, questions_of_split
@@ -61,6 +61,7 @@ class FinetuneConfig:
         data: to train on.
         questions: a ``.jsonl`` file, or a folder with one a split, for ``answering``.
         max_answers: with ``objectives.answer``, choose among so many, the most frequent of training; none is all.
+        num_frames: frames of a clip; none is that of ``run``.
         max_tokens: text length; none is that of ``run``. May be longer, as for paragraphs.
         epochs: passes over the clips or questions; none leaves it to ``training.max_steps``.
         objectives: ``answering`` chooses with ``answer`` and says its answers with ``plm``.
@@ -73,6 +74,7 @@ class FinetuneConfig:
     data: DataConfig = field(default_factory=DataConfig)
     questions: str | None = None
     max_answers: int | None = None
+    num_frames: int | None = None
     max_tokens: int | None = None
     epochs: float | None = 5
     objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
@@ -124,14 +126,16 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     used = None
     if pretrained.model.lm_vocab == "used":
         used = sorted({*run["used_token_ids"], *clips.used_token_ids()})
-    weights, weights_sha256 = checkpoint.read_weights(from_folder)
     model_config = replace(
         pretrained.model,
-        max_tokens=config.max_tokens or pretrained.model.max_tokens,
+        num_frames=pretrained.model.num_frames if config.num_frames is None else config.num_frames,
+        max_tokens=pretrained.model.max_tokens if config.max_tokens is None else config.max_tokens,
         num_answers=len(answers or ()),
     )
     model = VideoLanguageModel(model_config, used_token_ids=used)
-    load_pretrained(model, weights, run["used_token_ids"], str(from_folder))
+    weights, weights_sha256 = checkpoint.read_weights(from_folder)
+    trained = Trained(weights, pretrained.model.num_frames, run["used_token_ids"], str(from_folder))
+    load_pretrained(model, trained)
     process.console.say(f"{config.task}: starts from {from_folder}, step {run['step']}")
     objectives = replace(config.objectives, plm_form=pretrained.objectives.plm_form)
     stored = replace(pretrained, data=config.data, model=model_config, objectives=objectives, training=config.training)

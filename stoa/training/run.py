@@ -18,7 +18,7 @@ from stoa.data.loader import build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.video_language import VideoLanguageModel
-from stoa.models.weights import initialize, load_pretrained
+from stoa.models.weights import Trained, initialize, load_pretrained
 from stoa.objectives.gather import rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.training import checkpoint
@@ -102,7 +102,9 @@ def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] 
     if used is not None and run["used_token_ids"] is not None:
         used = sorted({*used, *run["used_token_ids"]})
     model = VideoLanguageModel(config.model, used_token_ids=used)
-    load_pretrained(model, checkpoint.read_weights(folder)[0], run["used_token_ids"], f"--init {folder}")
+    weights, _ = checkpoint.read_weights(folder)
+    num_frames = run["config"]["model"]["num_frames"]
+    load_pretrained(model, Trained(weights, num_frames, run["used_token_ids"], f"--init {folder}"))
     return model, used, f"all that {folder} holds starts from there, step {run['step']}"
 
 

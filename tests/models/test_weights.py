@@ -12,7 +12,7 @@ from stoa.models.fusion import FusionConfig
 from stoa.models.graph import GraphConfig
 from stoa.models.layers import POSITION_SCALE
 from stoa.models.objects import ObjectConfig
-from stoa.models.weights import initialize, load_clip, load_pretrained
+from stoa.models.weights import Trained, initialize, load_clip, load_pretrained
 
 TINY = BackboneConfig(name="stoa-tiny")
 
@@ -120,12 +120,16 @@ def test_the_towers_of_our_own_checkpoint(tmp_path):
         assert torch.equal(a, b)
 
 
+def start(model, other) -> None:
+    load_pretrained(model, Trained(other.state_dict(), other.config.num_frames, USED, "a run"))
+
+
 WITHOUT = {"objects": ObjectConfig(num_trajectories=0), "actions": ActionConfig(num_tokens=0)}
 
 
 def test_all_of_a_model_without_objects_and_actions():
     small, large, fresh = tiny_model(seed=1, **WITHOUT), tiny_model(seed=2), tiny_model(seed=2)
-    load_pretrained(large, small.state_dict(), USED, "a run")
+    start(large, small)
     towers = {k.removeprefix("clip."): v for k, v in small.state_dict().items() if k.startswith("clip.")}
     fresh.clip.load_state_dict(towers)
     fresh.start_from_towers()
@@ -140,9 +144,31 @@ def test_all_of_a_model_without_objects_and_actions():
     assert torch.equal(ours[[0, 1, -1]], theirs) and torch.equal(ours[2:4], fresh.fusion.type_embeddings[2:4])
 
 
+@pytest.mark.parametrize(("then", "now"), [(4, 8), (8, 4), (3, 1), (1, 3)])
+def test_other_frames_than_those_of_training(then, now):
+    """Embeddings that grow evenly over a clip do so too with more or fewer frames, but at its very ends."""
+    changes = {"graph": GraphConfig(layers=1)}
+    old, new = (tiny_model(num_frames=n, **changes) for n in (then, now))
+    middles = (torch.arange(then) + 0.5) / then
+    tokens = old.fusion.video_positions, old.objects.frame_embedding, old.actions.frame_embedding
+    with torch.no_grad():
+        for table in (*tokens[1:], old.graph.frame_embedding):
+            table.copy_(middles[:, None, None].expand_as(table))
+        old.fusion.video_positions[:then] = middles[:, None]
+        old.fusion.video_positions[-then * 9 :] = middles.repeat_interleave(9)[:, None]
+    start(new, old)
+    expected = ((torch.arange(now) + 0.5) / now).clamp(0.5 / then, 1 - 0.5 / then)
+    for table in (new.objects.frame_embedding, new.actions.frame_embedding, new.graph.frame_embedding):
+        torch.testing.assert_close(table[:, 0, 0], expected)
+    positions = new.fusion.video_positions
+    torch.testing.assert_close(positions[:now, 0], expected)
+    torch.testing.assert_close(positions[-now * 9 :, 0], expected.repeat_interleave(9))
+    assert torch.equal(positions[now : now + 8], tokens[0][then : then + 8])  # pooled, trajectories, actions
+
+
 def test_a_graph_joins_what_is_there():
     plain, joined = tiny_model(seed=1), tiny_model(seed=2, graph=GraphConfig(layers=1))
-    load_pretrained(joined, plain.state_dict(), USED, "a run")
+    start(joined, plain)
     for name, value in plain.state_dict().items():
         if name not in ("fusion.video_positions", "fusion.type_embeddings"):
             assert torch.equal(joined.state_dict()[name], value), name
@@ -153,7 +179,7 @@ def test_a_graph_joins_what_is_there():
 
 def test_longer_text_goes_on_with_the_positions_of_the_tower():
     short, longer = tiny_model(seed=1, max_tokens=8), tiny_model(seed=2, max_tokens=12)
-    load_pretrained(longer, short.state_dict(), USED, "a run")
+    start(longer, short)
     positions = longer.fusion.text_positions
     assert torch.equal(positions[:8], short.fusion.text_positions)
     towers = longer.clip.positional_embedding[:12]
@@ -163,14 +189,11 @@ def test_longer_text_goes_on_with_the_positions_of_the_tower():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_frames": 4}, r"of another shape: actions.frame_embedding \(4, 1, 48\) instead of \(2, 1, 48\)"),
-        (
-            {"num_frames": 4, **WITHOUT},
-            r"of another shape: fusion.type_embeddings .*, fusion.video_positions \(5, 32\) instead of \(10, 32\)",
-        ),
+        ({"actions": ActionConfig(num_tokens=2)}, r"of another shape: .*fusion.video_positions \(9, 32\)"),
+        ({"graph": GraphConfig(layers=1)}, "unexpected: graph"),
         ({"fusion": FusionConfig(layers=1)}, "missing: fusion.blocks.1"),
     ],
 )
 def test_a_model_that_does_not_fit(changes, message):
     with pytest.raises(ValueError, match=f"weights from a run do not fit this model .*{message}"):
-        load_pretrained(tiny_model(), tiny_model(**changes).state_dict(), USED, "a run")
+        start(tiny_model(), tiny_model(**changes))

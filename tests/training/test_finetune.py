@@ -56,6 +56,7 @@ def arguments_of(tmp_path, data_set, run, task) -> list[str]:
         *("--data.manifest", str(data_set / "manifest.jsonl"), "--data.num_workers", "0"),
         *("--training.output_dir", str(tmp_path / task), "--training.tensorboard", "false", "--epochs", "2"),
         *(("--questions", str(data_set / "qa")) if recipe == "answering" else ()),
+        *(("--num_frames", "2", "--max_tokens", "28") if task == "retrieval" else ()),
     ]
 
 
