@@ -314,13 +314,17 @@ def cuda_rows() -> list[Row]:
 def memory_of(name: str) -> None:
     """Print the peak in bytes that a step of roi_align_max takes beyond inputs, outputs and the input's gradient."""
     case = RoiCase(8, torch.device("cpu"), torch.float32)
-    case_step = case.step(name)
-    kept = case.tokens.numel() * 4 + case.weight.numel() * 4
+    print(peak_of(case.step(name), kept=4 * (case.tokens.numel() + case.weight.numel())))
+
+
+def peak_of(step: Step, *, kept: int) -> int:
+    """Peak in bytes that this process takes for a step, beyond what it had before and ``kept``."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
-    grads = case_step()
-    print(_status("VmHWM") - before - kept)
-    del grads
+    gradients = step()
+    peak = _status("VmHWM") - before - kept
+    del gradients
+    return peak
 
 
 def _status(key: str) -> int:

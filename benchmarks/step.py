@@ -1,9 +1,11 @@
 """Forward and backward time of recipes, as ratios against the first of them.
 
     python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
+    python benchmarks/step.py --recipes recipes/base.yaml recipes/stgt.yaml --model.num_frames 8
 
 The recipes take turns in one process, so that what else the machine does meets all of them alike; a ratio is the
-median over rounds of the ratio within a round. Data are random: every caption is full, every box slot filled. In fp32.
+median over rounds of the ratio within a round. Values that are given hold for all recipes. Data are random: every
+caption is full, every box slot filled. In fp32.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="clips")
     parser.add_argument("--rounds", type=int, default=5, help="after one that is not counted")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args()
+    args, values = parser.parse_known_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runs = {}
     for recipe in args.recipes:
-        config, _ = parse_run(["--recipe", str(recipe), "--deepspeed_config", "none"], recipe)
+        config, _ = parse_run(["--recipe", str(recipe), "--deepspeed_config", "none", *values], recipe)
         torch.manual_seed(0)
         used = [*range(320, 420), START, END] if config.model.lm_vocab == "used" else None
         model = VideoLanguageModel(config.model, used_token_ids=used)
