@@ -55,6 +55,7 @@ demo: setup
 
 study: setup
 	stoa ablate recipes/study/plan.yaml --workers 2
+	stoa ablate recipes/study/plan_stgt.yaml --workers 2
 
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup

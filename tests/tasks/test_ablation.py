@@ -167,7 +167,7 @@ def test_the_command_lists(plan_file, capsys):
     assert "open      train-full-1" in capsys.readouterr().out
 
 
-PLANS = [*sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), ROOT / "recipes" / "study" / "plan.yaml"]
+PLANS = [*sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), *(ROOT / "recipes" / "study").glob("plan*.yaml")]
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)

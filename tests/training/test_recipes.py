@@ -19,7 +19,7 @@ METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released", "stgt", 
 ALL = sorted(
     path.relative_to(RECIPES).as_posix()
     for path in RECIPES.rglob("*.yaml")
-    if not {"finetune", "ablation", "plan.yaml"} & {*path.parts}
+    if not {"finetune", "ablation"} & {*path.parts} and not path.name.startswith("plan")
 )
 TINY = (
     *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--model.num_frames", "3"),
