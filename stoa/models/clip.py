@@ -6,6 +6,7 @@ Shape legend: B clips, T frames, F = B * T, P patches, S = P + 1, h vision width
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -17,6 +18,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from stoa.models.eva import PlainVision, is_eva, plain_state
 from stoa.models.layers import Attend, Block, causal, full
 
 _FAST_GELU = {"approximate": "tanh"}  # a third faster than erf on a CPU
@@ -92,7 +94,9 @@ class VisionTower(nn.Module):
             frame is on its own.
     """
 
-    def __init__(self, source: open_clip.transformer.VisionTransformer, *, joint_last_blocks: int = 0) -> None:
+    def __init__(
+        self, source: open_clip.transformer.VisionTransformer | PlainVision, *, joint_last_blocks: int = 0
+    ) -> None:
         super().__init__()
         self.conv1 = source.conv1
         self.class_embedding = source.class_embedding
@@ -185,20 +189,23 @@ class Clip(nn.Module):
     def __init__(self, config: BackboneConfig, *, joint_last_blocks: int = 0) -> None:
         super().__init__()
         source = build_open_clip(config)
+        vision, text = source.visual, source
+        if is_eva(architecture(config)):
+            vision, text = PlainVision(vision.trunk, plain_state(source.state_dict())), source.text
         try:
-            self.visual = VisionTower(source.visual, joint_last_blocks=joint_last_blocks)
-            text_blocks = [Block.like(block) for block in source.transformer.resblocks]
+            self.visual = VisionTower(vision, joint_last_blocks=joint_last_blocks)
+            text_blocks = [Block.like(block) for block in text.transformer.resblocks]
         except (AttributeError, RuntimeError):
             raise ValueError(
                 f"model.backbone.name {config.name!r} is not a plain CLIP with a ViT and CLIP's own text tower; "
-                "choose for example ViT-B-16-quickgelu, ViT-B-32 or ViT-L-14"
+                "choose for example ViT-B-16-quickgelu, ViT-L-14 or EVA01-g-14"
             ) from None
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.ModuleList(text_blocks)
-        self.token_embedding: nn.Embedding = source.token_embedding
-        self.positional_embedding: nn.Parameter = source.positional_embedding
-        self.ln_final: nn.LayerNorm = source.ln_final
-        self.text_projection: nn.Parameter = source.text_projection
+        self.token_embedding: nn.Embedding = text.token_embedding
+        self.positional_embedding: nn.Parameter = text.positional_embedding
+        self.ln_final: nn.LayerNorm = text.ln_final
+        self.text_projection: nn.Parameter = text.text_projection
         # DeepSpeed cannot broadcast a parameter without dimensions.
         self.logit_scale = nn.Parameter(source.logit_scale.detach().reshape(1))
         self.checkpointing = False
@@ -280,6 +287,8 @@ def image_side(config: BackboneConfig) -> int:
 def grid_hw(config: BackboneConfig) -> tuple[int, int]:
     """Rows and columns of the patches of a frame."""
     vision = architecture(config)["vision_cfg"]
+    if "patch_size" not in vision:  # of timm, which has it in the name
+        vision = {**vision, "patch_size": int(re.findall(r"patch(\d+)", vision["timm_model_name"])[0])}
     sides, patch = (
         size if isinstance(size, (list, tuple)) else (size, size)
         for size in (vision["image_size"], vision["patch_size"])

@@ -69,11 +69,11 @@ class Block(nn.Module):
     State-dict keys equal those of open_clip's residual block, so either loads the other's weights.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: nn.Module) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, activation: nn.Module, *, eps: float = 1e-5) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.attn = SelfAttention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width, eps=eps)
         self.mlp = nn.Sequential(
             OrderedDict(c_fc=nn.Linear(width, hidden), gelu=activation, c_proj=nn.Linear(hidden, width))
         )
@@ -84,7 +84,8 @@ class Block(nn.Module):
         attn: Any = source.attn
         heads = attn.heads if isinstance(attn, SelfAttention) else attn.num_heads
         mlp: Any = source.mlp
-        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, copy.deepcopy(mlp.gelu))
+        norm: Any = source.ln_1
+        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, copy.deepcopy(mlp.gelu), eps=norm.eps)
         block.load_state_dict(source.state_dict())
         return block
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from stoa.files import sha256
 from stoa.models.clip import BackboneConfig, Clip, architecture
+from stoa.models.eva import plain_state
 from stoa.models.video_language import FRAMEWISE, VideoLanguageModel
 
 
@@ -130,6 +131,7 @@ def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
     else:
         state = _download(config, init)
         source = f"open_clip {config.name} / {init}"
+    state = plain_state(state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
     load_strictly(clip, state, source)
