@@ -22,19 +22,22 @@ def draw_curves(runs: Sequence[Path], panels: Sequence[Sequence[str]], path: Pat
         smooth: steps of a running mean.
 
     Raises:
-        ValueError: a run has no metrics, or lacks one that is asked for (the message names those it has).
+        ValueError: a run has no metrics, or no run has one that is asked for (the message names those there are).
     """
     records = {run: read_metrics(run / "metrics.jsonl") for run in runs}
     for run, found in records.items():
         if not found:
             raise ValueError(f"{run / 'metrics.jsonl'} holds no metrics; pass the output_dir of a run")
+    known = {name for found in records.values() for record in found for name in record} - {"step"}
+    for name in itertools.chain(*panels):
+        if name not in known:
+            raise ValueError(f"{', '.join(map(str, runs))}: no metric {name!r}; there are {', '.join(sorted(known))}")
     figure = Figure(figsize=(4.5 * len(panels), 3.2), dpi=120, layout="constrained")
     for axis, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for run, name in itertools.product(runs, names):
             points = np.array([(r["step"], r[name]) for r in records[run] if name in r], dtype=float)
-            if not len(points):
-                known = sorted({name for record in records[run] for name in record} - {"step"})
-                raise ValueError(f"{run} has no metric {name!r}; it has {', '.join(known)}")
+            if not len(points):  # of a part of the model that this run does not have
+                continue
             window = min(smooth, len(points))
             values = np.convolve(points[:, 1], np.ones(window) / window, mode="valid")
             label = name if len(runs) == 1 else f"{run.name}: {name}"

@@ -157,10 +157,14 @@ def test_curves(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     draw_curves([tmp_path], [["loss", "late"], ["loss"]], tmp_path / "c.png", smooth=3)
     assert width(tmp_path / "c.png") > 900
-    with pytest.raises(ValueError, match="has no metric 'los'; it has late, loss"):
+    with pytest.raises(ValueError, match="no metric 'los'; there are late, loss"):
         draw_curves([tmp_path], [["los"]], tmp_path / "c.png")
     with pytest.raises(ValueError, match="holds no metrics; pass the output_dir of a run"):
         draw_curves([tmp_path / "empty"], [["loss"]], tmp_path / "c.png")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    draw_curves([tmp_path, tmp_path / "other"], [["loss", "late"]], tmp_path / "two.png")
+    assert (tmp_path / "two.png").is_file()
     assert main(["curves", "--run", str(tmp_path), "--metrics", '["loss,late"]']) == 0
     assert (tmp_path / "curves.png").is_file()
 
