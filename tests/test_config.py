@@ -11,7 +11,9 @@ from stoa.training.engine import fit_precision, read_config
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(
-    path for path in (ROOT / "recipes").rglob("*.yaml") if not {"finetune", "ablation", "plan.yaml"} & {*path.parts}
+    path
+    for path in (ROOT / "recipes").rglob("*.yaml")
+    if not {"finetune", "ablation"} & {*path.parts} and not path.name.startswith("plan")
 )
 DEFAULT = ROOT / "recipes" / "stoa.yaml"
 

@@ -25,6 +25,7 @@ class Fault:
 
 LANGUAGE, ALIGNMENT = "tests/objectives/test_language.py", "tests/objectives/test_alignment.py"
 OBJECTS, ACTIONS = "tests/models/test_trajectories.py", "tests/models/test_action_tokens.py"
+GRAPH = "tests/models/test_graph.py"
 DISTRIBUTED = "tests/objectives/test_distributed.py"
 
 FAULTS = {
@@ -126,8 +127,8 @@ FAULTS = {
     ),
     "objects: the wrong block is pooled": Fault(
         "models/video_language.py",
-        "object_tap, action_tap = depth - self.config.objects.tap_from_top,",
-        "object_tap, action_tap = depth - self.config.objects.tap_from_top // 2,",
+        "{name: depth - reader.tap_from_top for",
+        "{name: depth - reader.tap_from_top // 2 for",
         f"{OBJECTS}::test_objects_read_the_block_that_is_asked_for",
     ),
     "fusion: missing trajectories are keys": Fault(
@@ -144,9 +145,39 @@ FAULTS = {
     ),
     "actions: frames without order": Fault(
         "models/actions.py",
-        "(gathered_BTMh + self.frame_embedding)",
-        "gathered_BTMh",
+        "(self.ln_gathered(gathered_BTMh) + self.frame_embedding)",
+        "self.ln_gathered(gathered_BTMh)",
         f"{ACTIONS}::test_the_frames_have_an_order",
+    ),
+    "graph: a gradient flows through it": Fault(
+        "models/graph_attention.py",
+        "@torch.no_grad()\ndef band_edges(",
+        "def band_edges(",
+        f"{GRAPH}::test_no_gradient_reaches_the_graph",
+    ),
+    "graph: a patch may lack its own edge": Fault(
+        "models/graph_attention.py",
+        ".diagonal(dim1=1, dim2=2).fill_(True)",
+        ".diagonal(dim1=1, dim2=2)",
+        f"{GRAPH}::test_a_threshold_above_one_leaves_a_patch_itself",
+    ),
+    "graph: frames see no later ones": Fault(
+        "models/graph_attention.py",
+        "min(T, frame + reach + 1)",
+        "frame + 1",
+        f"{GRAPH}::test_the_band_equals_all_pairs",
+    ),
+    "graph: no time": Fault(
+        "models/graph.py",
+        "embedding_TSh = self.frame_embedding + ",
+        "embedding_TSh = 0 * self.frame_embedding + ",
+        f"{GRAPH}::test_a_graph_token_sees_the_order_of_frames",
+    ),
+    "CSAL: one modality is enough": Fault(
+        "objectives/csal.py",
+        "video_AA.clamp(min=0) * text_AA.clamp(min=0)",
+        "torch.maximum(video_AA, text_AA).clamp(min=0)",
+        "tests/objectives/test_csal.py::test_the_same_clip_and_caption_share",
     ),
     "duplicates: the same caption is a negative": Fault(
         "objectives/vtc.py",

@@ -171,6 +171,7 @@ def test_caption_scores_are_what_a_growing_text_adds_up(folder, form):
         video = VideoFeatures(
             *(part[v][None] for part in (gallery.video_tokens_VGd, gallery.video_valid_VG, gallery.video_pooled_Vd)),
             gallery.trajectory_labels_VN[v][None],
+            torch.zeros(1),
         )
         ids = gallery.text_ids_QL[q, : int(gallery.text_mask_QL[q].sum())]
         growing = IncrementalText(model, video, ids[None, :1], torch.tensor([1]), form)
