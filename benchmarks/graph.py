@@ -10,16 +10,14 @@ pass together. The alternative is what the release computes: similarities, logit
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from batches import full_batch
-from ops import Row, Step, compare, forward_and_backward, peak_of
+from ops import Row, Step, compare, finish, forward_and_backward, peak_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -140,11 +138,7 @@ def main() -> None:
         report["peak MiB"] = {"frames": MEMORY_FRAMES, **memory_by_frames()}
     rows = attention_rows(1 if on_cpu else 4, device, torch.float32 if on_cpu else torch.float16)
     rows.append(module_row(2, device))
-    report["rows"] = [asdict(row) for row in rows]
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
-    if missed := [row for row in rows if not row.met]:
-        sys.exit(f"{len(missed)} target(s) missed")
+    finish(report, rows, args.out)
 
 
 if __name__ == "__main__":

@@ -361,9 +361,14 @@ def main() -> None:
     if args.device == "cpu":
         report["memory"] = memory_ratio()
     rows = cpu_rows() if args.device == "cpu" else cuda_rows()
+    finish(report, rows, args.out)
+
+
+def finish(report: dict[str, object], rows: list[Row], out: Path | None) -> None:
+    """Write the report; exits with an error where a target is missed."""
     report["rows"] = [asdict(row) for row in rows]
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+    if out:
+        out.write_text(json.dumps(report, indent=2) + "\n")
     if missed := [row for row in rows if not row.met]:
         sys.exit(f"{len(missed)} target(s) missed")
 

@@ -6,6 +6,7 @@ d joint width.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,11 +103,12 @@ class GraphEncoder(nn.Module):
         self.blocks = nn.ModuleList(GraphBlock(config, block) for block in self._sources(vision))
         self.gate = nn.Parameter(torch.zeros(1))
         self.pooled_proj = nn.Linear(h, d, bias=False)
-        self.ln_out, self.between = nn.LayerNorm(h), nn.Sequential()
+        self.ln_out, self.between = copy.deepcopy(vision.ln_post), nn.Sequential()
         self.proj = nn.Linear(h, d, bias=False)
         if config.residual:
             self.start_from(vision)
         else:
+            self.ln_out.reset_parameters()
             mixing = nn.Linear(h, h, bias=False)
             nn.init.normal_(mixing.weight, std=h**-0.5)
             self.between.extend([mixing, nn.LayerNorm(h)])
@@ -124,7 +126,8 @@ class GraphEncoder(nn.Module):
         if not self.config.residual:
             return
         for own, source in zip(self.blocks, self._sources(vision), strict=True):
-            own.get_submodule("spatial").load_state_dict(source.state_dict())
+            assert isinstance(own, GraphBlock)
+            own.start_from(source)
         self.ln_out.load_state_dict(vision.ln_post.state_dict())
         for projection in (self.proj, self.pooled_proj):
             projection.weight.copy_(vision.proj.T)
@@ -162,7 +165,7 @@ class GraphBlock(nn.Module):
 
     Args:
         config: see :class:`GraphConfig`.
-        source: a vision block, of the same sizes as these and the start of the last one.
+        source: a vision block, of the same sizes as the others and, with ``residual``, what they start from.
     """
 
     def __init__(self, config: GraphConfig, source: Block) -> None:
@@ -176,12 +179,18 @@ class GraphBlock(nn.Module):
         if config.residual:
             nn.init.eye_(self.proj_fc.weight)
             nn.init.zeros_(self.proj_fc.bias)
-            for output in (self.graph.out_proj, self.cross_frame.attn.out_proj, self.cross_frame.mlp[-1]):
-                for parameter in output.parameters():
-                    nn.init.zeros_(parameter)
+            _zero(self.graph.out_proj)
+            self.start_from(source)
         else:
             for module in (self.proj_fc, self.cross_frame, self.spatial, self.graph):
                 module.apply(_start_as_released)
+
+    def start_from(self, source: Block) -> None:
+        """Copy a vision block; what the [CLS] tokens gain from each other is zero at first."""
+        for own in (self.cross_frame, self.spatial):
+            own.load_state_dict(source.state_dict())
+        _zero(self.cross_frame.attn.out_proj)
+        _zero(self.cross_frame.mlp[-1])
 
     def forward(self, x_BTSh: torch.Tensor) -> tuple[torch.Tensor, list[Edges]]:
         B, T = x_BTSh.shape[:2]
@@ -203,6 +212,11 @@ def _along(
     """Attention of all patches of a clip in one sequence."""
     q, k, v = (x.unflatten(2, (len(edges), -1)) for x in (q_BHND, k_BHND, v_BHND))
     return graph_attention(q, k, v, edges, mode).flatten(2, 3)
+
+
+def _zero(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _start_as_released(module: nn.Module) -> None:

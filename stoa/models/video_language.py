@@ -192,7 +192,9 @@ class VideoLanguageModel(nn.Module):
         config, depth = self.config, len(self.clip.visual.blocks)
         readers: dict[str, ObjectConfig | ActionConfig | GraphConfig]
         readers = {"objects": config.objects, "actions": config.actions, "graph": config.graph}
-        taps = {name: depth - reader.tap_from_top for name, reader in readers.items() if name in config.group_sizes}
+        taps = {
+            name: depth - reader.tap_from_top for name, reader in readers.items() if name in self.fusion.group_sizes
+        }
         frames_BTd, tapped = self.clip.encode_frames(batch.frames_BTCHW, frozenset(taps.values()))
         B, T = frames_BTd.shape[:2]
         tokens_BTSh = {

@@ -124,7 +124,7 @@ class TrainingObjective(nn.Module):
         text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
         losses: dict[str, torch.Tensor] = {}
         extras: dict[str, torch.Tensor] = {}
-        if "graph" in model.config.group_sizes:
+        if "graph" in model.fusion.group_sizes:
             extras["graph_density"] = video.graph_density_B.mean()
         if config.vtc or config.vtm:
             scores = similarities(

@@ -180,6 +180,17 @@ def test_a_fresh_module_leaves_what_clip_says():
     torch.testing.assert_close(ours, cls_BTd, rtol=1e-4, atol=1e-5)
 
 
+def test_it_starts_from_a_tower_that_is_loaded_later():
+    module, _ = encoder()
+    torch.manual_seed(7)
+    loaded = Clip(BackboneConfig(name="stoa-tiny")).visual
+    module.start_from(loaded)
+    fresh = GraphEncoder(module.config, loaded, num_frames=3).state_dict()
+    for name, value in module.state_dict().items():
+        if name != "frame_embedding" and ".graph.in_proj" not in name:  # which are random
+            assert torch.equal(value, fresh[name]), name
+
+
 def test_the_released_form_passes_nothing_by():
     """Without a residual nothing of a patch is left where it attends to others alone."""
     module, _ = encoder(residual=False, positions="random", global_repeats=2)
