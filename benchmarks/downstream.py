@@ -52,8 +52,9 @@ class WholeText:
         mask = torch.ones_like(self.said, dtype=torch.bool)
         text = self.model.encode_text(self.said, mask)
         seen = prefix_mask(mask, torch.ones_like(tokens_R), self.video.valid_BG)
-        _, fused = self.model.fuse(self.video.tokens_BGd, text.tokens_BLd, seen)
-        return self.model.language_logits(fused[:, -1], self.table_Vw)
+        last = (mask.sum(dim=1) - 1)[:, None]
+        fused = self.model.fused_text(self.video.tokens_BGd, text.tokens_BLd, seen, last)
+        return self.model.language_logits(fused[:, 0], self.table_Vw)
 
     def repeat(self, times: int) -> None:
         self.said = self.said.repeat_interleave(times, dim=0)
@@ -145,11 +146,12 @@ def reranking(model: VideoLanguageModel, size: int, top_k: int, rounds: int) -> 
     trained = TrainedModel(model, torch.device("cpu"), 0, {})
     scores = itc_scores(trained, gallery)
     video, text = gallery.video_tokens_VGd[:PAIRS_AT_ONCE], gallery.text_tokens_QLd[:PAIRS_AT_ONCE]
-    seen = bidirectional_mask(gallery.text_mask_QL[:PAIRS_AT_ONCE], gallery.video_valid_VG[:PAIRS_AT_ONCE])
+    mask = gallery.text_mask_QL[:PAIRS_AT_ONCE]
+    seen = bidirectional_mask(mask, gallery.video_valid_VG[:PAIRS_AT_ONCE])
 
     def bare() -> None:
         for _ in range(size * top_k // PAIRS_AT_ONCE):
-            model.fuse(video, text, seen)
+            model.fused_pair(video, text, seen, mask)
 
     ratios, seconds = compare(lambda: rerank(trained, gallery, scores, top_k=top_k, queries="text"), bare, rounds)
     return {

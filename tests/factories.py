@@ -35,6 +35,12 @@ def tiny_config(**changes) -> ModelConfig:
     return ModelConfig(**{**values, **changes})
 
 
+def fuse(model: VideoLanguageModel, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor):
+    """All outputs of the fusion encoder: at the video side (B, G, w) and at the text (B, L, w)."""
+    fused_BSw = model.fusion(video_BGd, text_BLd, mask_BSS)
+    return fused_BSw.split([video_BGd.shape[1], text_BLd.shape[1]], dim=1)
+
+
 def tiny_model(seed: int = 0, **changes) -> VideoLanguageModel:
     torch.manual_seed(seed)
     config = tiny_config(**changes)

@@ -47,7 +47,8 @@ class ClsEncoder(nn.Module):
 
     def forward(self, x_BSh: torch.Tensor, num_cls: int, attend: Attend = full) -> torch.Tensor:
         """Encode sequences that begin with ``num_cls`` [CLS] tokens; (B, Q, d) for these."""
-        last = len(self.blocks) - 1
-        for index, block in enumerate(self.blocks):
-            x_BSh = block(x_BSh, attend, num_cls if index == last else None)
-        return self.ln_post(x_BSh) @ self.proj
+        *lower, last = self.blocks
+        for block in lower:
+            x_BSh = block(x_BSh, attend)
+        x_BQh = last(x_BSh, attend, lambda x: x[:, :num_cls])
+        return self.ln_post(x_BQh) @ self.proj

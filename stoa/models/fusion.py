@@ -1,17 +1,18 @@
 """The modality-agnostic fusion encoder (STOA-VLP).
 
-Shape legend: B clips, G video-side tokens, L text tokens, S = G + L, w text width, d joint width.
+Shape legend: B clips, G video-side tokens, L text tokens, S = G + L, Q wanted rows, w text width, d joint width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
-from stoa.models.layers import POSITION_SCALE, Attend, Block, masked
+from stoa.models.layers import POSITION_SCALE, Attend, Block, Rows, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,23 +98,27 @@ class FusionEncoder(nn.Module):
         video_BGd: torch.Tensor,
         text_BLd: torch.Tensor,
         mask_BSS: torch.Tensor,
+        rows_BQ: torch.Tensor | None = None,
         positions_L: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:
         """Fuse.
 
         Args:
             video_BGd: joint-space tokens of all groups, in order.
             text_BLd: joint-space text tokens.
             mask_BSS: bool, (B or 1, S, S); True where a row sees a column. Every row must see something.
+            rows_BQ: int64, the rows that are wanted: the last block computes no others. Default all.
             positions_L: int64, text position of each text token; default 0, 1, ...
 
         Returns:
-            outputs at the video side (B, G, w) and at the text (B, L, w).
+            outputs (B, S, w), or (B, Q, w) at the wanted rows.
         """
-        G = video_BGd.shape[1]
         x_BSw = torch.cat([self.embed_video(video_BGd), self.embed_text(text_BLd, positions_L)], dim=1)
-        x_BSw = self.encode(x_BSw, [masked(mask_BSS[:, None])] * len(self.blocks))
-        return x_BSw[:, :G], x_BSw[:, G:]
+        attends = [masked(mask_BSS[:, None])] * len(self.blocks)
+        if rows_BQ is None:
+            return self.encode(x_BSw, attends)
+        attends[-1] = masked(_take_rows(mask_BSS.expand(len(x_BSw), -1, -1), rows_BQ)[:, None])
+        return self.encode(x_BSw, attends, partial(_take_rows, rows_BQ=rows_BQ))
 
     def embed_video(self, video_BGd: torch.Tensor) -> torch.Tensor:
         """Video-side tokens with their positions and types, (B, G, w)."""
@@ -127,11 +132,17 @@ class FusionEncoder(nn.Module):
         positions_Lw = self.text_positions[:L] if positions is None else self.text_positions[positions]
         return self.ln_text(self.text_in(text_BLd)) + positions_Lw + self.type_embeddings[-1]
 
-    def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
-        """Embedded tokens through the blocks, each with its attention."""
-        for block, attend in zip(self.blocks, attends, strict=True):
+    def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend], rows: Rows | None = None) -> torch.Tensor:
+        """Embedded tokens through the blocks, each with its attention; of the last one only ``rows``."""
+        *lower, last = zip(self.blocks, attends, strict=True)
+        for block, attend in lower:
             x_BSw = block(x_BSw, attend)
-        return self.ln_final(x_BSw)
+        block, attend = last
+        return self.ln_final(block(x_BSw, attend, rows))
+
+
+def _take_rows(x_BSw: torch.Tensor, rows_BQ: torch.Tensor) -> torch.Tensor:
+    return x_BSw.gather(1, rows_BQ[..., None].expand(-1, -1, x_BSw.shape[-1]))
 
 
 def _to_scale(positions_Lw: torch.Tensor) -> torch.Tensor:

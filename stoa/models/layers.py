@@ -18,6 +18,9 @@ from torch.nn import functional as F
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """q (B, H, Q, D), k and v (B, H, S, D) -> (B, H, Q, D)."""
 
+Rows = Callable[[torch.Tensor], torch.Tensor]
+"""(B, S, w) -> (B, Q, w): the rows that are wanted of a sequence."""
+
 full: Attend = F.scaled_dot_product_attention
 causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
@@ -48,13 +51,13 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
-    def forward(self, x_BSw: torch.Tensor, attend: Attend = full, num_queries: int | None = None) -> torch.Tensor:
-        """With ``num_queries`` only the first rows ask, and come out: (B, Q, w)."""
+    def forward(self, x_BSw: torch.Tensor, attend: Attend = full, rows: Rows | None = None) -> torch.Tensor:
+        """With ``rows`` only these ask, and come out: (B, Q, w)."""
         w = x_BSw.shape[-1]
-        if num_queries is None:
+        if rows is None:
             q, k, v = F.linear(x_BSw, self.in_proj_weight, self.in_proj_bias).split(w, dim=-1)
         else:
-            q = F.linear(x_BSw[:, :num_queries], self.in_proj_weight[:w], self.in_proj_bias[:w])
+            q = F.linear(rows(x_BSw), self.in_proj_weight[:w], self.in_proj_bias[:w])
             k, v = F.linear(x_BSw, self.in_proj_weight[w:], self.in_proj_bias[w:]).split(w, dim=-1)
         out_BHQD = attend(self._heads(q), self._heads(k), self._heads(v))
         return self.out_proj(out_BHQD.transpose(1, 2).flatten(2))
@@ -89,7 +92,7 @@ class Block(nn.Module):
         block.load_state_dict(source.state_dict())
         return block
 
-    def forward(self, x_BSw: torch.Tensor, attend: Attend = full, num_queries: int | None = None) -> torch.Tensor:
-        """With ``num_queries`` only the first rows are computed: (B, Q, w)."""
-        x_BQw = x_BSw[:, :num_queries] + self.attn(self.ln_1(x_BSw), attend, num_queries)
+    def forward(self, x_BSw: torch.Tensor, attend: Attend = full, rows: Rows | None = None) -> torch.Tensor:
+        """With ``rows`` only these are computed: (B, Q, w)."""
+        x_BQw = (x_BSw if rows is None else rows(x_BSw)) + self.attn(self.ln_1(x_BSw), attend, rows)
         return x_BQw + self.mlp(self.ln_2(x_BQw))

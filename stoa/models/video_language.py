@@ -1,7 +1,7 @@
 """The assembled video-language model: towers, objects, actions, graph, fusion encoder, heads.
 
 Shape legend: B clips, T frames, P patches, N trajectories, M action tokens, G video-side tokens, L text tokens,
-V vocabulary (of the language head), h vision width, w text width, d joint width.
+V vocabulary (of the language head), Q wanted rows, h vision width, w text width, d joint width.
 """
 
 from __future__ import annotations
@@ -237,29 +237,30 @@ class VideoLanguageModel(nn.Module):
         learned mask vector replaces the word at the input of the text tower, so that no output knows it."""
         return self.clip.encode_text(torch.where(hidden_BL[..., None], self.mask_token, text.words_BLw))
 
-    def fuse(
+    def fused_text(
         self,
         video_BGd: torch.Tensor,
         text_BLd: torch.Tensor,
         mask_BSS: torch.Tensor,
+        wanted_BQ: torch.Tensor,
         positions_L: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Fusion outputs at the video side (B, G, w) and at the text (B, L, w). See :class:`FusionEncoder`."""
-        return self.fusion(video_BGd, text_BLd, mask_BSS, positions_L)
+    ) -> torch.Tensor:
+        """Fusion outputs (B, Q, w) at the wanted text tokens. See :class:`FusionEncoder`."""
+        return self.fusion(video_BGd, text_BLd, mask_BSS, video_BGd.shape[1] + wanted_BQ, positions_L)
+
+    def fused_pair(
+        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor, text_mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """``[v_o; t_o]`` (B, 2w): the fusion outputs at the pooled slot and at the end token."""
+        end_B = video_BGd.shape[1] + end_positions(text_mask_BL)
+        pooled_B = torch.full_like(end_B, self.fusion.slot("pooled").start)
+        return self.fusion(video_BGd, text_BLd, mask_BSS, torch.stack([pooled_B, end_B], dim=1)).flatten(1)
 
     def match_logits(
-        self, fused_video_BGw: torch.Tensor, fused_text_BLw: torch.Tensor, text_mask_BL: torch.Tensor
+        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor, text_mask_BL: torch.Tensor
     ) -> torch.Tensor:
         """Logits (B, 2) of (no match, match)."""
-        return self.match_head(self.joint_outputs(fused_video_BGw, fused_text_BLw, text_mask_BL))
-
-    def joint_outputs(
-        self, fused_video_BGw: torch.Tensor, fused_text_BLw: torch.Tensor, text_mask_BL: torch.Tensor
-    ) -> torch.Tensor:
-        """``[v_o; t_o]`` (B, 2w): the fused rows at the pooled slot and at the end token."""
-        v_o_Bw = fused_video_BGw[:, self.fusion.slot("pooled")].squeeze(1)
-        t_o_Bw = select_rows(fused_text_BLw, end_positions(text_mask_BL))
-        return torch.cat([v_o_Bw, t_o_Bw], dim=-1)
+        return self.match_head(self.fused_pair(video_BGd, text_BLd, mask_BSS, text_mask_BL))
 
     def language_table(self) -> torch.Tensor:
         """Rows (V, w) of the token table that the language head predicts. Take them once a step: of a ``used``

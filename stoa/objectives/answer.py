@@ -19,8 +19,8 @@ def answer_logits(
     model: VideoLanguageModel, video: VideoFeatures, text: TextFeatures, text_mask_BL: torch.Tensor
 ) -> torch.Tensor:
     """Logits (B, A) of the answers, from ``v_o`` and ``t_o`` of clip and question."""
-    fused = model.fuse(video.tokens_BGd, text.tokens_BLd, bidirectional_mask(text_mask_BL, video.valid_BG))
-    return model.answer_head(model.joint_outputs(*fused, text_mask_BL))
+    seen = bidirectional_mask(text_mask_BL, video.valid_BG)
+    return model.answer_head(model.fused_pair(video.tokens_BGd, text.tokens_BLd, seen, text_mask_BL))
 
 
 def answer_loss(

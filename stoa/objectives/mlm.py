@@ -63,8 +63,7 @@ def mlm_loss(
     hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ)
     hidden_text_BLd = model.encode_hidden_text(text, hidden_BL)
     mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    _, fused_BLw = model.fuse(video.tokens_BGd, hidden_text_BLd, mask_BSS)
-    rows_BQw = fused_BLw.gather(1, positions_BQ[..., None].expand(-1, -1, fused_BLw.shape[-1]))
+    rows_BQw = model.fused_text(video.tokens_BGd, hidden_text_BLd, mask_BSS, positions_BQ)
     target_BQ = batch.tokens_BL.gather(1, positions_BQ)
     return language_loss(model, table_Vw, rows_BQw, target_BQ, valid_BQ)
 

@@ -1,6 +1,7 @@
 """Prefix language modelling (STOA-VLP, PLM) in one pass.
 
-Shape legend: B clips, L text tokens, V vocabulary of the language head, w text width.
+Shape legend: B clips, G video-side tokens, L text tokens, Q wanted rows, V vocabulary of the language head, d joint
+width, w text width.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def next_word_rows(
     form: PlmForm,
 ) -> torch.Tensor:
     """Fused rows (B, L - 1, w) for the language head; row i is to predict token i+1, if that is not of the prefix."""
+    wanted_BQ = torch.arange(text_mask_BL.shape[1] - 1, device=text_mask_BL.device).expand(len(text_mask_BL), -1)
     if form == "one_pass":
-        _, fused_BLw = model.fuse(video_BGd, text_BLd, prefix_mask(text_mask_BL, prefix_B, video_valid_BG))
-        return fused_BLw[:, :-1]
-    return predict_at_blanks(model, video_BGd, video_valid_BG, text_BLd, text_mask_BL)[:, 1:]
+        seen = prefix_mask(text_mask_BL, prefix_B, video_valid_BG)
+        return model.fused_text(video_BGd, text_BLd, seen, wanted_BQ)
+    return predict_at_blanks(model, video_BGd, video_valid_BG, text_BLd, text_mask_BL, wanted_BQ + 1)
 
 
 def predict_at_blanks(
@@ -82,10 +84,11 @@ def predict_at_blanks(
     video_valid_BG: torch.Tensor,
     text_BLd: torch.Tensor,
     text_mask_BL: torch.Tensor,
+    wanted_BQ: torch.Tensor,
 ) -> torch.Tensor:
-    """Fused rows (B, L, w) of the blanks: row j knows the video and the text before position j."""
+    """Fused rows (B, Q, w) of the blanks at the wanted positions; each knows the video and the text before it."""
     L = text_mask_BL.shape[1]
     positions_L = torch.arange(L, device=text_mask_BL.device).repeat(2)
     tokens = torch.cat([text_BLd, torch.zeros_like(text_BLd)], dim=1)
-    _, fused = model.fuse(video_BGd, tokens, two_stream_mask(text_mask_BL, video_valid_BG), positions_L)
-    return fused[:, L:]
+    seen = two_stream_mask(text_mask_BL, video_valid_BG)
+    return model.fused_text(video_BGd, tokens, seen, L + wanted_BQ, positions_L)

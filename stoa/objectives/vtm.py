@@ -70,8 +70,8 @@ def vtm_loss(
     pairs_valid = torch.cat([video.valid_BG, video_valid_AG[hard_video_B], video.valid_BG])
     pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
     pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
-    fused_video, fused_text = model.fuse(pairs_video, pairs_text, bidirectional_mask(pairs_mask, pairs_valid))
-    logits = at_least_fp32(model.match_logits(fused_video, fused_text, pairs_mask))
+    seen = bidirectional_mask(pairs_mask, pairs_valid)
+    logits = at_least_fp32(model.match_logits(pairs_video, pairs_text, seen, pairs_mask))
 
     B = len(batch)
     target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()

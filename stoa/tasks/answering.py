@@ -85,8 +85,9 @@ def pick_options(
         rows = [row for row, question in enumerate(asked) for _ in question.options]
         text, mask_QL = _encode(trained, captions)
         shown = _rows(video, torch.tensor(rows, device=trained.device))
-        fused = model.fuse(shown.tokens_BGd, text.tokens_BLd, bidirectional_mask(mask_QL, shown.valid_BG))
-        vtm = model.match_logits(*fused, mask_QL).float().log_softmax(dim=-1)[:, 1].tolist()
+        seen = bidirectional_mask(mask_QL, shown.valid_BG)
+        logits = model.match_logits(shown.tokens_BGd, text.tokens_BLd, seen, mask_QL)
+        vtm = logits.float().log_softmax(dim=-1)[:, 1].tolist()
         itc = F.cosine_similarity(shown.pooled_Bd.float(), text.pooled_Bd.float()).tolist()
         picked, start = [], 0
         for question in asked:

@@ -46,8 +46,10 @@ def match_scores(
     for texts, videos in pairs:
         mask = gallery.text_mask_QL[texts]
         seen = bidirectional_mask(mask, gallery.video_valid_VG[videos])
-        fused = trained.model.fuse(gallery.video_tokens_VGd[videos], gallery.text_tokens_QLd[texts], seen)
-        out.append(trained.model.match_logits(*fused, mask).float().log_softmax(dim=-1)[:, 1])
+        logits = trained.model.match_logits(
+            gallery.video_tokens_VGd[videos], gallery.text_tokens_QLd[texts], seen, mask
+        )
+        out.append(logits.float().log_softmax(dim=-1)[:, 1])
     return torch.cat(out).view(text_index.shape)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from factories import has_gradient, random_batch, tiny_config, tiny_model
+from factories import fuse, has_gradient, random_batch, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,7 +126,7 @@ def test_missing_trajectories_are_never_keys():
     noise = video.tokens_BGd.clone()
     noise[:, objects] += 100
     mask = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    (video_a, text_a), (video_b, text_b) = (model.fuse(x, text.tokens_BLd, mask) for x in (video.tokens_BGd, noise))
+    (video_a, text_a), (video_b, text_b) = (fuse(model, x, text.tokens_BLd, mask) for x in (video.tokens_BGd, noise))
     assert torch.equal(text_a, text_b)
     assert torch.equal(video_a[:, :3], video_b[:, :3])
     assert torch.equal(video_a[:, objects.stop :], video_b[:, objects.stop :])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from factories import has_gradient, random_batch, tiny_model
+from factories import fuse, has_gradient, random_batch, tiny_model
 from torch.nn import functional as F
 
 from stoa.objectives.answer import answer_loss
@@ -31,7 +31,7 @@ def test_the_loss_is_the_mean_over_questions_with_a_class(model):
     total, right = [], []
     for b in (0, 2, 3):
         seen = bidirectional_mask(batch.text_mask_BL[b : b + 1], video.valid_BG[b : b + 1])
-        fused = model.fuse(video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], seen)
+        fused = fuse(model, video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], seen)
         end = int(batch.text_mask_BL[b].sum()) - 1
         pooled = model.config.num_frames
         logits = model.answer_head(torch.cat([fused[0][0, pooled], fused[1][0, end]]))
@@ -57,7 +57,7 @@ def test_a_given_prefix_goes_before_a_drawn_one(model):
     for prefix, lengths in (("random", [3, 5]), ("start", [3, 5])):
         found = plm_loss(model, batch, video, text, table, prefix=prefix, seed=0, step=0)
         mask = prefix_mask(batch.text_mask_BL, torch.tensor(lengths), video.valid_BG)
-        _, rows = model.fuse(video.tokens_BGd, text.tokens_BLd, mask)
+        _, rows = fuse(model, video.tokens_BGd, text.tokens_BLd, mask)
         logits = model.language_logits(rows, table)
         targets = model.lm_head.targets(batch.tokens_BL)
         losses = [

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from factories import WORDS, random_batch, tiny_model
+from factories import WORDS, fuse, random_batch, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -99,7 +99,7 @@ def test_later_tokens_are_never_seen(prefix):
 
     def outputs(tokens):
         text = model.encode_text(tokens, batch.text_mask_BL)
-        return model.fuse(video.tokens_BGd, text.tokens_BLd, mask)
+        return fuse(model, video.tokens_BGd, text.tokens_BLd, mask)
 
     before_video, before_text = outputs(batch.tokens_BL)
     for j in range(prefix, 9):
@@ -118,7 +118,7 @@ def test_the_prefix_is_seen_by_all():
     changed = batch.tokens_BL.clone()
     changed[0, 3] = WORDS.start if changed[0, 3] != WORDS.start else WORDS.start + 1
     a, b = (
-        model.fuse(video.tokens_BGd, model.encode_text(t, batch.text_mask_BL).tokens_BLd, mask)
+        fuse(model, video.tokens_BGd, model.encode_text(t, batch.text_mask_BL).tokens_BLd, mask)
         for t in (batch.tokens_BL, changed)
     )
     assert not torch.isclose(a[0], b[0]).all(dim=-1).any()
@@ -133,7 +133,7 @@ def test_plm_supervises_every_token_after_the_prefix():
     losses = []
     for b in range(4):
         mask = prefix_mask(batch.text_mask_BL[b : b + 1], prefix[b : b + 1], video.valid_BG[b : b + 1])
-        _, fused = model.fuse(video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], mask)
+        _, fused = fuse(model, video.tokens_BGd[b : b + 1], text.tokens_BLd[b : b + 1], mask)
         for i in range(int(prefix[b]) - 1, int(batch.text_mask_BL[b].sum()) - 1):
             target = model.lm_head.targets(batch.tokens_BL[b, i + 1])
             losses.append(F.cross_entropy(model.language_logits(fused[0, i], model.language_table()), target))
@@ -180,8 +180,9 @@ def test_two_streams_equal_a_pass_for_every_position():
     """The oracle fuses once a position: the text so far, blanks after it, read at the first blank."""
     model, batch = tiny_model().double(), random_batch(3, lengths=[12, 7, 2])
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    rows = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL)
     L, G = 12, video.valid_BG.shape[1]
+    wanted = torch.arange(L).expand(3, -1)
+    rows = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, wanted)
     keys = torch.cat([video.valid_BG, torch.ones(3, L, dtype=torch.bool)], dim=1)
     mask = torch.ones(G + L, G + L, dtype=torch.bool).tril()
     mask[:G, :G] = True
@@ -189,7 +190,7 @@ def test_two_streams_equal_a_pass_for_every_position():
     for i in range(L - 1):
         known = torch.arange(L) <= i
         tokens = text.tokens_BLd * known[:, None]
-        _, fused = model.fuse(video.tokens_BGd, tokens, mask & keys[:, None])
+        _, fused = fuse(model, video.tokens_BGd, tokens, mask & keys[:, None])
         inside = batch.text_mask_BL[:, i + 1]
         torch.testing.assert_close(rows[inside, i + 1], fused[inside, i + 1], atol=1e-12, rtol=1e-10)
 
@@ -199,8 +200,9 @@ def test_two_streams_supervise_what_one_pass_does():
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     loss = plm_loss(model, batch, video, text, model.language_table(), form="two_stream", seed=5, step=6)
     prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
+    wanted = torch.arange(12).expand(4, -1)
     rows, table = (
-        predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL),
+        predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, wanted),
         model.language_table(),
     )
     losses = [

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from factories import random_batch, tiny_model
+from factories import fuse, random_batch, tiny_model
 from torch.nn import functional as F
 
 from stoa.objectives.masks import bidirectional_mask
@@ -58,8 +58,9 @@ def test_the_loss_is_the_mean_over_three_pairs_a_clip():
             assert target == int(v == t)
             mask = batch.text_mask_BL[t : t + 1]
             seen = bidirectional_mask(mask, video.valid_BG[v : v + 1])
-            fused = model.fuse(video.tokens_BGd[v : v + 1], text.tokens_BLd[t : t + 1], seen)
-            logits = model.match_logits(*fused, mask)
+            fused = fuse(model, video.tokens_BGd[v : v + 1], text.tokens_BLd[t : t + 1], seen)
+            pooled, end = model.config.num_frames, int(mask.sum()) - 1
+            logits = model.match_head(torch.cat([fused[0][:, pooled], fused[1][:, end]], dim=1))
             losses.append(F.cross_entropy(logits, torch.tensor([target])))
             right.append(float(logits.argmax() == target))
     torch.testing.assert_close(loss, torch.stack(losses).mean())
@@ -71,7 +72,7 @@ def test_a_row_without_negatives_is_dropped():
     batch = dataclasses.replace(random_batch(3), clip_keys_B=torch.zeros(3, dtype=torch.int64))
     model, video, text, _, (loss, _) = run(batch)
     mask = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    logits = model.match_logits(*model.fuse(video.tokens_BGd, text.tokens_BLd, mask), batch.text_mask_BL)
+    logits = model.match_logits(video.tokens_BGd, text.tokens_BLd, mask, batch.text_mask_BL)
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.ones(3).long()))
 
 

@@ -9,7 +9,7 @@ from stoa.models.incremental import IncrementalText
 from stoa.objectives.masks import prefix_mask
 from stoa.objectives.plm import predict_at_blanks
 from stoa.tasks.generation import GenerationConfig, generate, generate_captions
-from tests.factories import END, START, USED, WORDS, random_batch, tiny_model
+from tests.factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
 
 L = 8
 
@@ -38,9 +38,10 @@ def logits_by_whole_passes(model, video, tokens_BL, mask_BL, lengths_B, form):
     """(B, L, V): what follows each position, from one pass over the whole text."""
     text = model.encode_text(tokens_BL, mask_BL)
     if form == "one_pass":
-        _, rows_BLw = model.fuse(video.tokens_BGd, text.tokens_BLd, prefix_mask(mask_BL, lengths_B, video.valid_BG))
+        _, rows_BLw = fuse(model, video.tokens_BGd, text.tokens_BLd, prefix_mask(mask_BL, lengths_B, video.valid_BG))
     else:
-        rows_BLw = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, mask_BL).roll(-1, dims=1)
+        wanted_BL = torch.arange(1, mask_BL.shape[1] + 1).remainder(mask_BL.shape[1]).expand_as(mask_BL)
+        rows_BLw = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, mask_BL, wanted_BL)
     return model.language_logits(rows_BLw, model.language_table())
 
 
@@ -169,7 +170,7 @@ def test_enough_beams_find_the_best_of_all_texts():
         tokens = torch.tensor([[START, *said, END]])
         text = model.encode_text(tokens, torch.ones_like(tokens).bool())
         mask = prefix_mask(torch.ones_like(tokens).bool(), torch.tensor([1]), video.valid_BG)
-        _, rows = model.fuse(video.tokens_BGd, text.tokens_BLd, mask)
+        _, rows = fuse(model, video.tokens_BGd, text.tokens_BLd, mask)
         logits = model.language_logits(rows, model.language_table())[0]
         logits[:, used.index(START)] = -torch.inf
         log_probs = logits.log_softmax(dim=-1)

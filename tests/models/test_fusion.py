@@ -1,0 +1,65 @@
+"""The fusion encoder computes what is asked of it and nothing else."""
+
+import pytest
+import torch
+from factories import fuse, random_batch, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from stoa.models.fusion import FusionConfig
+from stoa.objectives.masks import bidirectional_mask
+
+
+def encoded(model):
+    batch = random_batch(3)
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
+    return batch, video.tokens_BGd.detach(), text.tokens_BLd.detach(), mask_BSS
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("one_mask_for_all", [False, True])
+def test_wanted_rows_are_those_of_the_whole_sequence(layers, one_mask_for_all):
+    model = tiny_model(fusion=FusionConfig(layers=layers)).double()
+    _, video_BGd, text_BLd, mask_BSS = encoded(model)
+    mask_BSS = mask_BSS[:1] if one_mask_for_all else mask_BSS
+    S = mask_BSS.shape[1]
+    rows_BQ = torch.tensor([[0, 3, S - 1], [S - 1, 0, 1], [2, 4, 5]])
+    weight = torch.randn(3, 3, 32, dtype=torch.float64)
+    gradients = []
+    for rows in (None, rows_BQ):
+        inputs = [x.clone().requires_grad_() for x in (video_BGd, text_BLd)]
+        out = model.fusion(*inputs, mask_BSS, rows)
+        if rows is None:
+            out = out[torch.arange(3)[:, None], rows_BQ]
+            expected = out
+        torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+        parameters = [p for p in model.fusion.parameters() if p.requires_grad]
+        gradients.append(torch.autograd.grad((out * weight).sum(), [*inputs, *parameters]))
+    for whole, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(wanted, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_a_pair_is_the_pooled_slot_and_the_end_token():
+    model = tiny_model().double()
+    batch, video_BGd, text_BLd, mask_BSS = encoded(model)
+    at_video, at_text = fuse(model, video_BGd, text_BLd, mask_BSS)
+    ends = batch.text_mask_BL.sum(dim=1) - 1
+    expected = torch.cat([at_video[:, model.config.num_frames], at_text[torch.arange(3), ends]], dim=1)
+    pair = model.fused_pair(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL)
+    torch.testing.assert_close(pair, expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_last_block_computes_the_wanted_rows_alone():
+    """Of one block without the wanted rows there remain keys and values, a sixth of its products, and attention."""
+    model = tiny_model(fusion=FusionConfig(layers=1))
+    batch, video_BGd, text_BLd, mask_BSS = encoded(model)
+    flops = []
+    for run in (
+        lambda: model.fusion(video_BGd, text_BLd, mask_BSS),
+        lambda: model.fused_pair(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        flops.append(counter.get_total_flops())
+    assert flops[1] < 0.4 * flops[0]
