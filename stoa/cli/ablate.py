@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -18,10 +19,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--list", type=bool, default=False, help="only say what is finished and what would be run")
     parser.add_argument("--tables", type=bool, default=False, help="only print the tables of what is finished")
+    parser.add_argument(
+        "--results", type=str, default=None, help="with --tables: the folder of the results, if it is not the plan's"
+    )
 
 
 def run(args: Namespace) -> None:
     plan = read_plan(Path(args.plan))
+    if args.results is not None:
+        if not args.tables:
+            raise ValueError(f"--results {args.results} is for --tables; what is run goes where the plan says")
+        plan = replace(plan, out=Path(args.results))
     if args.list:
         for cell in plan.cells:
             print(f"{'finished' if plan.result(cell).is_file() else 'open':10}{cell.name}")

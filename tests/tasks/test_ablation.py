@@ -133,6 +133,17 @@ def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
     assert "| train-full | 0.0 | 3.5 | 1 |" in text
 
 
+def test_tables_of_results_that_lie_elsewhere(plan_file, tmp_path, capsys):
+    run_plan(read_plan(plan_file), say=lambda line: None)
+    (tmp_path / "out").rename(tmp_path / "kept")
+    assert main(["ablate", str(plan_file), "--tables", "true"]) == 0
+    assert "train-base" not in capsys.readouterr().out
+    assert main(["ablate", str(plan_file), "--tables", "true", "--results", str(tmp_path / "kept")]) == 0
+    assert "| train-base | 0.5 (0.0 to 1.0) |" in capsys.readouterr().out
+    assert main(["ablate", str(plan_file), "--results", str(tmp_path / "kept")]) == 2
+    assert "is for --tables" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

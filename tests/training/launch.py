@@ -1,5 +1,6 @@
 """Runs of train.py as processes of their own."""
 
+import json
 import os
 import socket
 import subprocess
@@ -16,14 +17,18 @@ def start_training(
     *arguments: str,
     manifest: Path | None = None,
     processes: int = 1,
+    bf16: bool = False,
 ) -> subprocess.Popen:
     """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
     ``folder``."""
-    ds_config = folder / f"ds{processes}.json"
-    ds_config.write_text(
-        f'{{"train_micro_batch_size_per_gpu": {8 // processes}, "gradient_clipping": 1.0, '
-        '"zero_optimization": {"stage": 1}}'
-    )
+    ds_config = folder / f"ds{processes}{'-bf16' if bf16 else ''}.json"
+    values = {
+        "train_micro_batch_size_per_gpu": 8 // processes,
+        "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": 1},
+        "bf16": {"enabled": bf16},
+    }
+    ds_config.write_text(json.dumps(values))
     launcher = [sys.executable, "train.py"] if processes == 1 else ["cluster/node.sh"]
     command = [
         *(*launcher, "--deepspeed_config", str(ds_config)),

@@ -71,6 +71,25 @@ def test_kill_and_resume(start, tmp_path):
 
 
 @pytest.mark.dist
+def test_bf16_trains_as_fp32_does_and_resumes(start, tmp_path):
+    full, straight, killed = tmp_path / "full", tmp_path / "straight", tmp_path / "killed"
+    finish(start(full))
+    finish(start(straight, bf16=True))
+    kill_when(start(killed, bf16=True), killed / "checkpoints" / "step-00000005")
+    finish(start(killed, bf16=True))
+    assert_same_run(straight, killed)
+    records = [read_metrics(folder / "metrics.jsonl") for folder in (full, straight)]
+    for a, b in zip(*records, strict=True):
+        assert a["loss"] != b["loss"]
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.02), a["step"]
+    weights = load_file(straight / LAST / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+
+    _, err = finish(start(straight), code=2)
+    assert "is of another DeepSpeed configuration: DeepSpeed.bf16 is True there and False here" in err
+
+
+@pytest.mark.dist
 def test_two_processes_train_as_one_and_resume(start, tmp_path):
     """The launch of cluster/node.sh: the losses of one process, and the same bits after a kill."""
     one, straight, killed = tmp_path / "one", tmp_path / "straight", tmp_path / "killed"
