@@ -86,8 +86,8 @@ GPU_SITE_PYTHON ?= 3.12
 gpu-site: setup
 	rm -rf build/gpu-site
 	pip install --quiet --target build/gpu-site --no-deps --only-binary=:all: --python-version $(GPU_SITE_PYTHON) \
-	  -c $(CONSTRAINTS) open_clip_torch timm ftfy wcwidth regex tqdm safetensors huggingface_hub packaging pyyaml \
-	  filelock fsspec hypothesis sortedcontainers
+	  -c $(CONSTRAINTS) open_clip_torch timm ftfy wcwidth regex tqdm safetensors pyyaml hypothesis sortedcontainers \
+	  huggingface_hub httpx2 httpcore2 anyio h11 idna truststore typing_extensions packaging filelock fsspec
 
 lint: $(STAMPS)/installed
 	ruff check .

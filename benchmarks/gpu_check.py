@@ -87,7 +87,7 @@ def main() -> None:
     sanitizer = shutil.which("compute-sanitizer")
     chosen = ["-k", "cuda and (sizes_of_models or counts or beyond)", "-p", "no:cacheprovider", "tests/ops"]
     with tempfile.TemporaryDirectory() as folder:
-        ops, model = Path(folder) / "ops.json", Path(folder) / "model.json"
+        ops, graph, model = (Path(folder) / f"{name}.json" for name in ("ops", "graph", "model"))
         results = [
             run("build", [python, "setup.py", "build_ext", "--inplace"], timeout=240, STOA_FORCE_EXT="1"),
             run("operator tests", [*pytest, *ignored, "tests/ops"], timeout=240, FAIL_WITHOUT_CUDA="1"),
@@ -100,9 +100,15 @@ def main() -> None:
             ),
             run("benchmarks", [python, "benchmarks/ops.py", "--device", "cuda", "--out", str(ops)], timeout=150),
             run(
+                "graph",
+                [python, "benchmarks/graph.py", "--device", "cuda", "--out", str(graph)],
+                timeout=90,
+                needs=missing("open_clip"),
+            ),
+            run(
                 "whole model",
                 [python, "benchmarks/model_check.py", "--out", str(model)],
-                timeout=120,
+                timeout=180,
                 needs=missing("open_clip", "safetensors"),
             ),
             run(
@@ -122,6 +128,7 @@ def main() -> None:
             "cuda": torch.version.cuda,
             "steps": [asdict(result) for result in results],
             "benchmarks": json.loads(ops.read_text()) if ops.is_file() else None,
+            "graph": json.loads(graph.read_text()) if graph.is_file() else None,
             "model": json.loads(model.read_text()) if model.is_file() else None,
         }
     name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")

@@ -21,11 +21,12 @@ from ops import Row, Step, compare, finish, forward_and_backward, peak_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from stoa.config import parse_run
+from stoa.models.actions import ActionConfig
 from stoa.models.graph import GraphConfig, GraphEncoder
 from stoa.models.graph_attention import band_edges, density, graph_attention
-from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import TrainingObjective
+from stoa.models.objects import ObjectConfig
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 
 HEADS, HEAD_DIM, PATCHES, WIDTH, THRESHOLD = 12, 64, 196, 768, 0.5
 TARGETS = {8: 1.6, 12: 2.2}
@@ -98,15 +99,13 @@ def memory_by_frames() -> dict[str, list[float]]:
 
 def module_row(clips: int, device: torch.device) -> Row:
     """The graph module, forward and backward, against the whole step of `base` with as many frames."""
-    config, _ = parse_run(
-        ["--recipe", "recipes/base.yaml", "--deepspeed_config", "none", "--model.num_frames", "8"],
-        Path("recipes/base.yaml"),
-    )
+    nothing = ObjectConfig(num_trajectories=0), ActionConfig(num_tokens=0)
+    config = ModelConfig(num_frames=8, objects=nothing[0], actions=nothing[1], activation_checkpointing=True)
     torch.manual_seed(0)
-    model = VideoLanguageModel(config.model).to(device)
-    objective = TrainingObjective(model, config.objectives, seed=0)
+    model = VideoLanguageModel(config).to(device)
+    objective = TrainingObjective(model, ObjectivesConfig(ota=0.0, asp=0.0), seed=0)
     graph = GraphEncoder(GraphConfig(layers=1), model.clip.visual, num_frames=8).to(device)
-    batch = full_batch(config.model, clips, device)
+    batch = full_batch(config, clips, device)
     tokens = torch.randn(clips, 8, 1 + PATCHES, WIDTH, device=device, requires_grad=True)
 
     def module() -> object:

@@ -1,4 +1,5 @@
-"""The whole model on a GPU: a step in fp16 and in bf16, its losses finite, and how often it makes the host wait.
+"""The whole model on a GPU: steps of both methods in fp16 and in bf16, their losses finite, and how often they make the
+host wait; captions, which are to be those of the CPU.
 
 python benchmarks/model_check.py --out model.json
 """
@@ -6,24 +7,35 @@ python benchmarks/model_check.py --out model.json
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 import warnings
 from pathlib import Path
 
 import torch
-from batches import full_batch
+from batches import START, full_batch
 
+from stoa.models.graph import GraphConfig
+from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.objectives.csal import CsalConfig
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.tasks.generation import GenerationConfig, generate
+
+SECOND_STAGE = CsalConfig(share=1.0)
+CASES = {
+    "stoa": (ModelConfig(), ObjectivesConfig()),
+    "stoa+stgt": (ModelConfig(num_frames=8, graph=GraphConfig(layers=1)), ObjectivesConfig(csal=SECOND_STAGE)),
+}
 
 
-def check(dtype: torch.dtype, clips: int) -> dict[str, object]:
-    """Three steps of the default model, STOA-VLP on ViT-B/16, cast as DeepSpeed casts it."""
-    device = torch.device("cuda")
+def check(case: str, dtype: torch.dtype, clips: int) -> dict[str, object]:
+    """Three steps of a model on ViT-B/16, cast as DeepSpeed casts it."""
+    device, (config, objectives) = torch.device("cuda"), CASES[case]
     torch.manual_seed(0)
-    objective = TrainingObjective(VideoLanguageModel(ModelConfig()), ObjectivesConfig(), seed=0).to(device, dtype)
-    batch = full_batch(ModelConfig(), clips, device)
+    objective = TrainingObjective(VideoLanguageModel(config), objectives, seed=0).to(device, dtype)
+    batch = full_batch(config, clips, device)
     torch.cuda.reset_peak_memory_stats()
     for step in range(3):
         objective.zero_grad(set_to_none=True)
@@ -40,6 +52,7 @@ def check(dtype: torch.dtype, clips: int) -> dict[str, object]:
     waits = [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
     finite = all(bool(p.grad.isfinite().all()) for p in objective.parameters() if p.grad is not None)
     return {
+        "case": case,
         "dtype": str(dtype),
         "clips": clips,
         "loss": float(loss),
@@ -51,19 +64,37 @@ def check(dtype: torch.dtype, clips: int) -> dict[str, object]:
     }
 
 
+@torch.inference_mode()
+def same_captions(device: torch.device, clips: int) -> bool:
+    """Beam search in fp32 says on the device what it says on the CPU."""
+    torch.manual_seed(0)
+    config = ModelConfig(num_frames=4, max_tokens=12, objects=ObjectConfig(num_trajectories=4))
+    model = VideoLanguageModel(config).eval()
+    model.lm_head.bias += torch.randn_like(model.lm_head.bias)  # else all words are about as likely
+    said = []
+    for place in (torch.device("cpu"), device):
+        there = copy.deepcopy(model).to(place)
+        video = there.encode_video(full_batch(config, clips, place))
+        start, ones = torch.full((clips, 1), START, device=place), torch.ones(clips, dtype=torch.int64, device=place)
+        said.append(generate(there, video, start, ones, GenerationConfig(beams=3), "one_pass"))
+    return said[0] == said[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--clips", type=int, default=8)
     args = parser.parse_args()
-    results = [check(dtype, args.clips) for dtype in (torch.float16, torch.bfloat16)]
+    results = [check(case, dtype, args.clips) for case in CASES for dtype in (torch.float16, torch.bfloat16)]
     for result in results:
         print(result)
+    same = same_captions(torch.device("cuda"), args.clips)
+    print(f"captions as on the CPU: {same}")
     if args.out:
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
+        args.out.write_text(json.dumps({"steps": results, "captions as on the CPU": same}, indent=2) + "\n")
     wrong = [r for r in results if not r["loss is finite"] or r["waits of the host"]]
-    if wrong:
-        raise SystemExit(f"not finite, or the host waits: {wrong}")
+    if wrong or not same:
+        raise SystemExit(f"not finite, the host waits, or the captions differ: {wrong or 'captions'}")
 
 
 if __name__ == "__main__":

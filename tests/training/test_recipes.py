@@ -15,7 +15,7 @@ from stoa.objectives.total import TrainingObjective
 from stoa.training.optim import build_optimizer, set_learning_rates
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
-METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released", "stgt", "stoa_stgt")
+METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released", "stgt", "stgt_released", "stoa_stgt")
 ALL = sorted(
     path.relative_to(RECIPES).as_posix()
     for path in RECIPES.rglob("*.yaml")
