@@ -279,9 +279,19 @@ def require_architecture(backbone: BackboneConfig, trained: dict[str, Any], sour
 
 
 def image_side(config: BackboneConfig) -> int:
-    """Side in pixels of the square frames a backbone sees."""
+    """Side in pixels of the square frames a backbone sees.
+
+    Raises:
+        ValueError: it sees frames that are not square.
+    """
     side = architecture(config)["vision_cfg"]["image_size"]
-    return int(side[0] if isinstance(side, (list, tuple)) else side)
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    if height != width:
+        raise ValueError(
+            f"model.backbone.name {config.name!r} sees frames of {height} x {width} pixels and data are prepared as "
+            "squares; choose a backbone that sees squares"
+        )
+    return int(height)
 
 
 def grid_hw(config: BackboneConfig) -> tuple[int, int]:

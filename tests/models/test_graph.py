@@ -1,5 +1,6 @@
 """The graph module against a dense form of its definition, written out over all pairs of patches."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from factories import random_batch, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stoa.models.clip import BackboneConfig, Clip
+from stoa.models.clip import PRESETS, BackboneConfig, Clip, image_side
 from stoa.models.graph import GraphConfig, GraphEncoder, sincos_positions
 from stoa.models.graph_attention import band_edges, density, graph_attention
 
@@ -235,6 +236,21 @@ def test_a_graph_token_sees_the_order_of_frames():
 def test_bad_values(changes, message):
     with pytest.raises(ValueError, match=message):
         GraphConfig(**changes)
+
+
+def test_a_grid_that_is_not_square(monkeypatch):
+    """The model works on it; data do not come in that shape, which is told before any is read."""
+    wide = copy.deepcopy(PRESETS["stoa-tiny"])
+    wide["vision_cfg"]["image_size"] = (32, 48)
+    monkeypatch.setitem(PRESETS, "stoa-wide", wide)
+    backbone = BackboneConfig(name="stoa-wide")
+    model = tiny_model(backbone=backbone, graph=GraphConfig(layers=1))
+    assert model.config.group_sizes["graph"] == 2 * (1 + 4 + 6)
+    frames_BTCHW = torch.randint(0, 256, (2, 2, 3, 32, 48), dtype=torch.uint8)
+    video = model.encode_video(replace(random_batch(2), frames_BTCHW=frames_BTCHW))
+    assert model.group(video, "graph").shape == (2, 22, 32)
+    with pytest.raises(ValueError, match="'stoa-wide' sees frames of 32 x 48 pixels and data are prepared as squares"):
+        image_side(backbone)
 
 
 def test_a_tap_that_is_not_there():
