@@ -97,16 +97,17 @@ def memory_by_frames() -> dict[str, list[float]]:
     return peaks
 
 
-def module_row(clips: int, device: torch.device) -> Row:
-    """The graph module, forward and backward, against the whole step of `base` with as many frames."""
+def module_row(clips: int, device: torch.device, dtype: torch.dtype) -> Row:
+    """The graph module, forward and backward, against the whole step of `base` with as many frames, neither with
+    recomputed activations."""
     nothing = ObjectConfig(num_trajectories=0), ActionConfig(num_tokens=0)
-    config = ModelConfig(num_frames=8, objects=nothing[0], actions=nothing[1], activation_checkpointing=True)
+    config = ModelConfig(num_frames=8, objects=nothing[0], actions=nothing[1])
     torch.manual_seed(0)
-    model = VideoLanguageModel(config).to(device)
+    model = VideoLanguageModel(config).to(device, dtype)
     objective = TrainingObjective(model, ObjectivesConfig(ota=0.0, asp=0.0), seed=0)
-    graph = GraphEncoder(GraphConfig(layers=1), model.clip.visual, num_frames=8).to(device)
+    graph = GraphEncoder(GraphConfig(layers=1), model.clip.visual, num_frames=8).to(device, dtype)
     batch = full_batch(config, clips, device)
-    tokens = torch.randn(clips, 8, 1 + PATCHES, WIDTH, device=device, requires_grad=True)
+    tokens = torch.randn(clips, 8, 1 + PATCHES, WIDTH, device=device, dtype=dtype, requires_grad=True)
 
     def module() -> object:
         out = graph(tokens)
@@ -135,8 +136,9 @@ def main() -> None:
     report: dict[str, object] = {"device": args.device, "torch": torch.__version__, "threads": torch.get_num_threads()}
     if on_cpu:
         report["peak MiB"] = {"frames": MEMORY_FRAMES, **memory_by_frames()}
-    rows = attention_rows(1 if on_cpu else 4, device, torch.float32 if on_cpu else torch.float16)
-    rows.append(module_row(2, device))
+    dtype = torch.float32 if on_cpu else torch.float16
+    rows = attention_rows(1 if on_cpu else 4, device, dtype)
+    rows.append(module_row(2 if on_cpu else 4, device, dtype))
     finish(report, rows, args.out)
 
 

@@ -184,6 +184,7 @@ class GraphBlock(nn.Module):
         else:
             for module in (self.proj_fc, self.cross_frame, self.spatial, self.graph):
                 module.apply(_start_as_released)
+            nn.init.trunc_normal_(self.graph.in_proj_weight, std=0.02)  # linear layers of their own there
 
     def start_from(self, source: Block) -> None:
         """Copy a vision block; what the [CLS] tokens gain from each other is zero at first."""

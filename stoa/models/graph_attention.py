@@ -46,13 +46,13 @@ def band_edges(patches_BTPh: torch.Tensor, *, reach: int | None, threshold: floa
     nodes_BTPh = F.normalize(at_least_fp32(patches_BTPh), dim=-1)
     T, P = nodes_BTPh.shape[1:3]
     reach = T if reach is None else reach
-    edges = []
+    edges, places = [], torch.arange(P, device=nodes_BTPh.device)
     for frame in range(T):
         seen = slice(max(0, frame - reach), min(T, frame + reach + 1))
         similarity_BPK = nodes_BTPh[:, frame] @ nodes_BTPh[:, seen].flatten(1, 2).transpose(1, 2)
-        kept_BPK = similarity_BPK >= threshold
-        kept_BPK[:, :, (frame - seen.start) * P :].diagonal(dim1=1, dim2=2).fill_(True)
-        edges.append(Edges(seen, similarity_BPK, kept_BPK))
+        columns_K = torch.arange(similarity_BPK.shape[2], device=places.device)
+        own_PK = places[:, None] + (frame - seen.start) * P == columns_K
+        edges.append(Edges(seen, similarity_BPK, (similarity_BPK >= threshold) | own_PK))
     return edges
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stoa.files import sha256
 from stoa.models.clip import BackboneConfig, Clip, architecture
 from stoa.models.eva import plain_state
-from stoa.models.video_language import FRAMEWISE, VideoLanguageModel
+from stoa.models.video_language import FRAMEWISE, ModelConfig, VideoLanguageModel
 
 
 def initialize(model: VideoLanguageModel, init: str) -> str:
@@ -30,13 +30,13 @@ class Trained(NamedTuple):
 
     Attributes:
         weights: all of it.
-        num_frames: of the clips it was trained on.
+        config: of it.
         used_token_ids: what its language head predicts; none is all tokens.
         source: where it comes from, for messages.
     """
 
     weights: dict[str, torch.Tensor]
-    num_frames: int
+    config: ModelConfig
     used_token_ids: Sequence[int] | None
     source: str
 
@@ -45,28 +45,28 @@ def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
     """Start a model from another that may have been trained for something else.
 
     The answer head may be new, and so may objects, actions and graph; frames may be more or fewer (their embeddings are
-    interpolated in time), the text longer (more positions, from the text tower's), and a ``used`` vocabulary may hold
-    more tokens (whose biases start at 0).
+    interpolated in time), the text longer (more positions, from the text tower's) or shorter, and a ``used`` vocabulary
+    may hold more tokens (whose biases start at 0).
 
     Raises:
         ValueError: it does not fit; the message names what.
     """
-    source = trained.source
+    source, there = trained.source, trained.config
     state = {name: x.float() for name, x in trained.weights.items() if not name.startswith("answer_head.")}
     towers = {name.removeprefix("clip."): tensor for name, tensor in state.items() if name.startswith("clip.")}
-    load_strictly(model.clip, towers, source)
+    advice = "give the values under model that it was trained with"
+    load_strictly(model.clip, towers, source, advice)
     model.start_from_towers()
-    own, there = model.state_dict(), {name.split(".")[0] for name in state}
-    new = {"answer_head", "objects", "trajectories", "actions", "graph"} - there
+    own, parts = model.state_dict(), {name.split(".")[0] for name in state}
+    new = {"answer_head", "objects", "trajectories", "actions", "graph"} - parts
     state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}
     text = "fusion.text_positions"
-    if len(state[text]) < len(own[text]):
-        state[text] = torch.cat([state[text], own[text][len(state[text]) :]])
-    if trained.num_frames != model.config.num_frames:
+    state[text] = torch.cat([state[text][: len(own[text])], own[text][len(state[text]) :]])
+    if there.num_frames != model.config.num_frames:
         for name in ("objects.frame_embedding", "actions.frame_embedding", "graph.frame_embedding"):
-            if name.split(".")[0] in there and name in own:
+            if name.split(".")[0] in parts and name in own:
                 state[name] = _at_times(state[name], model.config.num_frames)
-    _grow_video_side(model, state, own, trained.num_frames)
+    _fit_video_side(model, state, own, there)
     head = model.lm_head
     if head.used_ids is not None and trained.used_token_ids is not None:
         classes = head.targets(torch.tensor(trained.used_token_ids))
@@ -74,29 +74,27 @@ def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
         if lost:
             raise ValueError(f"token {lost[0]} is in the vocabulary of {source} and not in this model's")
         state["lm_head.bias"] = torch.zeros_like(own["lm_head.bias"]).index_copy(0, classes, state["lm_head.bias"])
-    load_strictly(model, state, source)
+    load_strictly(model, state, source, advice)
 
 
-def _grow_video_side(
-    model: VideoLanguageModel, state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], num_frames: int
+def _fit_video_side(
+    model: VideoLanguageModel, state: dict[str, torch.Tensor], own: dict[str, torch.Tensor], there: ModelConfig
 ) -> None:
     """Positions, a row a token, and types, one a group with the text's last, of the fusion encoder: for this model's
-    frames, and for its groups of tokens, of which those that are new stand behind the others."""
+    frames and groups of tokens; groups that are new keep their own."""
     positions, types = "fusion.video_positions", "fusion.type_embeddings"
-    groups, rows, start = len(state[types]) - 1, [], 0
-    for name in list(model.fusion.group_sizes)[:groups]:
-        size, framewise = model.fusion.group_sizes[name], name in FRAMEWISE
-        then = size // model.config.num_frames * num_frames if framewise else size
-        part = state[positions][start : start + then]
-        start += then
-        if framewise and len(part) == then:
-            part = _at_times(part.unflatten(0, (num_frames, -1)), model.config.num_frames).flatten(0, 1)
+    rows_of = dict(zip(there.group_sizes, state[positions].split([*there.group_sizes.values()]), strict=True))
+    type_of = dict(zip(there.group_sizes, state[types], strict=False))
+    sizes, num_frames = model.fusion.group_sizes, model.config.num_frames
+    own_rows = own[positions].split([*sizes.values()])
+    rows, kinds = [], []
+    for index, name in enumerate(sizes):
+        part = rows_of.get(name, own_rows[index])
+        if name in rows_of and name in FRAMEWISE and there.num_frames != num_frames:
+            part = _at_times(part.unflatten(0, (there.num_frames, -1)), num_frames).flatten(0, 1)
         rows.append(part)
-    rows.append(state[positions][start:])  # of groups that this model does not have, which the strict load tells
-    if start == len(state[positions]):
-        rows.append(own[positions][sum(len(part) for part in rows) :])
-        state[types] = torch.cat([state[types][:groups], own[types][groups:-1], state[types][-1:]])
-    state[positions] = torch.cat(rows)
+        kinds.append(type_of.get(name, own[types][index]))
+    state[positions], state[types] = torch.cat(rows), torch.stack([*kinds, state[types][-1]])
 
 
 def _at_times(embedding_Tnw: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -134,12 +132,18 @@ def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
     state = plain_state(state)
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
-    load_strictly(clip, state, source)
+    load_strictly(clip, state, source, "choose the architecture they were made for with --model.backbone.name")
     return f"CLIP towers start from {source}"
 
 
-def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str, advice: str) -> None:
     """``load_state_dict`` that allows no difference.
+
+    Args:
+        module: to load.
+        state: what.
+        source: where it comes from, for the message.
+        advice: what to do where it does not fit.
 
     Raises:
         ValueError: names the keys that are missing, unexpected or of another shape.
@@ -157,10 +161,7 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str
         if keys
     ]
     if problems:
-        raise ValueError(
-            f"weights from {source} do not fit this model ({'; '.join(problems)}); "
-            "choose the architecture they were made for with --model.backbone.name"
-        )
+        raise ValueError(f"weights from {source} do not fit this model ({'; '.join(problems)}); {advice}")
     module.load_state_dict(state)
 
 

@@ -18,7 +18,7 @@ class CsalConfig:
 
     Attributes:
         share: of the target; the rest is on the own pair. 1 is the second stage of STGT, 0 leaves it out.
-        from_step: micro-steps before it, with the own pair as the target: similarities mean nothing at first.
+        from_step: optimiser steps before it, with the own pair as the target: similarities mean nothing at first.
         scale: by which similarities are multiplied before the softmax: the release's is 5. None is the least, from 5
             on, that leaves ``mass`` on the own pairs, since a fixed one leaves the less the larger the batch is.
         mass: see ``scale``.

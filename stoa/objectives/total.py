@@ -34,8 +34,8 @@ class ObjectivesConfig:
         vtc_smoothing: share of VTC's target that is spread over all pairs.
         csal: the target of VTC's second stage.
         vtm_hard_share, vtm_ramp_steps: share of VTM's negatives that are drawn by their scores, the others being any
-            other clips; it grows from 0 over so many steps. A fusion encoder that starts with hard ones alone may not
-            learn to match at all.
+            other clips; it grows from 0 over so many optimiser steps. A fusion encoder that starts with hard ones alone
+            may not learn to match at all.
         plm_form, plm_prefix: see :func:`stoa.objectives.plm.plm_loss`.
         align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
@@ -84,12 +84,15 @@ class TrainingObjective(nn.Module):
         model: see :class:`VideoLanguageModel`.
         config: the config.
         seed: keys the counter-based generator of masks, prefixes and negatives.
+        accumulation: micro-steps of an optimiser step.
 
     Raises:
         ValueError: a loss has a weight and the model lacks the tokens it is about.
     """
 
-    def __init__(self, model: VideoLanguageModel, config: ObjectivesConfig, *, seed: int) -> None:
+    def __init__(
+        self, model: VideoLanguageModel, config: ObjectivesConfig, *, seed: int, accumulation: int = 1
+    ) -> None:
         super().__init__()
         for loss, group, switch in (
             ("ota", "objects", "model.objects.num_trajectories"),
@@ -107,6 +110,7 @@ class TrainingObjective(nn.Module):
         self.model = model
         self.config = config
         self.seed = seed
+        self.accumulation = accumulation
 
     def forward(self, batch: VideoTextBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of one step.
@@ -120,6 +124,7 @@ class TrainingObjective(nn.Module):
         """
         model, config = self.model, self.config
         draws: Any = {"seed": self.seed, "step": step}
+        optimiser_step = step // self.accumulation
         video = model.encode_video(batch)
         text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
         losses: dict[str, torch.Tensor] = {}
@@ -131,15 +136,15 @@ class TrainingObjective(nn.Module):
                 video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
             )
         if config.vtc:
-            if config.csal.share and step >= config.csal.from_step:
+            if config.csal.share and optimiser_step >= config.csal.from_step:
                 losses["vtc"] = csal_loss(scores, config.csal)
             else:
                 losses["vtc"] = vtc_loss(scores, smoothing=config.vtc_smoothing)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
         if config.vtm:
             hard_share = config.vtm_hard_share
-            if step < config.vtm_ramp_steps:
-                hard_share *= step / config.vtm_ramp_steps
+            if optimiser_step < config.vtm_ramp_steps:
+                hard_share *= optimiser_step / config.vtm_ramp_steps
             losses["vtm"], extras["vtm_accuracy"] = vtm_loss(
                 model, batch, video, text, scores, hard_share=hard_share, **draws
             )

@@ -76,21 +76,28 @@ def load_exported(
     config = model_config(facts["model"])
     require_architecture(config.backbone, facts["architecture"], str(folder))
     model = VideoLanguageModel(config, used_token_ids=facts["used_token_ids"])
-    load_strictly(model, load_file(weights), str(folder))
+    load_strictly(model, load_file(weights), str(folder), f"{CONFIG} was changed: export it again")
     trained = TrainedModel(model.to(device).eval(), device, image_side(config.backbone), facts["origin"])
     return trained, Abilities(**facts["abilities"])
 
 
 class VideoEncoder(nn.Module):
-    """uint8 frames (B, T, 3, S, S) -> unit vectors (B, d): the mean of the frames' [CLS]."""
+    """uint8 frames (B, T, 3, S, S) -> unit vectors (B, d): the mean of the frames' [CLS], with a graph what it adds."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, model: VideoLanguageModel) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip = model.clip
+        # Not by the name of ``graph``, which torch's graph modules have themselves.
+        self.patch_graph = model.graph if model.config.graph.layers else None
+        self.tap = len(model.clip.visual.blocks) - model.config.graph.tap_from_top
 
     def forward(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
-        frames_BTd, _ = self.clip.encode_frames(frames_BTCHW)
-        return F.normalize(frames_BTd.mean(dim=1), dim=-1)
+        taps = frozenset[int]() if self.patch_graph is None else frozenset({self.tap})
+        frames_BTd, tapped = self.clip.encode_frames(frames_BTCHW, taps)
+        pooled_Bd = frames_BTd.mean(dim=1)
+        if self.patch_graph is not None:
+            pooled_Bd = pooled_Bd + self.patch_graph(tapped[self.tap].unflatten(0, frames_BTd.shape[:2])).pooled_Bd
+        return F.normalize(pooled_Bd, dim=-1)
 
 
 class TextEncoder(nn.Module):
@@ -124,7 +131,7 @@ def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> l
     tokens = torch.zeros(2, config.max_tokens, dtype=torch.int64)
     written = []
     encoders: list[tuple[str, nn.Module, torch.Tensor]] = [
-        ("video_encoder", VideoEncoder(clip), frames),
+        ("video_encoder", VideoEncoder(trained.model), frames),
         ("text_encoder", TextEncoder(clip), tokens),
     ]
     for name, encoder, example in encoders:

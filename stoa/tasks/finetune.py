@@ -134,11 +134,12 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     )
     model = VideoLanguageModel(model_config, used_token_ids=used)
     weights, weights_sha256 = checkpoint.read_weights(from_folder)
-    trained = Trained(weights, pretrained.model.num_frames, run["used_token_ids"], str(from_folder))
+    trained = Trained(weights, pretrained.model, run["used_token_ids"], str(from_folder))
     load_pretrained(model, trained)
     process.console.say(f"{config.task}: starts from {from_folder}, step {run['step']}")
     objectives = replace(config.objectives, plm_form=pretrained.objectives.plm_form)
-    stored = replace(pretrained, data=config.data, model=model_config, objectives=objectives, training=config.training)
+    training = _frozen_as_before(config.training, pretrained.training)
+    stored = replace(pretrained, data=config.data, model=model_config, objectives=objectives, training=training)
     facts = {
         "used_token_ids": used,
         "task": config.task,
@@ -150,6 +151,14 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     train(process, stored, model, clips, facts=facts, epochs=config.epochs, validate=score)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _frozen_as_before(training: TrainingConfig, before: TrainingConfig) -> TrainingConfig:
+    """A backbone that pre-training has kept as it was stays so, unless it is said otherwise."""
+    if training.optim.frozen_vision_blocks is not None:
+        return training
+    frozen = before.optim.frozen_vision_blocks
+    return replace(training, optim=replace(training.optim, frozen_vision_blocks=frozen))
 
 
 def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | None]:

@@ -46,7 +46,8 @@ def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> Tra
     require_architecture(config.backbone, run["architecture"], f"checkpoint {folder}")
     model = VideoLanguageModel(config, used_token_ids=run["used_token_ids"])
     weights, weights_sha256 = checkpoint.read_weights(folder)
-    load_strictly(model, {name: tensor.float() for name, tensor in weights.items()}, str(folder))
+    state = {name: tensor.float() for name, tensor in weights.items()}
+    load_strictly(model, state, str(folder), "use them with the version of stoa that trained them")
     origin = {
         "checkpoint": str(folder),
         "step": run["step"],

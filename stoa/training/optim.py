@@ -21,7 +21,7 @@ class OptimConfig:
         beta1, beta2, eps: of AdamW.
         warmup_steps: optimiser steps from 0 to the peak.
         frozen_vision_blocks: blocks of the vision tower, from the first, that are not trained, nor are its embeddings;
-            0 trains the whole tower.
+            0 trains the whole tower. None is as in the run that fine-tuning starts from, and 0 in pre-training.
     """
 
     clip_lr: float = 1e-5
@@ -31,14 +31,14 @@ class OptimConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     warmup_steps: int = 500
-    frozen_vision_blocks: int = 0
+    frozen_vision_blocks: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("clip_lr", "new_lr", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("warmup_steps", "frozen_vision_blocks"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
 
 

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from stoa.config import Config, model_from_dict
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.ledger import Ledger
@@ -27,9 +28,6 @@ from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
 from stoa.training.trainer import Trainer, TrainingConfig, Validation
-
-if TYPE_CHECKING:
-    from stoa.config import Config
 
 
 class Process(NamedTuple):
@@ -104,8 +102,8 @@ def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] 
         used = sorted({*used, *run["used_token_ids"]})
     model = VideoLanguageModel(config.model, used_token_ids=used)
     weights, _ = checkpoint.read_weights(folder)
-    num_frames = run["config"]["model"]["num_frames"]
-    load_pretrained(model, Trained(weights, num_frames, run["used_token_ids"], f"--init {folder}"))
+    trained = Trained(weights, model_from_dict(run["config"]["model"]), run["used_token_ids"], f"--init {folder}")
+    load_pretrained(model, trained)
     return model, used, f"all that {folder} holds starts from there, step {run['step']}"
 
 
@@ -134,8 +132,12 @@ def train(
     Raises:
         ValueError: the objectives do not fit the model or the clips, or what is in ``output_dir`` is of another run.
     """
-    model.clip.visual.freeze(config.training.optim.frozen_vision_blocks)
-    objective = TrainingObjective(model, config.objectives, seed=config.training.seed)
+    frozen = config.training.optim.frozen_vision_blocks or 0
+    model.clip.visual.freeze(frozen)
+    if frozen:
+        process.console.say(f"{frozen} of {len(model.clip.visual.blocks)} vision blocks stay as they are")
+    accumulation = process.deepspeed_config.get("gradient_accumulation_steps", 1)
+    objective = TrainingObjective(model, config.objectives, seed=config.training.seed, accumulation=accumulation)
     sampler = GlobalBatchSampler(
         len(clips),
         process.deepspeed_config["train_micro_batch_size_per_gpu"],
@@ -150,6 +152,12 @@ def train(
     if epochs is not None:
         every = max(1, sampler.batches_per_epoch // ds.accumulation_steps(engine))
         training = replace(training, max_steps=max(1, round(epochs * every)))
+    csal = config.objectives.csal
+    if csal.share and csal.from_step >= training.max_steps:
+        process.console.say(
+            f"objectives.csal.from_step is {csal.from_step} and the run ends at step {training.max_steps}: VTC keeps "
+            "the own pairs as its target to the end"
+        )
     shared: list[Any] = [None]
     if rank() == 0:
         shared = [

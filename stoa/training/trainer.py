@@ -409,7 +409,7 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> N
 def _trained(config: dict[str, Any]) -> dict[str, Any]:
     """What decides, beside the model, which parameters the optimiser holds."""
     key = "frozen_vision_blocks"
-    return {key: config["training"]["optim"].get(key, getattr(OptimConfig(), key))}
+    return {key: config["training"]["optim"].get(key) or 0}
 
 
 def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from factories import random_batch, tiny_config, tiny_model
+from factories import has_gradient, random_batch, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,8 +204,50 @@ def test_the_released_form_passes_nothing_by():
     assert torch.equal(x[:, :, 1:], torch.zeros(1, 3, 16, 48)) and x[:, :, 0].abs().sum() > 0
 
 
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_the_cls_tokens_pass_their_block_again(repeats):
+    module, _ = encoder(residual=False, positions="random", global_repeats=repeats)
+    block = module.blocks[0]
+    tokens = torch.randn(1, 3, 17, 48)
+    with torch.no_grad():
+        expected = block.proj_fc(tokens[:, :, 0])
+        for _ in range(repeats):
+            expected = block.cross_frame(expected)
+        block.spatial = torch.nn.Identity()
+        torch.testing.assert_close(block(tokens)[0][:, :, 0], expected)
+
+
+def test_layers_follow_each_other_and_draw_edges_anew():
+    """Each starts from the vision block that would come next, the last one again where there are no more."""
+    module, clip = encoder(layers=3, tap_from_top=2)
+    sources = [clip.visual.blocks[index] for index in (0, 1, 1)]
+    for block, source in zip(module.blocks, sources, strict=True):
+        assert all(torch.equal(block.spatial.state_dict()[k], v) for k, v in source.state_dict().items())
+    tokens = torch.randn(2, 3, 17, 48)
+    with torch.no_grad():
+        x_BTSh, densities = module._embed(tokens), []
+        for block in module.blocks:
+            x_BTSh, edges = block(x_BTSh)
+            densities.append(density(edges))
+        out = module(tokens)
+    assert torch.equal(out.density_B, densities[-1]) and not torch.equal(densities[0], densities[-1])
+    torch.testing.assert_close(out.tokens_BRd, module.proj(module.ln_out(module._pool(x_BTSh))).flatten(1, 2))
+
+
 def graph_model(**changes):
     return tiny_model(graph=GraphConfig(**{"layers": 1, **changes}), num_frames=3)
+
+
+@pytest.mark.parametrize(("from_top", "unused"), [(0, 2), (1, 1), (2, 0)])
+def test_the_graph_reads_the_block_that_is_asked_for(from_top, unused):
+    """No gradient of its tokens comes to the blocks above the tap, nor, detached, to any."""
+    batch = random_batch(2, frames=3)
+    for detach in (False, True):
+        model = graph_model(tap_from_top=from_top, detach_tap=detach)
+        model.group(model.encode_video(batch), "graph").square().sum().backward()
+        reached = [has_gradient(block.mlp.c_fc.weight) for block in model.clip.visual.blocks]
+        depth = 0 if detach else 2 - from_top
+        assert reached == [True] * depth + [False] * (2 - depth)
 
 
 def test_a_fresh_graph_changes_no_retrieval():

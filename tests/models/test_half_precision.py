@@ -14,7 +14,7 @@ from stoa.objectives.total import PRETRAINING_LOSSES, ObjectivesConfig, Training
 FRAMES, SIDE, TOKENS, BOXES = 4, 64, 24, 5
 
 
-def small_objective(config: ObjectivesConfig) -> TrainingObjective:
+def small_objective(config: ObjectivesConfig, graph: GraphConfig | None = None) -> TrainingObjective:
     torch.manual_seed(0)
     model = tiny_config(
         backbone=BackboneConfig(name="stoa-small"),
@@ -22,7 +22,7 @@ def small_objective(config: ObjectivesConfig) -> TrainingObjective:
         max_tokens=TOKENS,
         objects=ObjectConfig(num_trajectories=6, max_boxes=BOXES),
         actions=ActionConfig(num_tokens=3),
-        graph=GraphConfig(layers=1),
+        graph=graph or GraphConfig(layers=1),
     )
     return TrainingObjective(VideoLanguageModel(model, used_token_ids=USED), config, seed=0)
 
@@ -61,8 +61,10 @@ def plant(module: torch.nn.Module, value: float) -> None:
 
 @pytest.mark.parametrize("value", [300.0, -300.0])
 @pytest.mark.parametrize("block", [0, 1, 2])
-def test_activations_of_300_stay_finite(block, value):
-    objective = small_objective(ObjectivesConfig()).half()
+@pytest.mark.parametrize("residual", [True, False])
+def test_activations_of_300_stay_finite(block, value, residual):
+    graph = GraphConfig(layers=1, residual=residual)
+    objective = small_objective(ObjectivesConfig(), graph).half()
     plant(objective.model.clip.visual.blocks[block], value)
     plant(objective.model.clip.text_blocks[block], value)
     loss, scalars = objective(small_batch(), 0)

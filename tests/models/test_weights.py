@@ -121,7 +121,7 @@ def test_the_towers_of_our_own_checkpoint(tmp_path):
 
 
 def start(model, other) -> None:
-    load_pretrained(model, Trained(other.state_dict(), other.config.num_frames, USED, "a run"))
+    load_pretrained(model, Trained(other.state_dict(), other.config, USED, "a run"))
 
 
 WITHOUT = {"objects": ObjectConfig(num_trajectories=0), "actions": ActionConfig(num_tokens=0)}
@@ -177,6 +177,30 @@ def test_a_graph_joins_what_is_there():
     assert torch.equal(joined.fusion.video_positions[: len(plain.fusion.video_positions)], plain.fusion.video_positions)
 
 
+def test_groups_of_tokens_are_met_by_name():
+    """A graph without objects and actions, in a model where these stand before it."""
+    graph = {"graph": GraphConfig(layers=1)}
+    alone, joined, fresh = (
+        tiny_model(seed=1, **graph, **WITHOUT),
+        tiny_model(seed=2, **graph),
+        tiny_model(seed=2, **graph),
+    )
+    start(joined, alone)
+    for part in ("frames", "pooled", "graph"):
+        ours, theirs = joined.fusion.slot(part), alone.fusion.slot(part)
+        assert torch.equal(joined.fusion.video_positions[ours], alone.fusion.video_positions[theirs]), part
+    for part in ("objects", "actions"):
+        slot = joined.fusion.slot(part)
+        assert torch.equal(joined.fusion.video_positions[slot], fresh.fusion.video_positions[slot]), part
+    assert torch.equal(joined.fusion.type_embeddings[[0, 1, 4, 5]], alone.fusion.type_embeddings)
+
+
+def test_shorter_text_has_the_first_positions():
+    longer, short = tiny_model(seed=1, max_tokens=12), tiny_model(seed=2, max_tokens=8)
+    start(short, longer)
+    assert torch.equal(short.fusion.text_positions, longer.fusion.text_positions[:8])
+
+
 def test_longer_text_goes_on_with_the_positions_of_the_tower():
     short, longer = tiny_model(seed=1, max_tokens=8), tiny_model(seed=2, max_tokens=12)
     start(longer, short)
@@ -195,5 +219,5 @@ def test_longer_text_goes_on_with_the_positions_of_the_tower():
     ],
 )
 def test_a_model_that_does_not_fit(changes, message):
-    with pytest.raises(ValueError, match=f"weights from a run do not fit this model .*{message}"):
+    with pytest.raises(ValueError, match=f"weights from a run do not fit .*{message}.*; give the values under model"):
         start(tiny_model(), tiny_model(**changes))

@@ -1,12 +1,15 @@
 """Self-similarity as VTC's target."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from factories import random_batch, tiny_model
 from torch.nn import functional as F
 
 from stoa.objectives.csal import CsalConfig, csal_targets
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.objectives.vtc import csal_loss, similarities, vtc_loss
 
 AS_RELEASED = {"scale": 5.0, "mass": 0.5, "cut": 0.05}
@@ -106,6 +109,22 @@ def test_smoothing_is_not_spread_over_masked_pairs():
     )
     expected = (first + (others[0] + others[1]).sum() / 2 + last / 2) / 4
     torch.testing.assert_close(vtc_loss(scores, smoothing=0.1), expected)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_second_stage_begins_at_its_optimiser_step(accumulation):
+    model, batch = tiny_model(), random_batch(4)
+    weights = {"vtc": 1.0, "vtm": 0.0, "mlm": 0.0, "plm": 0.0, "ota": 0.0, "asp": 0.0}
+    config = ObjectivesConfig(**weights, csal=CsalConfig(share=1.0, from_step=5))
+    objective = TrainingObjective(model, config, seed=0, accumulation=accumulation)
+    own, alike = (
+        TrainingObjective(model, replace(config, csal=csal), seed=0)(batch, 0)[0]
+        for csal in (CsalConfig(), CsalConfig(share=1.0))
+    )
+    assert not torch.isclose(own, alike)
+    begins = 5 * accumulation
+    assert [objective(batch, step)[0] for step in (0, begins - 1)] == [own, own]
+    assert [objective(batch, step)[0] for step in (begins, begins + 7)] == [alike, alike]
 
 
 def test_no_gradient_reaches_the_targets():

@@ -10,6 +10,7 @@ from factories import USED, tiny_model
 from stoa.cli import main
 from stoa.config import model_from_dict
 from stoa.data.text import encode_caption
+from stoa.models.graph import GraphConfig
 from stoa.tasks.evaluation import Abilities, open_split
 from stoa.tasks.export import export_dual_encoder, export_model, load_exported
 from stoa.tasks.gallery import encode_galleries
@@ -20,9 +21,11 @@ from stoa.tasks.videos import VideoReader
 ABILITIES = Abilities("two_stream", "start", ["one", "two"])
 
 
-@pytest.fixture
-def trained() -> TrainedModel:
-    model = tiny_model(num_answers=2, num_frames=3).eval()
+@pytest.fixture(params=["stoa", "stgt"])
+def trained(request) -> TrainedModel:
+    model = tiny_model(num_answers=2, num_frames=3, graph=GraphConfig(layers=int(request.param == "stgt"))).eval()
+    if request.param == "stgt":
+        model.graph.gate.data.fill_(1.0)  # a fresh graph adds nothing
     return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "step 7"})
 
 
