@@ -100,8 +100,7 @@ def memory_by_frames() -> dict[str, list[float]]:
 def module_row(clips: int, device: torch.device, dtype: torch.dtype) -> Row:
     """The graph module, forward and backward, against the whole step of `base` with as many frames, neither with
     recomputed activations."""
-    nothing = ObjectConfig(num_trajectories=0), ActionConfig(num_tokens=0)
-    config = ModelConfig(num_frames=8, objects=nothing[0], actions=nothing[1])
+    config = ModelConfig(num_frames=8, objects=ObjectConfig(num_trajectories=0), actions=ActionConfig(num_tokens=0))
     torch.manual_seed(0)
     model = VideoLanguageModel(config).to(device, dtype)
     objective = TrainingObjective(model, ObjectivesConfig(ota=0.0, asp=0.0), seed=0)

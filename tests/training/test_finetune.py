@@ -40,6 +40,21 @@ def test_pre_training_starts_from_all_of_a_run(pretrained, data_set, tmp_path):
     torch.testing.assert_close(started, source)
 
 
+def test_a_backbone_that_was_frozen_stays_frozen(data_set, tmp_path):
+    frozen = ("--training.optim.frozen_vision_blocks", "2", "--training.max_steps", "2", "--objectives.csal.share", "1")
+    late = ("--objectives.csal.from_step", "2")
+    out, _ = finish(start_training(data_set, tmp_path, tmp_path / "run", *frozen, *late))
+    assert "2 of 2 vision blocks stay as they are" in out
+    assert "objectives.csal.from_step is 2 and the run ends at step 2: VTC keeps the own pairs" in out
+    done = finetune(tmp_path, data_set, tmp_path / "run", "retrieval", more=("--epochs", "0.5"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 of 2 vision blocks stay as they are" in done.stdout
+    before, after = (checkpoint.read_weights(checkpoint.find(tmp_path / run))[0] for run in ("run", "retrieval"))
+    same = {name for name, value in before.items() if name in after and torch.equal(value, after[name])}
+    assert same >= {name for name in before if name.startswith("clip.visual.")}
+    assert not same & {name for name in before if name.startswith("clip.transformer.resblocks.") and "weight" in name}
+
+
 def test_pre_training_from_a_run_of_another_backbone(pretrained, data_set, tmp_path):
     wider = ("--model.backbone.name", "stoa-small")
     _, said = finish(start_training(data_set, tmp_path, tmp_path / "run", "--init", str(pretrained), *wider), code=2)
