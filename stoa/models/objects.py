@@ -19,6 +19,9 @@ from stoa.models.cls_encoder import ClsEncoder
 from stoa.models.layers import POSITION_SCALE, at_least_fp32
 from stoa.ops import roi_align_max, trajectory_attention
 
+MOTION_SCALE = 2.0
+"""Gain at first of the embedding of motion, beside features and box of 1."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectConfig:
@@ -31,6 +34,8 @@ class ObjectConfig:
         layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
+        motion: add to each box an embedding of how it has moved since the frame before, which the paper has not. A
+            trajectory otherwise shows motion by the order of its boxes alone, of which little is left in its token.
     """
 
     num_trajectories: int = 20
@@ -38,6 +43,7 @@ class ObjectConfig:
     layers: int = 2
     tap_from_top: int = 2
     detach_tap: bool = False
+    motion: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_trajectories", 0), ("max_boxes", 0), ("layers", 1), ("tap_from_top", 0)):
@@ -65,22 +71,23 @@ class Trajectories(NamedTuple):
 
 
 class ObjectEncoder(nn.Module):
-    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP).
+    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP), and perhaps of motion.
 
     The paper pools before the MLP, and so does this.
     """
 
     def __init__(self, config: ObjectConfig, *, width: int, grid_hw: tuple[int, int], num_frames: int) -> None:
         super().__init__()
-        self.grid_hw = grid_hw
+        self.config, self.grid_hw = config, grid_hw
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
-        coordinates = nn.Linear(4, width // 2)
         # They lie in [0, 1]: with the default weights all boxes look the same.
-        nn.init.normal_(coordinates.weight, std=3.0)
-        nn.init.uniform_(coordinates.bias, -3.0, 3.0)
-        self.box_mlp = nn.Sequential(coordinates, nn.GELU(), nn.Linear(width // 2, width))
+        self.box_mlp = _coordinate_mlp(width, weight_std=3.0, most_bias=3.0)
         self.ln_features = nn.LayerNorm(width)
         self.ln_box = nn.LayerNorm(width)
+        if config.motion:
+            self.motion_mlp = _coordinate_mlp(width, weight_std=10.0, most_bias=1.0)  # of steps of about a tenth
+            self.ln_motion = nn.LayerNorm(width)
+            nn.init.constant_(self.ln_motion.weight, MOTION_SCALE)
         self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, width))
         self.slot_embedding = nn.Parameter(0.01 * torch.randn(config.max_boxes, width))
 
@@ -93,6 +100,9 @@ class ObjectEncoder(nn.Module):
         boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0).to(patches_FPh.dtype)
         features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1) + self.ln_box(self.box_mlp(boxes_BTK4))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
+        if self.config.motion:
+            moves_BTK4 = box_moves(boxes_BTK4, batch.labels_BTK.where(valid_BTK, -1))
+            features_BTKh = features_BTKh + self.ln_motion(self.motion_mlp(moves_BTK4))
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
 
 
@@ -122,6 +132,29 @@ def usable_boxes(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Te
     """(B, T, K) bool: slots that hold a box with an extent."""
     x1, y1, x2, y2 = boxes_BTK4.unbind(-1)
     return (labels_BTK >= 0) & boxes_BTK4.isfinite().all(dim=-1) & (x2 > x1) & (y2 > y1)
+
+
+def box_moves(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Tensor:
+    """Each box less the mean of those of its label in the frame before, (B, T, K, 4); zero where there is none.
+
+    Args:
+        boxes_BTK4: finite.
+        labels_BTK: int64, -1 where there is no box.
+    """
+    now_BTK, before_BTK = labels_BTK[:, 1:], labels_BTK[:, :-1]
+    same_BTKK = (now_BTK[..., :, None] == before_BTK[..., None, :]) & (now_BTK >= 0)[..., None]
+    count_BTK1 = same_BTKK.sum(dim=-1, keepdim=True)
+    mean_BTK4 = same_BTKK.to(boxes_BTK4.dtype) @ boxes_BTK4[:, :-1] / count_BTK1.clamp(min=1)
+    moves_BTK4 = (boxes_BTK4[:, 1:] - mean_BTK4).where(count_BTK1 > 0, 0)
+    return torch.cat([torch.zeros_like(boxes_BTK4[:, :1]), moves_BTK4], dim=1)
+
+
+def _coordinate_mlp(width: int, *, weight_std: float, most_bias: float) -> nn.Sequential:
+    """Linear-GELU-Linear from 4 coordinates whose first layer is as steep as they are close to each other."""
+    coordinates = nn.Linear(4, width // 2)
+    nn.init.normal_(coordinates.weight, std=weight_std)
+    nn.init.uniform_(coordinates.bias, -most_bias, most_bias)
+    return nn.Sequential(coordinates, nn.GELU(), nn.Linear(width // 2, width))
 
 
 def top_labels(labels_BS: torch.Tensor, scores_BS: torch.Tensor, num_trajectories: int) -> torch.Tensor:

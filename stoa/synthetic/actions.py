@@ -74,6 +74,11 @@ SOLO_ACTIONS = {
 }
 """Solo actions by name, with their family and whether it is played backwards."""
 
+Ways = tuple[tuple[str, bool], ...]
+"""Solo actions that may occur, each a family and whether it is played backwards."""
+
+ALL_WAYS: Ways = tuple(SOLO_ACTIONS.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Rest:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from stoa.manifest import ClipRow, write_manifest
-from stoa.synthetic.actions import FAMILIES
+from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
 from stoa.synthetic.noise import detect
@@ -56,6 +56,8 @@ class SynthConfig:
         siblings: training clips in a row that show the same objects in the same layout and differ in who does what, in
             the same words: 1 (none), 2 or 4.
         paraphrases: ways to say each action, 1 to 3.
+        families: of what objects do on their own, names in :data:`stoa.synthetic.actions.SOLO`; none is all. Fewer are
+            learned sooner.
     """
 
     num_train: int = 4000
@@ -68,6 +70,7 @@ class SynthConfig:
     seed: int = 0
     siblings: int = 1
     paraphrases: int = MOST_PARAPHRASES
+    families: list[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_val", "num_test", "num_galleries", "seed"):
@@ -79,6 +82,7 @@ class SynthConfig:
             )
         if not 1 <= self.paraphrases <= MOST_PARAPHRASES:
             raise ValueError(f"paraphrases is {self.paraphrases}; pass 1 to {MOST_PARAPHRASES}")
+        self._check_families()
         if self.size < 32:
             raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
         if self.size % 2:
@@ -95,10 +99,27 @@ class SynthConfig:
         for split, pool in SPLITS.items():
             wanted = self.num_clips(split)
             # Counting takes a moment; every pool has far more stories than this.
-            if wanted > 10_000 and wanted > (most := count_stories(pool)):
+            if wanted > 10_000 and wanted > (most := count_stories(pool, self.ways)):
                 raise ValueError(
                     f"num_{split} is {wanted}, but there are only {most} distinct captions; lower num_{split}"
                 )
+
+    def _check_families(self) -> None:
+        if self.families is None:
+            return
+        for name in self.families:
+            if name not in SOLO:
+                raise ValueError(f"families names {name!r}; expected some of {', '.join(SOLO)}")
+        swapped = {name for name in self.families if name != "colour"}
+        if len(swapped) < 3 or sum(SOLO[name].has_direction for name in set(self.families)) < 2:
+            raise ValueError(
+                f"families is {self.families}; the hard sets need three beside colour, and two that have a direction"
+            )
+
+    @property
+    def ways(self) -> Ways:
+        """The solo actions that may occur."""
+        return tuple(way for way in ALL_WAYS if self.families is None or way[0] in self.families)
 
     @property
     def num_frames(self) -> int:
@@ -252,12 +273,12 @@ def _family_size(config: SynthConfig, split: str) -> int:
 def _family(config: SynthConfig, split: str, first: int, attempt: int) -> list[tuple[Clip, Scene | None]]:
     """A clip and its siblings; of a clip without any the scene is yet to be drawn. Some may be missing."""
     rng = _rng(config, split, first, attempt)
-    story, size = sample_story(rng, SPLITS[split]), _family_size(config, split)
+    story, size = sample_story(rng, SPLITS[split], config.ways), _family_size(config, split)
     wording = sample_wording(rng, config.paraphrases)
     if size == 1:
         return [(Clip(_id(split, first), story, describe(story, wording), rng), None)]
     scene = sample_scene(rng, story)
-    others = [sample_sibling(rng, story, SPLITS[split]) for _ in range(size - 1)]
+    others = [sample_sibling(rng, story, SPLITS[split], config.ways) for _ in range(size - 1)]
     family: list[tuple[Clip, Scene | None]] = []
     for member, told in enumerate((story, *others)):
         if told is not None and replace(scene, story=told).stays_inside:
@@ -292,7 +313,7 @@ def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
 
 
 def _hard_clips(config: SynthConfig, kind: str, number: int) -> Iterator[tuple[Clip, Scene, dict[str, Any]]]:
-    gallery = sample_gallery(_rng(config, kind, number), kind, config.paraphrases)
+    gallery = sample_gallery(_rng(config, kind, number), kind, config.paraphrases, config.ways)
     name = f"{kind}_{number:04d}"
     for row, (scene, other) in enumerate(zip(gallery.scenes, gallery.reversed_row, strict=True)):
         description = describe(scene.story, gallery.wording)

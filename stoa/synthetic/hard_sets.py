@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stoa.synthetic.actions import PAIRED, SOLO
+from stoa.synthetic.actions import ALL_WAYS, PAIRED, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Wording, sample_wording
 from stoa.synthetic.scene import Role, Scene, Story, candidates, pick, sample_distractor, sample_scene
 
@@ -48,10 +48,12 @@ def gallery_of(clip_id: str) -> str:
     return gallery
 
 
-def sample_gallery(rng: np.random.Generator, kind: str, paraphrases: int = MOST_PARAPHRASES) -> Gallery:
-    """Draw a gallery of the kind, told in at most so many ways an action."""
+def sample_gallery(
+    rng: np.random.Generator, kind: str, paraphrases: int = MOST_PARAPHRASES, ways: Ways = ALL_WAYS
+) -> Gallery:
+    """Draw a gallery of the kind, of the solo actions in ``ways``, told in at most so many words each."""
     draw = {"action_swap": _action_swap, "role_swap": _role_swap, "time_reversal": _time_reversal}[kind]
-    stories, reversed_row = draw(rng)
+    stories, reversed_row = draw(rng, ways)
     while True:
         scene = sample_scene(rng, stories[0])
         if kind == "role_swap":
@@ -61,13 +63,13 @@ def sample_gallery(rng: np.random.Generator, kind: str, paraphrases: int = MOST_
             return Gallery(scenes, sample_wording(rng, paraphrases), reversed_row)
 
 
-def _action_swap(rng: np.random.Generator) -> Draw:
+def _action_swap(rng: np.random.Generator, ways: Ways) -> Draw:
     # A change of colour is left out: in the middle of the clip it would show who has it.
-    names = [name for name in SOLO if name != "colour"]
+    names = [name for name in _families(ways) if name != "colour"]
     families = [SOLO[names[index]] for index in rng.permutation(len(names))[:3]]
-    ways = [(family.name, rng.random() < 0.5) for family in families]
+    doing = [(family.name, rng.random() < 0.5) for family in families]
     objects = _idle_objects(rng, 4)
-    orders = list(itertools.permutations(ways))
+    orders = list(itertools.permutations(doing))
     clauses = tuple(rng.permutation(3).tolist())
     stories = []
     for index in rng.permutation(len(orders))[:ROWS_PER_GALLERY]:
@@ -79,7 +81,7 @@ def _action_swap(rng: np.random.Generator) -> Draw:
     return stories, (None,) * ROWS_PER_GALLERY
 
 
-def _role_swap(rng: np.random.Generator) -> Draw:
+def _role_swap(rng: np.random.Generator, _: Ways) -> Draw:
     family = tuple(PAIRED)[int(rng.integers(len(PAIRED)))]
     backward = family == "orbit" and rng.random() < 0.5
     objects = _idle_objects(rng, 3)
@@ -94,12 +96,12 @@ def _role_swap(rng: np.random.Generator) -> Draw:
     return stories, (1, 0, 3, 2) if family == "chase" else (None,) * ROWS_PER_GALLERY
 
 
-def _time_reversal(rng: np.random.Generator) -> Draw:
-    directed = [name for name, family in SOLO.items() if family.has_direction]
+def _time_reversal(rng: np.random.Generator, ways: Ways) -> Draw:
+    directed = [name for name in _families(ways) if SOLO[name].has_direction]
     roles: list[Role] = []
     for index in rng.permutation(len(directed))[:2]:
         roles.append(pick(rng, roles, candidates(directed[index], False, "any")))
-    distractor = sample_distractor(rng, roles)
+    distractor = sample_distractor(rng, roles, ways=ways)
     clauses = tuple(rng.permutation(2).tolist())
     stories = []
     for second in (False, True):
@@ -109,6 +111,10 @@ def _time_reversal(rng: np.random.Generator) -> Draw:
             actors = (replace(roles[0], backward=first), replace(roles[1], backward=second))
             stories.append(Story((*actors, turned), clauses))
     return stories, (3, 2, 1, 0)
+
+
+def _families(ways: Ways) -> list[str]:
+    return list(dict.fromkeys(family for family, _ in ways))
 
 
 def _idle_objects(rng: np.random.Generator, count: int) -> list[Role]:

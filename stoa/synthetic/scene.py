@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from stoa.synthetic.actions import FAMILIES, PAIRED, SOLO_ACTIONS, Poses, Rest, Style, poses
+from stoa.synthetic.actions import ALL_WAYS, FAMILIES, PAIRED, Poses, Rest, Style, Ways, poses
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond", "arrow", "moon")
 """Shape nouns; the index is the class label."""
@@ -197,9 +197,9 @@ def candidates(family: str, backward: bool, pool: Pool) -> tuple[Role, ...]:
 
 
 @cache
-def count_stories(pool: Pool) -> int:
+def count_stories(pool: Pool, ways: Ways = ALL_WAYS) -> int:
     """How many captions of two or three solo actions differ in meaning."""
-    roles = [role for way in SOLO_ACTIONS.values() for role in candidates(*way, pool)]
+    roles = [role for way in ways for role in candidates(*way, pool)]
     actions, shapes = (np.array([getattr(role, name) for role in roles]) for name in ("action", "shape"))
     colours = np.array([[name in role.colours for name in COLOURS] for role in roles])
     fits = (actions[:, None] != actions) & (shapes[:, None] != shapes) & ~(colours @ colours.T)
@@ -209,14 +209,14 @@ def count_stories(pool: Pool) -> int:
     return round(pairs + triples)
 
 
-def sample_story(rng: np.random.Generator, pool: Pool) -> Story:
+def sample_story(rng: np.random.Generator, pool: Pool, ways: Ways = ALL_WAYS) -> Story:
     """Draw a story: two or three captioned objects with different actions, then one or two distractors.
 
     Colours differ between all objects; shapes too, except that a fifth of the stories repeats a captioned shape.
     """
     while True:
         try:
-            return _draw_story(rng, pool)
+            return _draw_story(rng, pool, ways)
         except _NothingFits:
             continue
 
@@ -225,7 +225,7 @@ class _NothingFits(Exception):
     """No option is free of the shapes and colours already taken."""
 
 
-def _draw_story(rng: np.random.Generator, pool: Pool) -> Story:
+def _draw_story(rng: np.random.Generator, pool: Pool, ways: Ways) -> Story:
     roles: list[Role] = []
     num_captioned = 2 if rng.random() < 0.6 else 3
     if rng.random() < _PAIRED_RATE:
@@ -233,21 +233,23 @@ def _draw_story(rng: np.random.Generator, pool: Pool) -> Story:
         for family, partner in ((agent, 1), (PAIRED[agent], 0)):
             roles.append(replace(pick(rng, roles, candidates(family, False, pool)), partner=partner))
         roles[0] = replace(roles[0], backward=agent == "orbit" and rng.random() < 0.5)
-    for index in rng.permutation(len(SOLO_ACTIONS))[: num_captioned - len(roles)]:
-        roles.append(pick(rng, roles, candidates(*tuple(SOLO_ACTIONS.values())[index], pool)))
+    for index in rng.permutation(len(ways))[: num_captioned - len(roles)]:
+        roles.append(pick(rng, roles, candidates(*ways[index], pool)))
     clauses = [index for index, role in enumerate(roles) if role.family not in _LEADER]
 
     num_objects = 4 if num_captioned == 3 else int(rng.integers(3, 5))
     repeated = _one(rng, roles).shape if rng.random() < SHARED_LABEL_RATE else None
     while len(roles) < num_objects:
         shape = repeated if len(roles) == num_captioned else None
-        roles.append(sample_distractor(rng, roles, shape))
+        roles.append(sample_distractor(rng, roles, shape, ways))
     return Story(tuple(roles), tuple(int(index) for index in rng.permutation(clauses)))
 
 
-def sample_distractor(rng: np.random.Generator, others: Sequence[Role], shape: str | None = None) -> Role:
+def sample_distractor(
+    rng: np.random.Generator, others: Sequence[Role], shape: str | None = None, ways: Ways = ALL_WAYS
+) -> Role:
     """Draw an object that the caption does not name, of the given shape or of one that the others do not have."""
-    way = ("none", False) if rng.random() < _IDLE_RATE else _one(rng, tuple(SOLO_ACTIONS.values()))
+    way = ("none", False) if rng.random() < _IDLE_RATE else _one(rng, ways)
     role = replace(pick(rng, others, candidates(*way, "any")), captioned=False)
     return role if shape is None else replace(role, shape=shape)
 

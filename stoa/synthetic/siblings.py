@@ -7,23 +7,24 @@ by their objects alone.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from stoa.synthetic.actions import PAIRED, SOLO_ACTIONS
+from stoa.synthetic.actions import ALL_WAYS, FAMILIES, PAIRED, Ways
 from stoa.synthetic.scene import Pool, Role, Story, held_out
 
 _TRIES = 20
 
 
-def sample_sibling(rng: np.random.Generator, story: Story, pool: Pool) -> Story | None:
+def sample_sibling(rng: np.random.Generator, story: Story, pool: Pool, ways: Ways = ALL_WAYS) -> Story | None:
     """Another story of the same objects: two of them exchange what they do, or one is played the other way round, or
-    does something else. Objects that a caption names, and those it does not, stay what they are.
+    does something else of the ``ways``. Objects that a caption names, and those it does not, stay what they are.
 
     Returns:
         a story with another meaning whose captioned objects the pool allows, or None where none was found.
     """
-    changes = (_exchange, _turn_round, _do_something_else)
+    changes = (_exchange, _turn_round, partial(_do_something_else, ways))
     for _ in range(_TRIES):
         roles = list(story.roles)
         changes[int(rng.integers(len(changes)))](rng, roles)
@@ -68,15 +69,15 @@ def _turn_round(rng: np.random.Generator, roles: list[Role]) -> None:
         roles[i] = replace(roles[i], backward=not roles[i].backward)
 
 
-def _do_something_else(rng: np.random.Generator, roles: list[Role]) -> None:
+def _do_something_else(ways: Ways, rng: np.random.Generator, roles: list[Role]) -> None:
     """One captioned object without a partner gets an action that no other captioned one has."""
     able = [i for i, r in enumerate(roles) if r.captioned and r.partner is None and r.family != "colour"]
     if not able:
         return
     i = able[int(rng.integers(len(able)))]
     taken = {role.action for role in roles if role.captioned}
-    ways = [way for action, way in SOLO_ACTIONS.items() if action not in taken and way[0] != "colour"]
-    family, backward = ways[int(rng.integers(len(ways)))]
+    free = [way for way in ways if FAMILIES[way[0]].action(way[1]) not in taken and way[0] != "colour"]
+    family, backward = free[int(rng.integers(len(free)))]
     roles[i] = replace(roles[i], family=family, backward=backward)
 
 

@@ -17,6 +17,8 @@ class OptimConfig:
     Attributes:
         clip_lr: peak learning rate of the CLIP towers and the temperature.
         new_lr: peak learning rate of everything that is not in CLIP.
+        objects_lr: peak learning rate of the object, trajectory and action encoders, which begin as the top of the
+            vision tower; none is ``new_lr``.
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
         beta1, beta2, eps: of AdamW.
         warmup_steps: optimiser steps from 0 to the peak.
@@ -26,6 +28,7 @@ class OptimConfig:
 
     clip_lr: float = 1e-5
     new_lr: float = 1e-4
+    objects_lr: float | None = None
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.98
@@ -34,11 +37,8 @@ class OptimConfig:
     frozen_vision_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("clip_lr", "new_lr", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("warmup_steps", "frozen_vision_blocks"):
-            if (getattr(self, name) or 0) < 0:
+        for name in ("clip_lr", "new_lr", "objects_lr", "weight_decay", "warmup_steps", "frozen_vision_blocks"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
 
 
@@ -48,20 +48,28 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(objective: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Four groups, {towers, new} x {decayed, not}, each with its ``peak_lr``."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Groups, {towers, objects if they have a rate of their own, new} x {decayed, not}, each with its ``peak_lr``."""
+    peaks = {"towers": config.clip_lr, "objects": config.objects_lr, "new": config.new_lr}
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("model.clip."), is_decayed(name, parameter)), []).append(parameter)
+            part = "new" if peaks[_part(name)] is None else _part(name)
+            groups.setdefault((part, is_decayed(name, parameter)), []).append(parameter)
     return [
         {
             "params": parameters,
             "lr": 0.0,
-            "peak_lr": config.clip_lr if in_towers else config.new_lr,
+            "peak_lr": peaks[part],
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (in_towers, decayed), parameters in groups.items()
+        for (part, decayed), parameters in groups.items()
     ]
+
+
+def _part(name: str) -> str:
+    if name.startswith("model.clip."):
+        return "towers"
+    return "objects" if name.startswith(("model.objects.", "model.trajectories.", "model.actions.")) else "new"
 
 
 def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -143,6 +143,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
         ({"seconds": 0.2}, "makes 2 frames; motion needs 4"),
         ({"num_test": 10**9}, r"num_test is 1000000000, but there are only \d+ distinct captions; lower num_test"),
         ({"num_train": 10**12}, "num_train is 1000000000000, but there are only"),
+        ({"families": ["light", "sizes"]}, "families names 'sizes'; expected some of horizontal, vertical, size"),
+        ({"families": ["light", "size", "colour"]}, "the hard sets need three beside colour, and two"),
+        ({"families": ["light", "bounce", "flash"]}, "the hard sets need three beside colour, and two"),
     ],
 )
 def test_configuration_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
@@ -165,3 +168,19 @@ def test_empty_groups_are_legal(tmp_path: Path) -> None:
     build_data_set(replace(SMALL, num_train=0, num_val=0, num_test=1, num_galleries=0), tmp_path / "set", say=_quiet)
     assert [row.id for row in read_manifest(tmp_path / "set" / "manifest.jsonl")] == ["test_000000"]
     assert (tmp_path / "set" / "hard" / "role_swap.jsonl").read_text() == ""
+
+
+def test_of_some_families_no_other_action_is_seen(
+    tmp_path: Path, read_jsonl: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    config = replace(SMALL, num_train=40, siblings=2, num_galleries=10, families=["light", "horizontal", "sway"])
+    build_data_set(config, tmp_path / "set", say=_quiet)
+    groups = {name: read_jsonl(tmp_path / "set" / "truth" / f"{name}.jsonl") for name in ("train", "test", "hard")}
+    solo = {"brighten", "darken", "move_left", "move_right", "sway"}
+    for name, clips in groups.items():
+        done = {thing["action"] for clip in clips for thing in clip["objects"]}
+        assert done <= solo | {"none", "chase", "chased", "orbit", "orbited"}
+        assert name == "test" or solo <= done
+    build_data_set(config, tmp_path / "set", say=_quiet)  # is this data set
+    with pytest.raises(ValueError, match=r"made with families \['light'"):
+        build_data_set(replace(config, families=None), tmp_path / "set", say=_quiet)

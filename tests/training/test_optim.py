@@ -1,5 +1,7 @@
 """Parameter groups and the schedule."""
 
+from dataclasses import replace
+
 import pytest
 from factories import random_batch, tiny_model
 
@@ -46,6 +48,26 @@ def test_every_parameter_is_in_one_group():
 def test_rates_and_decay(name, peak, decayed):
     group = group_of()[name]
     assert (group["peak_lr"], group["weight_decay"]) == (peak, 0.1 if decayed else 0.0)
+
+
+@pytest.mark.parametrize(("objects_lr", "num_groups"), [(None, 4), (1e-4, 6)])
+def test_encoders_of_objects_may_have_a_rate_of_their_own(objects_lr, num_groups):
+    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    groups = parameter_groups(objective, replace(CONFIG, objects_lr=objects_lr))
+    assert len(groups) == num_groups
+    rate_of = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
+    for name, parameter in objective.named_parameters():
+        part = name.split(".")[1]
+        own = CONFIG.new_lr if objects_lr is None else objects_lr
+        expected = {"clip": 1e-5, "objects": own, "trajectories": own, "actions": own}.get(part, CONFIG.new_lr)
+        assert rate_of[id(parameter)] == expected, name
+
+
+@pytest.mark.parametrize("name", ["clip_lr", "new_lr", "objects_lr", "weight_decay", "warmup_steps"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_negative_settings_are_named(name, value):
+    with pytest.raises(ValueError, match=f"training.optim.{name} is {value}; expected 0 or more"):
+        OptimConfig(**{name: value})
 
 
 def test_the_schedule():
