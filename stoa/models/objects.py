@@ -36,6 +36,8 @@ class ObjectConfig:
         detach_tap: let no gradient through the tap.
         motion: add to each box an embedding of how it has moved since the frame before, which the paper has not. A
             trajectory otherwise shows motion by the order of its boxes alone, of which little is left in its token.
+        word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
+            paper has not. The token itself may then hold what no noun says.
     """
 
     num_trajectories: int = 20
@@ -44,6 +46,7 @@ class ObjectConfig:
     tap_from_top: int = 2
     detach_tap: bool = False
     motion: bool = False
+    word_head: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_trajectories", 0), ("max_boxes", 0), ("layers", 1), ("tap_from_top", 0)):

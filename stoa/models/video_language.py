@@ -168,6 +168,14 @@ class VideoLanguageModel(nn.Module):
             final_norm=self.clip.ln_final,
             joint_width=self.clip.joint_width,
         )
+        readers: dict[str, ObjectConfig | ActionConfig] = {"objects": config.objects, "actions": config.actions}
+        self.word_heads = nn.ModuleDict(
+            {
+                name: _identity_linear(self.clip.joint_width)
+                for name, reader in readers.items()
+                if reader.word_head and name in config.group_sizes
+            }
+        )
         self.mask_token = nn.Parameter(0.01 * torch.randn(w))
         self.lm_head = LanguageHead(w, self.clip.token_embedding.num_embeddings, _predicted_ids(config, used_token_ids))
         self.lm_head.start_from(self.clip.token_embedding.weight)
@@ -225,6 +233,10 @@ class VideoLanguageModel(nn.Module):
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
         """Tokens of one video-side group: ``frames``, ``pooled``, ``objects``, ``actions`` or ``graph``."""
         return video.tokens_BGd[:, self.fusion.slot(name)]
+
+    def in_words(self, name: str, tokens_BRd: torch.Tensor) -> torch.Tensor:
+        """Trajectory (``objects``) or action tokens as they are compared with words, by OTA, ASP and every match."""
+        return self.word_heads[name](tokens_BRd) if name in self.word_heads else tokens_BRd
 
     def encode_text(self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor) -> TextFeatures:
         """Encode captions."""
@@ -317,6 +329,13 @@ class LanguageHead(nn.Module):
             return token_ids
         inside = token_ids < len(self.class_of_id)
         return torch.where(inside, self.class_of_id[token_ids * inside], -1)
+
+
+def _identity_linear(width: int) -> nn.Linear:
+    linear = nn.Linear(width, width)
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def _predicted_ids(config: ModelConfig, used_token_ids: Sequence[int] | None) -> Sequence[int] | None:

@@ -58,7 +58,7 @@ def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
     load_strictly(model.clip, towers, source, advice)
     model.start_from_towers()
     own, parts = model.state_dict(), {name.split(".")[0] for name in state}
-    new = {"answer_head", "objects", "trajectories", "actions", "graph"} - parts
+    new = {"answer_head", "objects", "trajectories", "actions", "word_heads", "graph"} - parts
     state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}
     text = "fusion.text_positions"
     state[text] = torch.cat([state[text][: len(own[text])], own[text][len(state[text]) :]])

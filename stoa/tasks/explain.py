@@ -103,7 +103,7 @@ def explain(
 
     def words_of(group: str, word_BL: torch.Tensor, valid_BR: torch.Tensor) -> list[MatchedWord | None]:
         columns = word_columns(word_BL & batch.word_end_BL, null_B)
-        words_BCd, rows_BRd = at_columns(text.tokens_BLd, columns), model.group(video, group)
+        words_BCd, rows_BRd = at_columns(text.tokens_BLd, columns), model.in_words(group, model.group(video, group))
         match = match_rows(rows_BRd, valid_BR, words_BCd, columns)
         probability_RC = match_probabilities(rows_BRd, words_BCd, columns)[0]
         return [

@@ -177,6 +177,15 @@ def test_a_graph_joins_what_is_there():
     assert torch.equal(joined.fusion.video_positions[: len(plain.fusion.video_positions)], plain.fusion.video_positions)
 
 
+def test_a_map_to_words_joins_what_is_there():
+    source = tiny_model(seed=1)
+    model = tiny_model(seed=2, objects=ObjectConfig(num_trajectories=4, max_boxes=3, word_head=True))
+    start(model, source)
+    head = model.word_heads["objects"]
+    assert torch.equal(head.weight, torch.eye(len(head.weight))) and not head.bias.any()
+    assert torch.equal(model.trajectories.cls, source.trajectories.cls)
+
+
 def test_groups_of_tokens_are_met_by_name():
     """A graph without objects and actions, in a model where these stand before it."""
     graph = {"graph": GraphConfig(layers=1)}

@@ -105,6 +105,18 @@ def test_a_perfect_match_is_right_and_a_shifted_one_is_not(trained, gallery, mon
     assert matching.MatchAccuracy(1.0, 2.0, 3).to_dict() == {"accuracy": 1.0, "chance": 2.0, "matches": 3}
 
 
+def test_matches_are_those_of_the_map_to_words(trained, gallery, monkeypatch):
+    """Turning the tokens is undone by a map that turns them back."""
+    tokens, objects = gallery.video_tokens_VGd.clone(), trained.model.fusion.slot("objects")
+    tokens[:, objects] = tokens[:, objects].roll(1, dims=-1)
+    turned = dataclasses.replace(gallery, video_tokens_VGd=tokens)
+    back = torch.nn.Linear(tokens.shape[-1], tokens.shape[-1], bias=False)
+    back.weight.data = torch.eye(tokens.shape[-1]).roll(-1, dims=0)
+    before, spoilt = (evaluate_matching(trained, x, null_token="end") for x in (gallery, turned))
+    monkeypatch.setitem(trained.model.word_heads._modules, "objects", back)
+    assert evaluate_matching(trained, turned, null_token="end") == before != spoilt
+
+
 def test_accuracy_is_that_of_matches_counted_one_by_one(trained, gallery):
     video = gallery.video_of_text_Q
     objects = trained.model.fusion.slot("objects")
