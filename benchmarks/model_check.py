@@ -69,7 +69,7 @@ def check(case: str, dtype: torch.dtype, clips: int) -> dict[str, object]:
 def same_captions(device: torch.device, clips: int) -> bool:
     """Beam search in fp32 says on the device what it says on the CPU."""
     torch.manual_seed(0)
-    config = ModelConfig(num_frames=4, max_tokens=12, objects=ObjectConfig(num_trajectories=4))
+    config = ModelConfig(num_frames=4, max_tokens=12, objects=ObjectConfig(num_trajectories=4, motion=True))
     model = VideoLanguageModel(config).eval()
     model.lm_head.norm.weight.mul_(20)  # else all words are about as likely
     batch, said = full_batch(config, clips, torch.device("cpu")), []

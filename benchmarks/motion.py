@@ -1,12 +1,15 @@
-"""Where motion is lost on Moving Shapes: the directions a trained model tells, and those a linear reader finds in it.
+"""Where motion is lost on Moving Shapes: the directions a trained model tells, and how much of a move a linear reader
+finds in its tokens.
 
     python benchmarks/motion.py --run runs/study/pretrain-stoa-0
 
 A time-reversed pair differs in the direction of one object alone; the share of pairs told right is printed for every
 kind of action, for the matching head (VTM) and the likelihood of the caption (PLM); chance is 50%. The reader is a
-logistic regression of which way an object moves (left, right, up, down; chance 25%) on the object's trajectory token
-and on the [CLS] of all frames; every fifth of the moves is read by a regression on the others. Beside it what the first
-and last box say.
+ridge regression, on the trajectory token or on the [CLS] of all frames, of how far a trajectory goes from its first box
+to its last (x and y); what it explains of the variance is that of every fifth trajectory, read by a regression on the
+others.
+
+Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row.
 """
 
 from __future__ import annotations
@@ -18,11 +21,9 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.cli._model import open_model
-from stoa.models.video_language import VideoLanguageModel
 from stoa.synthetic.actions import SOLO_ACTIONS
 from stoa.tasks.evaluation import Abilities, open_split
 from stoa.tasks.gallery import encode_galleries
@@ -30,7 +31,6 @@ from stoa.tasks.retrieval import caption_scores, match_scores
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader
 
-MOVES = ("move_left", "move_right", "move_up", "move_down")
 FOLDS = 5
 ROWS = 4  # of a gallery: bit 0 of a row is the direction of its first object, bit 1 that of its second
 
@@ -81,61 +81,42 @@ def directions_told(trained: TrainedModel, abilities: Abilities, folder: Path) -
 
 @torch.no_grad()
 def moves_read(trained: TrainedModel, folder: Path, num_clips: int) -> dict[str, float]:
-    """Percent of moves that each source gives away to a reader which has not seen them."""
+    """Percent of the variance of moves that each source explains to a reader which has not seen them."""
     model, config = trained.model, trained.model.config
     clips = open_split(str(folder / "manifest.jsonl"), "test")
-    objects = truth(folder / "truth" / "test.jsonl")
     found: dict[str, list[torch.Tensor]] = defaultdict(list)
-    moves: list[int] = []
     for read in islice(VideoReader(clips, config, trained.side, batch_size=50), num_clips // 50):
-        for source, rows in features(model, read.batch, [objects[row.id] for row in read.rows], moves).items():
-            found[source] += rows
-    target = torch.tensor(moves)
-    x, y = torch.stack(found.pop("boxes")).unbind(-1)
-    by_boxes = torch.where(x.abs() > y.abs(), (x > 0).long(), 2 + (y > 0).long())
-    shares = {"moves": float(len(moves)), "boxes": 100 * (by_boxes == target).float().mean().item()}
-    shares |= {source: linear_reader(torch.stack(rows), target) for source, rows in found.items()}
-    return {name: round(value, 1) for name, value in shares.items()}
+        video = model.encode_video(read.batch)
+        is_its_own_BN, moves_BN2 = moves(read.batch, video.trajectory_labels_BN)
+        frames_Bx = model.group(video, "frames").flatten(1)[:, None]
+        found["moves"].append(moves_BN2[is_its_own_BN])
+        found["trajectory token"].append(model.group(video, "objects")[is_its_own_BN])
+        found["[CLS] of the frames"].append(frames_Bx.expand(-1, is_its_own_BN.shape[1], -1)[is_its_own_BN])
+    moves_R2 = torch.cat(found.pop("moves"))
+    explained = {source: explained_linearly(torch.cat(rows), moves_R2) for source, rows in found.items()}
+    return {"trajectories": float(len(moves_R2)), **{name: round(100 * share, 1) for name, share in explained.items()}}
 
 
-def features(
-    model: VideoLanguageModel, batch: VideoTextBatch, objects: list[list[dict]], moves: list[int]
-) -> dict[str, list[torch.Tensor]]:
-    """What shows the moves of captioned objects whose label no other box of the first and last frame has; the moves
-    themselves go to ``moves``."""
-    video = model.encode_video(batch)
-    frames_BTd, found = model.group(video, "frames"), defaultdict(list)
-    for clip, shown in enumerate(objects):
-        for thing in shown:
-            if thing["action"] not in MOVES or not thing["captioned"]:
-                continue
-            is_it_TK = batch.labels_BTK[clip, [0, -1]] == thing["label"]
-            row = (video.trajectory_labels_BN[clip] == thing["label"]).nonzero().flatten()
-            if is_it_TK.sum(dim=1).tolist() != [1, 1] or not len(row):
-                continue
-            first, last = batch.boxes_BTK4[clip, [0, -1]][is_it_TK].unflatten(-1, (2, 2)).mean(dim=-2)
-            found["boxes"].append(last - first)
-            found["trajectory token"].append(model.group(video, "objects")[clip, row[0]])
-            found["[CLS] of the frames"].append(frames_BTd[clip].flatten())
-            moves.append(MOVES.index(thing["action"]))
-    return found
+def moves(batch: VideoTextBatch, labels_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which trajectories (B, N) have one box in the first frame and one in the last, and how far apart their centres
+    are (B, N, 2)."""
+    is_own_BNEK = batch.labels_BTK[:, None, [0, -1]] == labels_BN[..., None, None]
+    has_one_BN = (is_own_BNEK.sum(dim=-1) == 1).all(dim=-1) & (labels_BN >= 0)
+    centres_BEK2 = batch.boxes_BTK4[:, [0, -1]].unflatten(-1, (2, 2)).mean(dim=-2)
+    ends_BNE2 = (is_own_BNEK[..., None] * centres_BEK2[:, None]).sum(dim=-2)
+    return has_one_BN, ends_BNE2[:, :, 1] - ends_BNE2[:, :, 0]
 
 
-@torch.enable_grad()
-def linear_reader(x_RD: torch.Tensor, target_R: torch.Tensor, *, steps: int = 400) -> float:
-    """Percent of the rows that regressions on the other four fifths get right."""
+def explained_linearly(x_RD: torch.Tensor, y_R2: torch.Tensor) -> float:
+    """Share of the variance of the rows that regressions on the other four fifths explain."""
     x_RD = (x_RD - x_RD.mean(dim=0)) / (x_RD.std(dim=0) + 1e-5)
-    fold_R, right = torch.arange(len(x_RD)) % FOLDS, 0
+    x_RD, y_R2 = torch.cat([x_RD, torch.ones(len(x_RD), 1)], dim=1).double(), y_R2.double()
+    fold_R, left = torch.arange(len(x_RD)) % FOLDS, 0.0
     for fold in range(FOLDS):
-        known_R = fold_R != fold
-        reader = torch.nn.Linear(x_RD.shape[1], len(MOVES))
-        optimizer = torch.optim.Adam(reader.parameters(), lr=0.02, weight_decay=1e-3)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            F.cross_entropy(reader(x_RD[known_R]), target_R[known_R]).backward()
-            optimizer.step()
-        right += int((reader(x_RD[~known_R]).argmax(dim=1) == target_R[~known_R]).sum())
-    return 100 * right / len(x_RD)
+        x, y = x_RD[fold_R != fold], y_R2[fold_R != fold]
+        reader_D2 = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ y)
+        left += float((y_R2[fold_R == fold] - x_RD[fold_R == fold] @ reader_D2).square().sum())
+    return 1 - left / float((y_R2 - y_R2.mean(dim=0)).square().sum())
 
 
 def truth(path: Path) -> dict[str, list[dict]]:

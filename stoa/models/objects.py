@@ -100,11 +100,13 @@ class ObjectEncoder(nn.Module):
         pooled_FKh, _ = roi_align_max(
             patches_FPh, batch.boxes_BTK4.flatten(0, 1), valid_BTK.flatten(0, 1), grid_hw=self.grid_hw
         )
-        boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0).to(patches_FPh.dtype)
-        features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1) + self.ln_box(self.box_mlp(boxes_BTK4))
+        boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0)
+        features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1)
+        features_BTKh = features_BTKh + self.ln_box(self.box_mlp(boxes_BTK4.to(patches_FPh.dtype)))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
         if self.config.motion:
-            moves_BTK4 = box_moves(boxes_BTK4, batch.labels_BTK.where(valid_BTK, -1))
+            # Differences of coordinates in half precision would be mostly their rounding.
+            moves_BTK4 = box_moves(boxes_BTK4, batch.labels_BTK.where(valid_BTK, -1)).to(patches_FPh.dtype)
             features_BTKh = features_BTKh + self.ln_motion(self.motion_mlp(moves_BTK4))
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from stoa.batch import VideoTextBatch
 from stoa.models.graph import GraphConfig
+from stoa.models.objects import ObjectConfig
 from stoa.objectives.csal import CsalConfig
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 
@@ -37,7 +38,8 @@ class FlagCopies(TorchDispatchMode):
 
 
 def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, TrainingObjective, VideoTextBatch]:
-    model = tiny_model(graph=GraphConfig(layers=1 if config.csal.share else 0))
+    objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, word_head=True)
+    model = tiny_model(objects=objects, graph=GraphConfig(layers=1 if config.csal.share else 0))
     objective, batch = TrainingObjective(model, config, seed=0), random_batch(4)
     mode = FakeTensorMode()
     with mode:
