@@ -79,7 +79,7 @@ FAULTS = {
     ),
     "OTA: the map to words is left out": Fault(
         "objectives/alignment.py",
-        'model.in_words("objects", model.group(video, "objects"))',
+        'model.word_head(model.group(video, "objects"))',
         'model.group(video, "objects")',
         f"{ALIGNMENT}::test_ota_equals_a_loop_with_scipy",
     ),
@@ -121,8 +121,8 @@ FAULTS = {
     ),
     "motion: since the same frame": Fault(
         "models/objects.py",
-        "@ boxes_BTK4[:, :-1] /",
-        "@ boxes_BTK4[:, 1:] /",
+        "same_BTKK[..., None] * boxes_BTK4[:, :-1, None]",
+        "same_BTKK[..., None] * boxes_BTK4[:, 1:, None]",
         f"{OBJECTS}::test_a_move_is_since_the_mean_of_the_label_in_the_frame_before",
     ),
     "trajectories: a box sees other labels": Fault(

@@ -26,14 +26,12 @@ class ActionConfig:
         layers: of the encoder over frames, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens attended to are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
-        word_head: as that of the objects, for ASP.
     """
 
     num_tokens: int = 4
     layers: int = 2
     tap_from_top: int = 1
     detach_tap: bool = False
-    word_head: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):

@@ -88,7 +88,7 @@ class ObjectEncoder(nn.Module):
         self.ln_features = nn.LayerNorm(width)
         self.ln_box = nn.LayerNorm(width)
         if config.motion:
-            self.motion_mlp = _coordinate_mlp(width, weight_std=10.0, most_bias=1.0)  # of steps of about a tenth
+            self.motion_mlp = _coordinate_mlp(width, weight_std=2.5, most_bias=1.0)
             self.ln_motion = nn.LayerNorm(width)
             nn.init.constant_(self.ln_motion.weight, MOTION_SCALE)
         self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, width))
@@ -105,7 +105,6 @@ class ObjectEncoder(nn.Module):
         features_BTKh = features_BTKh + self.ln_box(self.box_mlp(boxes_BTK4.to(patches_FPh.dtype)))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
         if self.config.motion:
-            # Differences of coordinates in half precision would be mostly their rounding.
             moves_BTK4 = box_moves(boxes_BTK4, batch.labels_BTK.where(valid_BTK, -1)).to(patches_FPh.dtype)
             features_BTKh = features_BTKh + self.ln_motion(self.motion_mlp(moves_BTK4))
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
@@ -140,17 +139,22 @@ def usable_boxes(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Te
 
 
 def box_moves(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Tensor:
-    """Each box less the mean of those of its label in the frame before, (B, T, K, 4); zero where there is none.
+    """How fast each box moves, in parts of the frame a clip: the difference to the mean of the boxes of its label in
+    the frame before, times T - 1; zero where there is none. So it is the same for more or fewer frames of a clip.
 
     Args:
-        boxes_BTK4: finite.
+        boxes_BTK4: finite fp32: in half precision differences would be mostly rounding.
         labels_BTK: int64, -1 where there is no box.
+
+    Returns:
+        (B, T, K, 4) fp32, also under autocast.
     """
     now_BTK, before_BTK = labels_BTK[:, 1:], labels_BTK[:, :-1]
     same_BTKK = (now_BTK[..., :, None] == before_BTK[..., None, :]) & (now_BTK >= 0)[..., None]
     count_BTK1 = same_BTKK.sum(dim=-1, keepdim=True)
-    mean_BTK4 = same_BTKK.to(boxes_BTK4.dtype) @ boxes_BTK4[:, :-1] / count_BTK1.clamp(min=1)
-    moves_BTK4 = (boxes_BTK4[:, 1:] - mean_BTK4).where(count_BTK1 > 0, 0)
+    # A sum, not a product of matrices, which autocast would round.
+    mean_BTK4 = (same_BTKK[..., None] * boxes_BTK4[:, :-1, None]).sum(dim=-2) / count_BTK1.clamp(min=1)
+    moves_BTK4 = ((boxes_BTK4[:, 1:] - mean_BTK4) * now_BTK.shape[1]).where(count_BTK1 > 0, 0)
     return torch.cat([torch.zeros_like(boxes_BTK4[:, :1]), moves_BTK4], dim=1)
 
 

@@ -117,7 +117,7 @@ class TextFeatures(NamedTuple):
 
 class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
-    head, a matching head and perhaps an answer head.
+    head, a matching head and perhaps an answer head. Trajectory tokens are compared with words through ``word_head``.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -168,18 +168,12 @@ class VideoLanguageModel(nn.Module):
             final_norm=self.clip.ln_final,
             joint_width=self.clip.joint_width,
         )
-        readers: dict[str, ObjectConfig | ActionConfig] = {"objects": config.objects, "actions": config.actions}
-        self.word_heads = nn.ModuleDict(
-            {
-                name: _identity_linear(self.clip.joint_width)
-                for name, reader in readers.items()
-                if reader.word_head and name in config.group_sizes
-            }
-        )
         self.mask_token = nn.Parameter(0.01 * torch.randn(w))
         self.lm_head = LanguageHead(w, self.clip.token_embedding.num_embeddings, _predicted_ids(config, used_token_ids))
         self.lm_head.start_from(self.clip.token_embedding.weight)
         self.match_head = nn.Linear(2 * w, 2)
+        has_word_head = config.objects.num_trajectories and config.objects.word_head
+        self.word_head = _identity_linear(self.clip.joint_width) if has_word_head else nn.Identity()
         if config.num_answers:
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
 
@@ -233,10 +227,6 @@ class VideoLanguageModel(nn.Module):
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
         """Tokens of one video-side group: ``frames``, ``pooled``, ``objects``, ``actions`` or ``graph``."""
         return video.tokens_BGd[:, self.fusion.slot(name)]
-
-    def in_words(self, name: str, tokens_BRd: torch.Tensor) -> torch.Tensor:
-        """Trajectory (``objects``) or action tokens as they are compared with words, by OTA, ASP and every match."""
-        return self.word_heads[name](tokens_BRd) if name in self.word_heads else tokens_BRd
 
     def encode_text(self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor) -> TextFeatures:
         """Encode captions."""
@@ -332,7 +322,7 @@ class LanguageHead(nn.Module):
 
 
 def _identity_linear(width: int) -> nn.Linear:
-    linear = nn.Linear(width, width)
+    linear = nn.utils.skip_init(nn.Linear, width, width)  # no draw: what is made after it starts as without it
     nn.init.eye_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

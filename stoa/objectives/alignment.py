@@ -51,7 +51,7 @@ def ota_loss(
         (loss, metrics with the prefix ``ota_``). ``ota_match_accuracy`` and ``ota_match_chance`` are NaN where the
         data do not know what their boxes show.
     """
-    rows_BRd = model.in_words("objects", model.group(video, "objects"))
+    rows_BRd = model.word_head(model.group(video, "objects"))
     columns = word_columns(batch.noun_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     match = match_rows(rows_BRd, video.trajectory_labels_BN >= 0, words_BCd, columns)
@@ -83,7 +83,7 @@ def asp_loss(
     Returns:
         (loss, metrics with the prefix ``asp_``).
     """
-    rows_BRd = model.in_words("actions", model.group(video, "actions"))
+    rows_BRd = model.group(video, "actions")
     columns = word_columns(batch.verb_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     all_rows_BR = torch.ones(rows_BRd.shape[:2], dtype=torch.bool, device=rows_BRd.device)

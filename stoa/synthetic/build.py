@@ -98,8 +98,8 @@ class SynthConfig:
             )
         for split, pool in SPLITS.items():
             wanted = self.num_clips(split)
-            # Counting takes a moment; every pool has far more stories than this.
-            if wanted > 10_000 and wanted > (most := count_stories(pool, self.ways)):
+            # Counting takes a moment; of all families every pool has far more stories than this.
+            if (wanted > 10_000 or self.families is not None) and wanted > (most := count_stories(pool, self.ways)):
                 raise ValueError(
                     f"num_{split} is {wanted}, but there are only {most} distinct captions; lower num_{split}"
                 )
@@ -113,7 +113,8 @@ class SynthConfig:
         swapped = {name for name in self.families if name != "colour"}
         if len(swapped) < 3 or sum(SOLO[name].has_direction for name in set(self.families)) < 2:
             raise ValueError(
-                f"families is {self.families}; the hard sets need three beside colour, and two that have a direction"
+                f"families is {self.families}; siblings and hard sets need three beside colour, and two that have a "
+                "direction; add some, or leave it out for all"
             )
 
     @property
@@ -217,7 +218,8 @@ def _is_finished(config: SynthConfig, out: Path) -> bool:
 
 
 def _identity(config: SynthConfig) -> dict[str, Any]:
-    return {"generator_version": GENERATOR_VERSION, **asdict(config)}
+    families = None if len(config.ways) == len(ALL_WAYS) else sorted({family for family, _ in config.ways})
+    return {"generator_version": GENERATOR_VERSION, **asdict(config), "families": families}
 
 
 def _start(config: SynthConfig, out: Path) -> None:

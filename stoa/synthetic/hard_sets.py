@@ -51,7 +51,7 @@ def gallery_of(clip_id: str) -> str:
 def sample_gallery(
     rng: np.random.Generator, kind: str, paraphrases: int = MOST_PARAPHRASES, ways: Ways = ALL_WAYS
 ) -> Gallery:
-    """Draw a gallery of the kind, of the solo actions in ``ways``, told in at most so many words each."""
+    """Draw a gallery of the kind, of the solo actions in ``ways``, each told in one of at most so many ways."""
     draw = {"action_swap": _action_swap, "role_swap": _role_swap, "time_reversal": _time_reversal}[kind]
     stories, reversed_row = draw(rng, ways)
     while True:

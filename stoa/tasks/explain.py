@@ -101,9 +101,9 @@ def explain(
     null_B = null_positions(batch.text_mask_BL, null_token)
     tokens_L = batch.tokens_BL[0].tolist()
 
-    def words_of(group: str, word_BL: torch.Tensor, valid_BR: torch.Tensor) -> list[MatchedWord | None]:
+    def words_of(rows_BRd: torch.Tensor, word_BL: torch.Tensor, valid_BR: torch.Tensor) -> list[MatchedWord | None]:
         columns = word_columns(word_BL & batch.word_end_BL, null_B)
-        words_BCd, rows_BRd = at_columns(text.tokens_BLd, columns), model.in_words(group, model.group(video, group))
+        words_BCd = at_columns(text.tokens_BLd, columns)
         match = match_rows(rows_BRd, valid_BR, words_BCd, columns)
         probability_RC = match_probabilities(rows_BRd, words_BCd, columns)[0]
         return [
@@ -114,7 +114,7 @@ def explain(
     actions: list[MatchedWord | None] = []
     if config.objects.num_trajectories:
         labels_BN = video.trajectory_labels_BN
-        nouns = words_of("objects", batch.noun_mask_BL, labels_BN >= 0)
+        nouns = words_of(model.word_head(model.group(video, "objects")), batch.noun_mask_BL, labels_BN >= 0)
         boxes_TK4, labels_TK = batch.boxes_BTK4[0].cpu().numpy(), batch.labels_BTK[0].cpu().numpy()
         for label, noun in zip(labels_BN[0].tolist(), nouns, strict=True):
             if label >= 0:
@@ -123,7 +123,7 @@ def explain(
                 tracks.append(Track(name, boxes, noun))
     if config.actions.num_tokens:
         every_M = torch.ones(1, config.actions.num_tokens, dtype=torch.bool, device=trained.device)
-        actions = words_of("actions", batch.verb_mask_BL, every_M)
+        actions = words_of(model.group(video, "actions"), batch.verb_mask_BL, every_M)
     frames_TSS3 = batch.frames_BTCHW[0].permute(0, 2, 3, 1).cpu().numpy()
     return Explanation(row.id, row.captions[0].text, frames_TSS3, tracks, actions)
 

@@ -44,7 +44,7 @@ def evaluate_matching(trained: TrainedModel, gallery: Gallery, *, null_token: Nu
     video_Q = gallery.video_of_text_Q
     labels_QN = gallery.trajectory_labels_VN[video_Q]
     model = trained.model
-    rows_QNd = model.in_words("objects", gallery.video_tokens_VGd[:, model.fusion.slot("objects")])[video_Q]
+    rows_QNd = model.word_head(gallery.video_tokens_VGd[:, model.fusion.slot("objects")])[video_Q]
     columns = word_columns(gallery.noun_QL, null_positions(gallery.text_mask_QL, null_token))
     match = match_rows(rows_QNd, labels_QN >= 0, at_columns(gallery.text_tokens_QLd, columns), columns)
     truth = judge_match(

@@ -17,8 +17,7 @@ class OptimConfig:
     Attributes:
         clip_lr: peak learning rate of the CLIP towers and the temperature.
         new_lr: peak learning rate of everything that is not in CLIP.
-        objects_lr: peak learning rate of the object, trajectory and action encoders, which begin as the top of the
-            vision tower; none is ``new_lr``.
+        objects_lr: peak learning rate of the modules of objects, trajectories and actions; none is ``new_lr``.
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
         beta1, beta2, eps: of AdamW.
         warmup_steps: optimiser steps from 0 to the peak.

@@ -323,8 +323,8 @@ class Trainer:
             value = values.get(name, 0.0)
             if not math.isfinite(value) and not (name == "grad_norm" and ds.uses_fp16(self.engine)):
                 raise FloatingPointError(
-                    f"{name} of step {step} is {value}; lower training.optim.clip_lr and new_lr, or raise "
-                    f"training.optim.warmup_steps. The last good checkpoint is under {self.checkpoints}"
+                    f"{name} of step {step} is {value}; lower the learning rates under training.optim, or "
+                    f"raise its warmup_steps. The last good checkpoint is under {self.checkpoints}"
                 )
 
     def save(self) -> None:
@@ -408,8 +408,11 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> N
 
 def _trained(config: dict[str, Any]) -> dict[str, Any]:
     """What decides, beside the model, which parameters the optimiser holds."""
-    key = "frozen_vision_blocks"
-    return {key: config["training"]["optim"].get(key) or 0}
+    optim = config["training"]["optim"]
+    return {
+        "frozen_vision_blocks": optim.get("frozen_vision_blocks") or 0,
+        "objects_lr": "of its own" if optim.get("objects_lr") is not None else "new_lr",
+    }
 
 
 def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

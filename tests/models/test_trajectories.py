@@ -208,8 +208,15 @@ def test_a_move_is_since_the_mean_of_the_label_in_the_frame_before(frames, slots
     for b, t, k in itertools.product(range(2), range(1, frames), range(slots)):
         before = [boxes[b, t - 1, j] for j in range(slots) if labels[b, t - 1, j] == labels[b, t, k] >= 0]
         if before:
-            expected[b, t, k] = boxes[b, t, k] - torch.stack(before).mean(dim=0)
+            expected[b, t, k] = (frames - 1) * (boxes[b, t, k] - torch.stack(before).mean(dim=0))
     torch.testing.assert_close(box_moves(boxes, labels), expected)
+
+
+def test_moves_are_not_rounded_under_autocast():
+    boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        moves = box_moves(boxes, torch.zeros(1, 2, 1, dtype=torch.int64))
+    torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.001, 0, 0.001, 0]), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

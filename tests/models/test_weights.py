@@ -181,7 +181,7 @@ def test_a_map_to_words_joins_what_is_there():
     source = tiny_model(seed=1)
     model = tiny_model(seed=2, objects=ObjectConfig(num_trajectories=4, max_boxes=3, word_head=True))
     start(model, source)
-    head = model.word_heads["objects"]
+    head = model.word_head
     assert torch.equal(head.weight, torch.eye(len(head.weight))) and not head.bias.any()
     assert torch.equal(model.trajectories.cls, source.trajectories.cls)
 

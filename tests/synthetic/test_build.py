@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
         ({"num_test": 10**9}, r"num_test is 1000000000, but there are only \d+ distinct captions; lower num_test"),
         ({"num_train": 10**12}, "num_train is 1000000000000, but there are only"),
         ({"families": ["light", "sizes"]}, "families names 'sizes'; expected some of horizontal, vertical, size"),
-        ({"families": ["light", "size", "colour"]}, "the hard sets need three beside colour, and two"),
-        ({"families": ["light", "bounce", "flash"]}, "the hard sets need three beside colour, and two"),
+        ({"families": ["light", "size", "colour"]}, "hard sets need three beside colour, and two"),
+        ({"families": ["light", "bounce", "flash"]}, "hard sets need three beside colour, and two"),
+        ({"families": ["light", "bounce", "size"], "num_test": 10**6}, "num_test is 1000000, but there are only"),
     ],
 )
 def test_configuration_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
@@ -170,6 +172,14 @@ def test_empty_groups_are_legal(tmp_path: Path) -> None:
     assert (tmp_path / "set" / "hard" / "role_swap.jsonl").read_text() == ""
 
 
+def test_the_captions_of_a_version_are_these(small: Path) -> None:
+    """Another digest is another data set: raise GENERATOR_VERSION."""
+    manifests = [small / "manifest.jsonl", *sorted((small / "hard").glob("*.jsonl"))]
+    captions = [caption.text for path in manifests for row in read_manifest(path) for caption in row.captions]
+    digest = sha256("\n".join(captions).encode()).hexdigest()
+    assert (build_module.GENERATOR_VERSION, len(captions), digest[:16]) == (2, 71, "ff2df1e151024ef1")
+
+
 def test_of_some_families_no_other_action_is_seen(
     tmp_path: Path, read_jsonl: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
@@ -182,5 +192,6 @@ def test_of_some_families_no_other_action_is_seen(
         assert done <= solo | {"none", "chase", "chased", "orbit", "orbited"}
         assert name == "test" or solo <= done
     build_data_set(config, tmp_path / "set", say=_quiet)  # is this data set
-    with pytest.raises(ValueError, match=r"made with families \['light'"):
+    build_data_set(replace(config, families=["sway", "light", "horizontal", "sway"]), tmp_path / "set", say=_quiet)
+    with pytest.raises(ValueError, match=r"made with families \['horizontal'"):
         build_data_set(replace(config, families=None), tmp_path / "set", say=_quiet)

@@ -113,7 +113,7 @@ def test_matches_are_those_of_the_map_to_words(trained, gallery, monkeypatch):
     back = torch.nn.Linear(tokens.shape[-1], tokens.shape[-1], bias=False)
     back.weight.data = torch.eye(tokens.shape[-1]).roll(-1, dims=0)
     before, spoilt = (evaluate_matching(trained, x, null_token="end") for x in (gallery, turned))
-    monkeypatch.setitem(trained.model.word_heads._modules, "objects", back)
+    monkeypatch.setitem(trained.model._modules, "word_head", back)
     assert evaluate_matching(trained, turned, null_token="end") == before != spoilt
 
 

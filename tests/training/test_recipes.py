@@ -57,6 +57,7 @@ def test_the_default_is_the_paper():
     assert (model.objects.num_trajectories, model.objects.max_boxes, model.actions.num_tokens) == (20, 10, 4)
     assert {name for name, weight in objectives.weights.items() if weight != 1} == {"answer"}
     assert objectives.answer == 0
+    assert (model.objects.motion, model.objects.word_head, config.training.optim.objects_lr) == (False, False, None)
     assert (objectives.plm_form, objectives.align_loss, objectives.null_token) == ("one_pass", "mse", "end")
 
 

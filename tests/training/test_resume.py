@@ -66,6 +66,9 @@ def test_kill_and_resume(start, tmp_path):
     _, err = finish(start(straight, "--training.optim.frozen_vision_blocks", "1"), code=2)
     assert "is of an optimiser of other parameters: training.optim.frozen_vision_blocks is 0 there and 1 here" in err
 
+    _, err = finish(start(straight, "--training.optim.objects_lr", "1e-4"), code=2)
+    assert "training.optim.objects_lr is 'new_lr' there and 'of its own' here" in err
+
     _, err = finish(start(straight, "--training.seed", "4", "--training.max_steps", "12"), code=2)
     assert "the checkpoint's data order has seed 0, this run has 4" in err
 

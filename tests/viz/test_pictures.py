@@ -95,6 +95,23 @@ def test_an_explanation_tells_every_trajectory_and_action(shapes):
     assert explain(trained, row, shapes).tracks[0].name.startswith("class ")
 
 
+def test_words_are_those_of_the_map_to_words(shapes):
+    """A map that makes all trajectories alike gives every word one probability; over all words they sum to 1."""
+    model, _ = model_for(shapes)
+    trained = TrainedModel(model, torch.device("cpu"), 32, {})
+    row = read_manifest(shapes / "manifest.jsonl", split="test")[0]
+
+    def sum_of_matches() -> float:
+        matched = [track.matched for track in explain(trained, row, shapes).tracks]
+        assert None in matched  # no word is without a trajectory
+        return sum(match.probability for match in matched if match is not None)
+
+    before = sum_of_matches()
+    model.word_head = torch.nn.Linear(model.clip.joint_width, model.clip.joint_width)
+    torch.nn.init.zeros_(model.word_head.weight)
+    assert sum_of_matches() == pytest.approx(1, abs=1e-5) != pytest.approx(before, abs=1e-3)
+
+
 def test_a_model_without_objects_and_actions_has_none(shapes):
     model, _ = model_for(shapes, objects=ObjectConfig(num_trajectories=0), actions=ActionConfig(num_tokens=0))
     row = read_manifest(shapes / "manifest.jsonl", split="test")[0]
