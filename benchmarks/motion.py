@@ -1,13 +1,13 @@
-"""Where motion is lost on Moving Shapes: the directions a trained model tells, and how much of a move a linear reader
-finds in its tokens.
+"""Where motion is lost on Moving Shapes: the directions a trained model tells, and how much of places and moves a
+linear reader finds in its tokens.
 
     python benchmarks/motion.py --run runs/study/pretrain-stoa-0
 
 A time-reversed pair differs in the direction of one object alone; the share of pairs told right is printed for every
 kind of action, for the matching head (VTM) and the likelihood of the caption (PLM); chance is 50%. The reader is a
-ridge regression, on the trajectory token or on the [CLS] of all frames, of how far a trajectory goes from its first box
-to its last (x and y); what it explains of the variance is that of every fifth trajectory, read by a regression on the
-others.
+ridge regression, on the trajectory token or on the [CLS] of all frames, of where a trajectory is (the middle between
+its first box and its last) and of how far it goes between them. What it explains of the variance is that of every fifth
+clip, read by a regression on the others; 0 is what a reader that knows nothing gets.
 
 Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row.
 """
@@ -32,6 +32,8 @@ from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader
 
 FOLDS = 5
+AT_ONCE = 50
+RIDGE = 100.0  # beside thousands of rows of unit variance
 ROWS = 4  # of a gallery: bit 0 of a row is the direction of its first object, bit 1 that of its second
 
 
@@ -80,41 +82,47 @@ def directions_told(trained: TrainedModel, abilities: Abilities, folder: Path) -
 
 
 @torch.no_grad()
-def moves_read(trained: TrainedModel, folder: Path, num_clips: int) -> dict[str, float]:
-    """Percent of the variance of moves that each source explains to a reader which has not seen them."""
+def moves_read(trained: TrainedModel, folder: Path, num_clips: int) -> dict[str, dict[str, float]]:
+    """Percent of the variance of places and moves that each source explains to a reader which has not seen them."""
     model, config = trained.model, trained.model.config
     clips = open_split(str(folder / "manifest.jsonl"), "test")
     found: dict[str, list[torch.Tensor]] = defaultdict(list)
-    for read in islice(VideoReader(clips, config, trained.side, batch_size=50), num_clips // 50):
+    reader = VideoReader(clips, config, trained.side, batch_size=AT_ONCE)
+    for first, read in enumerate(islice(reader, num_clips // AT_ONCE)):
         video = model.encode_video(read.batch)
-        is_its_own_BN, moves_BN2 = moves(read.batch, video.trajectory_labels_BN)
-        frames_Bx = model.group(video, "frames").flatten(1)[:, None]
-        found["moves"].append(moves_BN2[is_its_own_BN])
-        found["trajectory token"].append(model.group(video, "objects")[is_its_own_BN])
-        found["[CLS] of the frames"].append(frames_Bx.expand(-1, is_its_own_BN.shape[1], -1)[is_its_own_BN])
-    moves_R2 = torch.cat(found.pop("moves"))
-    explained = {source: explained_linearly(torch.cat(rows), moves_R2) for source, rows in found.items()}
-    return {"trajectories": float(len(moves_R2)), **{name: round(100 * share, 1) for name, share in explained.items()}}
+        tokens_BNd = model.group(video, "objects")
+        has_one_BN, ends_BNE2 = ends(read.batch, video.trajectory_labels_BN)
+        clip_BN = (first * AT_ONCE + torch.arange(len(read.rows)))[:, None].expand_as(has_one_BN)
+        cls_BND = model.group(video, "frames").flatten(1)[:, None].expand(-1, tokens_BNd.shape[1], -1)
+        for name, rows in (("clip", clip_BN), ("ends", ends_BNE2), ("token", tokens_BNd), ("[CLS]", cls_BND)):
+            found[name].append(rows[has_one_BN])
+    fold_R = torch.cat(found["clip"]) % FOLDS
+    first_R2, last_R2 = torch.cat(found["ends"]).unbind(dim=1)
+    targets = {"place": (first_R2 + last_R2) / 2, "move": last_R2 - first_R2}
+    report = {"trajectories": {"read": float(len(fold_R))}}
+    for source, label in (("token", "trajectory token"), ("[CLS]", "[CLS] of the frames")):
+        x_RD = torch.cat(found[source])
+        report[label] = {name: round(100 * explained(x_RD, y_R2, fold_R), 1) for name, y_R2 in targets.items()}
+    return report
 
 
-def moves(batch: VideoTextBatch, labels_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which trajectories (B, N) have one box in the first frame and one in the last, and how far apart their centres
-    are (B, N, 2)."""
+def ends(batch: VideoTextBatch, labels_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which trajectories (B, N) have one box in the first frame and one in the last, and the centres of these
+    (B, N, E, 2)."""
     is_own_BNEK = batch.labels_BTK[:, None, [0, -1]] == labels_BN[..., None, None]
     has_one_BN = (is_own_BNEK.sum(dim=-1) == 1).all(dim=-1) & (labels_BN >= 0)
     centres_BEK2 = batch.boxes_BTK4[:, [0, -1]].unflatten(-1, (2, 2)).mean(dim=-2)
-    ends_BNE2 = (is_own_BNEK[..., None] * centres_BEK2[:, None]).sum(dim=-2)
-    return has_one_BN, ends_BNE2[:, :, 1] - ends_BNE2[:, :, 0]
+    return has_one_BN, (is_own_BNEK[..., None] * centres_BEK2[:, None]).sum(dim=-2)
 
 
-def explained_linearly(x_RD: torch.Tensor, y_R2: torch.Tensor) -> float:
-    """Share of the variance of the rows that regressions on the other four fifths explain."""
+def explained(x_RD: torch.Tensor, y_R2: torch.Tensor, fold_R: torch.Tensor) -> float:
+    """Share of the variance of the rows of each fold that a regression on the other folds explains."""
     x_RD = (x_RD - x_RD.mean(dim=0)) / (x_RD.std(dim=0) + 1e-5)
     x_RD, y_R2 = torch.cat([x_RD, torch.ones(len(x_RD), 1)], dim=1).double(), y_R2.double()
-    fold_R, left = torch.arange(len(x_RD)) % FOLDS, 0.0
+    left = 0.0
     for fold in range(FOLDS):
         x, y = x_RD[fold_R != fold], y_R2[fold_R != fold]
-        reader_D2 = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1]), x.T @ y)
+        reader_D2 = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y)
         left += float((y_R2[fold_R == fold] - x_RD[fold_R == fold] @ reader_D2).square().sum())
     return 1 - left / float((y_R2 - y_R2.mean(dim=0)).square().sum())
 
