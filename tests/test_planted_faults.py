@@ -120,10 +120,10 @@ FAULTS = {
         f"{OBJECTS}::test_the_labels_of_highest_summed_score_come_first",
     ),
     "motion: since the same frame": Fault(
-        "models/objects.py",
+        "models/motion.py",
         "same_BTKK[..., None] * boxes_BTK4[:, :-1, None]",
         "same_BTKK[..., None] * boxes_BTK4[:, 1:, None]",
-        f"{OBJECTS}::test_a_move_is_since_the_mean_of_the_label_in_the_frame_before",
+        "tests/models/test_motion.py::test_a_move_is_since_the_mean_of_the_label_in_the_frame_before",
     ),
     "trajectories: a box sees other labels": Fault(
         "ops/trajectory_attention.py",

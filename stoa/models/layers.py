@@ -35,6 +35,14 @@ def masked(mask: torch.Tensor) -> Attend:
     return partial(F.scaled_dot_product_attention, attn_mask=mask)
 
 
+def coordinate_mlp(width: int, *, weight_std: float, most_bias: float) -> nn.Sequential:
+    """Linear-GELU-Linear from 4 coordinates whose first layer is as steep as they are close to each other."""
+    coordinates = nn.Linear(4, width // 2)
+    nn.init.normal_(coordinates.weight, std=weight_std)
+    nn.init.uniform_(coordinates.bias, -most_bias, most_bias)
+    return nn.Sequential(coordinates, nn.GELU(), nn.Linear(width // 2, width))
+
+
 def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
     """fp16 and bf16 to fp32; fp32 and fp64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

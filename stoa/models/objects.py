@@ -16,11 +16,8 @@ from torch import nn
 from stoa.batch import VideoTextBatch
 from stoa.models.clip import VisionTower
 from stoa.models.cls_encoder import ClsEncoder
-from stoa.models.layers import POSITION_SCALE, at_least_fp32
+from stoa.models.layers import POSITION_SCALE, at_least_fp32, coordinate_mlp
 from stoa.ops import roi_align_max, trajectory_attention
-
-MOTION_SCALE = 2.0
-"""Gain at first of the embedding of motion, beside features and box of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +31,8 @@ class ObjectConfig:
         layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
-        motion: add to each box an embedding of how it has moved since the frame before, which the paper has not. A
-            trajectory otherwise shows motion by the order of its boxes alone, of which little is left in its token.
+        motion: add to each trajectory token an embedding of how its boxes move, which the paper has not. It otherwise
+            shows motion by the order of its boxes alone, of which hardly anything is left in its token.
         word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
             paper has not. The token itself may then hold what no noun says.
     """
@@ -74,7 +71,7 @@ class Trajectories(NamedTuple):
 
 
 class ObjectEncoder(nn.Module):
-    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP), and perhaps of motion.
+    """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP).
 
     The paper pools before the MLP, and so does this.
     """
@@ -84,13 +81,9 @@ class ObjectEncoder(nn.Module):
         self.config, self.grid_hw = config, grid_hw
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
         # They lie in [0, 1]: with the default weights all boxes look the same.
-        self.box_mlp = _coordinate_mlp(width, weight_std=3.0, most_bias=3.0)
+        self.box_mlp = coordinate_mlp(width, weight_std=3.0, most_bias=3.0)
         self.ln_features = nn.LayerNorm(width)
         self.ln_box = nn.LayerNorm(width)
-        if config.motion:
-            self.motion_mlp = _coordinate_mlp(width, weight_std=2.5, most_bias=1.0)
-            self.ln_motion = nn.LayerNorm(width)
-            nn.init.constant_(self.ln_motion.weight, MOTION_SCALE)
         self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, width))
         self.slot_embedding = nn.Parameter(0.01 * torch.randn(config.max_boxes, width))
 
@@ -104,9 +97,6 @@ class ObjectEncoder(nn.Module):
         features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1)
         features_BTKh = features_BTKh + self.ln_box(self.box_mlp(boxes_BTK4.to(patches_FPh.dtype)))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
-        if self.config.motion:
-            moves_BTK4 = box_moves(boxes_BTK4, batch.labels_BTK.where(valid_BTK, -1)).to(patches_FPh.dtype)
-            features_BTKh = features_BTKh + self.ln_motion(self.motion_mlp(moves_BTK4))
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
 
 
@@ -136,34 +126,6 @@ def usable_boxes(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Te
     """(B, T, K) bool: slots that hold a box with an extent."""
     x1, y1, x2, y2 = boxes_BTK4.unbind(-1)
     return (labels_BTK >= 0) & boxes_BTK4.isfinite().all(dim=-1) & (x2 > x1) & (y2 > y1)
-
-
-def box_moves(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Tensor:
-    """How fast each box moves, in parts of the frame a clip: the difference to the mean of the boxes of its label in
-    the frame before, times T - 1; zero where there is none. So it is the same for more or fewer frames of a clip.
-
-    Args:
-        boxes_BTK4: finite fp32: in half precision differences would be mostly rounding.
-        labels_BTK: int64, -1 where there is no box.
-
-    Returns:
-        (B, T, K, 4) fp32, also under autocast.
-    """
-    now_BTK, before_BTK = labels_BTK[:, 1:], labels_BTK[:, :-1]
-    same_BTKK = (now_BTK[..., :, None] == before_BTK[..., None, :]) & (now_BTK >= 0)[..., None]
-    count_BTK1 = same_BTKK.sum(dim=-1, keepdim=True)
-    # A sum, not a product of matrices, which autocast would round.
-    mean_BTK4 = (same_BTKK[..., None] * boxes_BTK4[:, :-1, None]).sum(dim=-2) / count_BTK1.clamp(min=1)
-    moves_BTK4 = ((boxes_BTK4[:, 1:] - mean_BTK4) * now_BTK.shape[1]).where(count_BTK1 > 0, 0)
-    return torch.cat([torch.zeros_like(boxes_BTK4[:, :1]), moves_BTK4], dim=1)
-
-
-def _coordinate_mlp(width: int, *, weight_std: float, most_bias: float) -> nn.Sequential:
-    """Linear-GELU-Linear from 4 coordinates whose first layer is as steep as they are close to each other."""
-    coordinates = nn.Linear(4, width // 2)
-    nn.init.normal_(coordinates.weight, std=weight_std)
-    nn.init.uniform_(coordinates.bias, -most_bias, most_bias)
-    return nn.Sequential(coordinates, nn.GELU(), nn.Linear(width // 2, width))
 
 
 def top_labels(labels_BS: torch.Tensor, scores_BS: torch.Tensor, num_trajectories: int) -> torch.Tensor:

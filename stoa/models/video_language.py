@@ -19,6 +19,7 @@ from stoa.models.actions import ActionConfig, ActionEncoder
 from stoa.models.clip import BackboneConfig, Clip, grid_hw
 from stoa.models.fusion import FusionConfig, FusionEncoder
 from stoa.models.graph import GraphConfig, GraphEncoder
+from stoa.models.motion import MotionEncoder
 from stoa.models.objects import ObjectConfig, ObjectEncoder, TrajectoryEncoder
 
 FRAMEWISE = ("frames", "graph")
@@ -176,6 +177,8 @@ class VideoLanguageModel(nn.Module):
         self.word_head = _identity_linear(self.clip.joint_width) if has_word_head else nn.Identity()
         if config.num_answers:
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
+        if config.objects.num_trajectories and config.objects.motion:
+            self.motion = MotionEncoder(self.clip.joint_width)
 
     def start_from_towers(self) -> None:
         """Copy the towers' weights into the encoders that start from them; for towers that were loaded since."""
@@ -214,7 +217,11 @@ class VideoLanguageModel(nn.Module):
             boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
             trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
             labels_BN = trajectories.labels_BN
-            groups.append(trajectories.tokens_BNd)
+            tokens_BNd = trajectories.tokens_BNd
+            if config.objects.motion:
+                labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
+                tokens_BNd = tokens_BNd + self.motion(batch.boxes_BTK4, labels_BTK, labels_BN)
+            groups.append(tokens_BNd)
             valid.append(labels_BN >= 0)
         if "actions" in taps:
             groups.append(self.actions(tokens_BTSh["actions"], boxes))

@@ -1,7 +1,6 @@
 """Object features and trajectories: packed equals dense, empty boxes take part in nothing."""
 
 import dataclasses
-import itertools
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoa.models.layers import masked
-from stoa.models.objects import Boxes, ObjectConfig, TrajectoryEncoder, box_moves, top_labels, usable_boxes
+from stoa.models.objects import Boxes, ObjectConfig, TrajectoryEncoder, top_labels, usable_boxes
 
 
 def dense_trajectories(encoder: TrajectoryEncoder, boxes: Boxes, labels_BTK, labels_BN):
@@ -196,58 +195,3 @@ def test_what_does_not_fit_the_tower_is_named(changes, message):
 def test_without_trajectories_no_box_is_read():
     assert tiny_config(objects=ObjectConfig(num_trajectories=0)).num_boxes == 0
     assert tiny_config().num_boxes == 3
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
-def test_a_move_is_since_the_mean_of_the_label_in_the_frame_before(frames, slots, seed):
-    generator = torch.Generator().manual_seed(seed)
-    boxes = torch.rand(2, frames, slots, 4, generator=generator, dtype=torch.float64)
-    labels = torch.randint(-1, 3, (2, frames, slots), generator=generator)
-    expected = torch.zeros_like(boxes)
-    for b, t, k in itertools.product(range(2), range(1, frames), range(slots)):
-        before = [boxes[b, t - 1, j] for j in range(slots) if labels[b, t - 1, j] == labels[b, t, k] >= 0]
-        if before:
-            expected[b, t, k] = (frames - 1) * (boxes[b, t, k] - torch.stack(before).mean(dim=0))
-    torch.testing.assert_close(box_moves(boxes, labels), expected)
-
-
-def test_moves_are_not_rounded_under_autocast():
-    boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
-    with torch.autocast("cpu", torch.bfloat16):
-        moves = box_moves(boxes, torch.zeros(1, 2, 1, dtype=torch.int64))
-    torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.001, 0, 0.001, 0]), atol=1e-6, rtol=0)
-
-
-@torch.no_grad()
-def test_with_motion_a_fresh_token_tells_which_way_its_boxes_go():
-    """Share of the variance of a displacement that a linear reader of other tokens explains."""
-    batch = random_batch(600, frames=4, max_boxes=1, seed=1)
-    start, step = torch.rand(600, 1, 2) * 0.3 + 0.2, torch.rand(600, 1, 2) * 0.2 - 0.1
-    corners = start + step * torch.arange(4)[:, None]
-    boxes = torch.cat([corners, corners + 0.2], dim=-1)[:, :, None]
-    labels = torch.zeros_like(batch.labels_BTK)
-    batch = dataclasses.replace(batch, boxes_BTK4=boxes, labels_BTK=labels)
-    explained = {}
-    for motion in (False, True):
-        model = tiny_model(num_frames=4, objects=ObjectConfig(num_trajectories=1, max_boxes=1, motion=motion))
-        tokens = model.group(model.encode_video(batch), "objects")[:, 0].double()
-        x = torch.cat([(tokens - tokens.mean(dim=0)) / tokens.std(dim=0), torch.ones(600, 1)], dim=1)
-        y = step[:, 0].double()
-        reader = torch.linalg.solve(x[:450].T @ x[:450] + torch.eye(x.shape[1]), x[:450].T @ y[:450])
-        explained[motion] = 1 - (y[450:] - x[450:] @ reader).square().sum() / y[450:].square().sum()
-    assert explained[True] > 0.8
-    assert explained[False] < explained[True] - 0.2
-
-
-def test_motion_learns_and_an_empty_box_has_none():
-    model = tiny_model(num_frames=3, objects=ObjectConfig(num_trajectories=4, max_boxes=3, motion=True))
-    batch = random_batch(4, frames=3)
-    model.encode_video(batch).tokens_BGd.square().sum().backward()
-    assert all(has_gradient(p) for p in (*model.objects.motion_mlp.parameters(), *model.objects.ln_motion.parameters()))
-    batch.labels_BTK[:, 0, 0] = -1
-    changed = dataclasses.replace(batch, boxes_BTK4=batch.boxes_BTK4.clone())
-    changed.boxes_BTK4[:, 0, 0] = torch.tensor([0.1, 0.1, torch.nan, 0.9])
-    with torch.no_grad():
-        tokens, same = (model.encode_video(clips).tokens_BGd for clips in (batch, changed))
-    torch.testing.assert_close(tokens, same, atol=0, rtol=0)

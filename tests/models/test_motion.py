@@ -1,0 +1,117 @@
+"""How trajectories move: what is embedded, and that a token tells it."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from factories import has_gradient, random_batch, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stoa.models.motion import MotionEncoder, box_moves
+from stoa.models.objects import ObjectConfig
+
+
+def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int):
+    boxes = torch.rand(clips, frames, slots, 4, generator=generator)
+    return boxes, torch.randint(-1, 3, (clips, frames, slots), generator=generator)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
+def test_a_move_is_since_the_mean_of_the_label_in_the_frame_before(frames, slots, seed):
+    boxes, labels = random_boxes(torch.Generator().manual_seed(seed), 2, frames, slots)
+    expected, expected_has = torch.zeros_like(boxes), torch.zeros_like(labels, dtype=torch.bool)
+    for b, t, k in itertools.product(range(2), range(1, frames), range(slots)):
+        before = [boxes[b, t - 1, j] for j in range(slots) if labels[b, t - 1, j] == labels[b, t, k] >= 0]
+        if before:
+            expected[b, t, k] = (frames - 1) * (boxes[b, t, k] - torch.stack(before).mean(dim=0))
+            expected_has[b, t, k] = True
+    moves, has_moved = box_moves(boxes, labels)
+    torch.testing.assert_close(moves, expected)
+    assert torch.equal(has_moved, expected_has)
+
+
+def test_moves_are_not_rounded_under_autocast():
+    boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        moves, _ = box_moves(boxes, torch.zeros(1, 2, 1, dtype=torch.int64))
+    torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.001, 0, 0.001, 0]), atol=1e-6, rtol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
+@torch.no_grad()
+def test_a_trajectory_has_the_mean_over_its_boxes_that_have_moved(frames, slots, seed):
+    generator = torch.Generator().manual_seed(seed)
+    boxes, labels = random_boxes(generator, 2, frames, slots)
+    trajectories = torch.randint(-1, 3, (2, 5), generator=generator)
+    encoder = MotionEncoder(8)
+    moves, has_moved = box_moves(boxes, labels)
+    expected = torch.zeros(2, 5, 8)
+    for b, n in itertools.product(range(2), range(5)):
+        own = moves[b][has_moved[b] & (labels[b] == trajectories[b, n])]
+        if trajectories[b, n] >= 0 and len(own):
+            expected[b, n] = encoder.ln(encoder.mlp(own).mean(dim=0))
+    torch.testing.assert_close(encoder(boxes, labels, trajectories), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [2, 5])
+def test_the_same_motion_in_other_frames_is_the_same(frames):
+    start, travel = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.3, 0.0, 0.3, 0.0])
+    encoder, one = MotionEncoder(8), torch.zeros(1, 1, dtype=torch.int64)
+    found = [
+        encoder((start + travel * torch.linspace(0, 1, n)[:, None])[None, :, None], one.expand(1, n)[..., None], one)
+        for n in (3, frames)
+    ]
+    torch.testing.assert_close(*found)
+
+
+@torch.no_grad()
+def test_with_motion_a_fresh_token_tells_which_way_its_boxes_go():
+    """Share of the variance of a displacement that a linear reader of other tokens explains, and of the tokens'
+    energy that is not the same for all of them."""
+    batch = random_batch(600, frames=4, max_boxes=1, seed=1)
+    start, step = torch.rand(600, 1, 2) * 0.3 + 0.2, torch.rand(600, 1, 2) * 0.2 - 0.1
+    corners = start + step * torch.arange(4)[:, None]
+    boxes = torch.cat([corners, corners + 0.2], dim=-1)[:, :, None]
+    batch = dataclasses.replace(batch, boxes_BTK4=boxes, labels_BTK=torch.zeros_like(batch.labels_BTK))
+    explained, differing = {}, {}
+    for motion in (False, True):
+        model = tiny_model(num_frames=4, objects=ObjectConfig(num_trajectories=1, max_boxes=1, motion=motion))
+        tokens = model.group(model.encode_video(batch), "objects")[:, 0].double()
+        centred = tokens - tokens.mean(dim=0)
+        differing[motion] = centred.square().sum() / tokens.square().sum()
+        x = torch.cat([centred / tokens.std(dim=0), torch.ones(600, 1)], dim=1)
+        y = step[:, 0].double()
+        reader = torch.linalg.solve(x[:450].T @ x[:450] + torch.eye(x.shape[1]), x[:450].T @ y[:450])
+        explained[motion] = 1 - (y[450:] - x[450:] @ reader).square().sum() / y[450:].square().sum()
+    assert explained[True] > 0.9
+    assert explained[False] < explained[True] - 0.2
+    assert differing[True] > 2 * differing[False]
+
+
+def test_motion_learns_and_an_empty_box_has_none():
+    model = tiny_model(num_frames=3, objects=ObjectConfig(num_trajectories=4, max_boxes=3, motion=True))
+    batch = random_batch(4, frames=3)
+    model.encode_video(batch).tokens_BGd.square().sum().backward()
+    assert all(has_gradient(p) for p in model.motion.parameters())
+    batch.labels_BTK[:, 0, 0] = -1
+    changed = dataclasses.replace(batch, boxes_BTK4=batch.boxes_BTK4.clone())
+    changed.boxes_BTK4[:, 0, 0] = torch.tensor([0.1, 0.1, torch.nan, 0.9])
+    with torch.no_grad():
+        tokens, same = (model.encode_video(clips).tokens_BGd for clips in (batch, changed))
+    torch.testing.assert_close(tokens, same, atol=0, rtol=0)
+
+
+def test_motion_changes_no_weight_of_the_others():
+    """What has motion and what has not start alike, so that a study compares motion alone."""
+    plain, moved = (
+        tiny_model(objects=ObjectConfig(num_trajectories=4, max_boxes=3, motion=motion)).state_dict()
+        for motion in (False, True)
+    )
+    assert {name for name in moved if name not in plain} == {name for name in moved if name.startswith("motion.")}
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight, moved[name], atol=0, rtol=0)
