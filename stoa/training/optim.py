@@ -17,7 +17,7 @@ class OptimConfig:
     Attributes:
         clip_lr: peak learning rate of the CLIP towers and the temperature.
         new_lr: peak learning rate of everything that is not in CLIP.
-        objects_lr: peak learning rate of the modules of objects, trajectories and actions; none is ``new_lr``.
+        objects_lr: peak learning rate of the modules of objects, motion, trajectories and actions; none is ``new_lr``.
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
         beta1, beta2, eps: of AdamW.
         warmup_steps: optimiser steps from 0 to the peak.
@@ -39,6 +39,9 @@ class OptimConfig:
         for name in ("clip_lr", "new_lr", "objects_lr", "weight_decay", "warmup_steps", "frozen_vision_blocks"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
+
+
+OBJECT_MODULES = tuple(f"model.{name}." for name in ("objects", "trajectories", "motion", "actions"))
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
@@ -68,7 +71,7 @@ def parameter_groups(objective: nn.Module, config: OptimConfig) -> list[dict[str
 def _part(name: str) -> str:
     if name.startswith("model.clip."):
         return "towers"
-    return "objects" if name.startswith(("model.objects.", "model.trajectories.", "model.actions.")) else "new"
+    return "objects" if name.startswith(OBJECT_MODULES) else "new"
 
 
 def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

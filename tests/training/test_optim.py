@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from factories import random_batch, tiny_model
 
+from stoa.models.objects import ObjectConfig
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, set_learning_rates
 
@@ -52,14 +53,16 @@ def test_rates_and_decay(name, peak, decayed):
 
 @pytest.mark.parametrize(("objects_lr", "num_groups"), [(None, 4), (1e-4, 6)])
 def test_encoders_of_objects_may_have_a_rate_of_their_own(objects_lr, num_groups):
-    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    model = tiny_model(objects=ObjectConfig(num_trajectories=4, max_boxes=3, motion=True))
+    objective = TrainingObjective(model, ObjectivesConfig(), seed=0)
     groups = parameter_groups(objective, replace(CONFIG, objects_lr=objects_lr))
     assert len(groups) == num_groups
     rate_of = {id(p): group["peak_lr"] for group in groups for p in group["params"]}
     for name, parameter in objective.named_parameters():
         part = name.split(".")[1]
         own = CONFIG.new_lr if objects_lr is None else objects_lr
-        expected = {"clip": 1e-5, "objects": own, "trajectories": own, "actions": own}.get(part, CONFIG.new_lr)
+        of_objects = dict.fromkeys(("objects", "trajectories", "motion", "actions"), own)
+        expected = {"clip": 1e-5, **of_objects}.get(part, CONFIG.new_lr)
         assert rate_of[id(parameter)] == expected, name
 
 
