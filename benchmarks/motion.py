@@ -1,5 +1,5 @@
-"""Where motion is lost on Moving Shapes: the directions a trained model tells, and how much of places and moves a
-linear reader finds in its tokens.
+"""Where motion is lost on Moving Shapes: the directions a trained model tells, how much of places and moves a linear
+reader finds in its tokens, and how much of a token is the same in all of them.
 
     python benchmarks/motion.py --run runs/study/pretrain-stoa-0
 
@@ -7,7 +7,8 @@ A time-reversed pair differs in the direction of one object alone; the share of 
 kind of action, for the matching head (VTM) and the likelihood of the caption (PLM); chance is 50%. The reader is a
 ridge regression, on the trajectory token or on the [CLS] of all frames, of where a trajectory is (the middle between
 its first box and its last) and of how far it goes between them. What it explains of the variance is that of every fifth
-clip, read by a regression on the others; 0 is what a reader that knows nothing gets.
+clip, read by a regression on the others; 0 is what a reader that knows nothing gets. What is common is the squared
+length of the mean token over the mean squared length: a reader may subtract it, attention cannot.
 
 Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row.
 """
@@ -83,7 +84,8 @@ def directions_told(trained: TrainedModel, abilities: Abilities, folder: Path) -
 
 @torch.no_grad()
 def moves_read(trained: TrainedModel, folder: Path, num_clips: int) -> dict[str, dict[str, float]]:
-    """Percent of the variance of places and moves that each source explains to a reader which has not seen them."""
+    """Percent of the variance of places and moves that each source explains to a reader which has not seen them, and
+    of each source that is common."""
     model, config = trained.model, trained.model.config
     clips = open_split(str(folder / "manifest.jsonl"), "test")
     found: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -103,6 +105,7 @@ def moves_read(trained: TrainedModel, folder: Path, num_clips: int) -> dict[str,
     for source, label in (("token", "trajectory token"), ("[CLS]", "[CLS] of the frames")):
         x_RD = torch.cat(found[source])
         report[label] = {name: round(100 * explained(x_RD, y_R2, fold_R), 1) for name, y_R2 in targets.items()}
+        report[label]["common"] = round(100 * common(x_RD), 1)
     return report
 
 
@@ -125,6 +128,11 @@ def explained(x_RD: torch.Tensor, y_R2: torch.Tensor, fold_R: torch.Tensor) -> f
         reader_D2 = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y)
         left += float((y_R2[fold_R == fold] - x_RD[fold_R == fold] @ reader_D2).square().sum())
     return 1 - left / float((y_R2 - y_R2.mean(dim=0)).square().sum())
+
+
+def common(x_RD: torch.Tensor) -> float:
+    """Share of the rows' squared length that is their mean's."""
+    return float(x_RD.mean(dim=0).square().sum() / x_RD.square().sum(dim=1).mean())
 
 
 def truth(path: Path) -> dict[str, list[dict]]:
