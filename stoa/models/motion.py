@@ -17,8 +17,8 @@ MOTION_SCALE = 2.0
 class MotionEncoder(nn.Module):
     """The mean, over the boxes of a trajectory, of an embedding of how each has moved since the frame before.
 
-    It is added to the token that leaves the trajectory encoder: added to the boxes that enter it, it is a hundredth of
-    a fresh token.
+    It is added to the token that leaves the trajectory encoder: of what enters a fresh one hardly anything comes out,
+    see docs/study.md.
     """
 
     def __init__(self, width: int) -> None:
