@@ -121,11 +121,18 @@ def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[st
         say: called with a line on what is done.
 
     Raises:
-        ValueError: a command fails; the cells that run beside it are finished, and no other is begun.
+        ValueError: a cell names the folder of one that is neither finished nor to be run, or a command fails; the cells
+            that run beside it are finished, and no other is begun.
     """
     if not any(fnmatchcase(cell.name, only) for cell in plan.cells):
         raise ValueError(f"no cell of the plan is named like {only!r}; they are {plan.cells[0].name!r} and others")
     waiting = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
+    for cell, other in itertools.product(waiting, plan.unfinished()):
+        if other not in waiting and _names(cell, other, plan.out):
+            raise ValueError(
+                f"cell {cell.name} reads {plan.out / other.name}, and cell {other.name} is not finished; run that one "
+                f"first: --only {other.name}"
+            )
     say(f"{len(waiting)} of {len(plan.cells)} cells to run")
     plan.out.mkdir(parents=True, exist_ok=True)
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
@@ -148,8 +155,11 @@ def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[st
 
 
 def _waits_for(cell: Cell, other: Cell, out: Path) -> bool:
-    if not cell.values or not other.values:
-        return True
+    return not cell.values or not other.values or _names(cell, other, out)
+
+
+def _names(cell: Cell, other: Cell, out: Path) -> bool:
+    """Whether a command of the cell names the other's folder."""
     folder = re.compile(rf"{re.escape(str(out / other.name))}(?![\w-])")
     return any(folder.search(command) for command in cell.commands)
 

@@ -102,6 +102,29 @@ cells:
     assert (tmp_path / "out" / "pair-a-threads").read_text().strip() == str(max(1, os.cpu_count() // 2))
 
 
+def test_what_a_cell_reads_must_be_finished(tmp_path):
+    (tmp_path / "plan.yaml").write_text(
+        f"""
+out: {tmp_path}/out
+matrix: {{seed: [1, 10]}}
+cells:
+  "train-{{seed}}":
+    - sh -c 'mkdir -p {{out}}/train-{{seed}}'
+  "ask-{{seed}}":
+    - sh -c 'test -d {{out}}/train-{{seed}}'
+"""
+    )
+    plan = read_plan(tmp_path / "plan.yaml")
+    (tmp_path / "out" / "train-10").mkdir(parents=True)  # as of an interrupted training
+    with pytest.raises(ValueError, match=r"cell ask-10 reads .*/out/train-10, and cell train-10 is not finished; run"):
+        run_plan(plan, only="ask-10", say=lambda line: None)
+    run_plan(plan, only="train-10", say=lambda line: None)
+    run_plan(plan, only="ask-10", say=lambda line: None)
+    assert [cell.name for cell in plan.unfinished()] == ["train-1", "ask-1"]
+    run_plan(plan, only="*-1", say=lambda line: None)
+    assert not plan.unfinished()
+
+
 def test_a_failure_lets_the_cells_beside_it_finish(tmp_path):
     (tmp_path / "plan.yaml").write_text(
         f"""
