@@ -118,7 +118,8 @@ class TextFeatures(NamedTuple):
 
 class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
-    head, a matching head and perhaps an answer head. Trajectory tokens are compared with words through ``word_head``.
+    head, a matching head and perhaps an answer head. ``motion``, if there is one, is added to trajectory tokens;
+    these are compared with words through ``word_head``.
 
     Args:
         config: see :class:`ModelConfig`.
