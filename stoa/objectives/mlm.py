@@ -48,19 +48,23 @@ def mlm_loss(
     text: TextFeatures,
     table_Vw: torch.Tensor,
     *,
+    kept_share: float = 0.0,
     seed: int,
     step: int,
 ) -> torch.Tensor:
-    """Cross-entropy of the hidden words, in a text pass of its own.
+    """Cross-entropy of the chosen words, in a text pass of its own.
 
-    The word is replaced at the input of the text tower: in a causal tower a word masked later is still
+    A word is replaced at the input of the text tower: in a causal tower a word masked later is still
     known to the outputs after it.
+
+    Args:
+        kept_share: probability that a chosen word is left in place (BERT, section 3.1, which keeps 0.1 of them).
     """
     L = batch.tokens_BL.shape[1]
-    columns_L = torch.arange(L, device=batch.tokens_BL.device)
-    uniform_BL = uniform(seed, step, Stream.MLM, batch.position_B[:, None], columns_L)
-    positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, uniform_BL)
-    hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ)
+    columns = torch.arange(2 * L, device=batch.tokens_BL.device)  # the latter half tells which words are left in place
+    choice_BL, keep_BL = uniform(seed, step, Stream.MLM, batch.position_B[:, None], columns).split(L, dim=1)
+    positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, choice_BL)
+    hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ) & (keep_BL >= kept_share)
     hidden_text_BLd = model.encode_hidden_text(text, hidden_BL)
     mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
     rows_BQw = model.fused_text(video.tokens_BGd, hidden_text_BLd, mask_BSS, positions_BQ)

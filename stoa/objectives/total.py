@@ -36,6 +36,8 @@ class ObjectivesConfig:
         vtm_hard_share, vtm_ramp_steps: share of VTM's negatives that are drawn by their scores, the others being any
             other clips; it grows from 0 over so many optimiser steps. A fusion encoder that starts with hard ones alone
             may not learn to match at all.
+        mlm_kept_share: share of MLM's words that are left in place. Such a word is easy to tell if the text tower lets
+            it through, and nothing else makes a tower do so with words that no video of its training tells apart.
         plm_form, plm_prefix: see :func:`stoa.objectives.plm.plm_loss`.
         align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
@@ -54,6 +56,7 @@ class ObjectivesConfig:
     csal: CsalConfig = field(default_factory=CsalConfig)
     vtm_hard_share: float = 1.0
     vtm_ramp_steps: int = 0
+    mlm_kept_share: float = 0.0
     plm_form: PlmForm = "one_pass"
     plm_prefix: Prefix = "random"
     align_loss: AlignLoss = "mse"
@@ -64,7 +67,7 @@ class ObjectivesConfig:
         for name, weight in self.weights.items():
             if not weight >= 0:
                 raise ValueError(f"objectives.{name} is {weight}; a weight is >= 0 (0 leaves it out)")
-        for name in ("vtc_smoothing", "vtm_hard_share"):
+        for name in ("vtc_smoothing", "vtm_hard_share", "mlm_kept_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"objectives.{name} is {getattr(self, name)}; expected 0 to 1")
         if self.vtm_ramp_steps < 0:
@@ -151,7 +154,7 @@ class TrainingObjective(nn.Module):
         if config.mlm or config.plm:
             table_Vw = model.language_table()
         if config.mlm:
-            losses["mlm"] = mlm_loss(model, batch, video, text, table_Vw, **draws)
+            losses["mlm"] = mlm_loss(model, batch, video, text, table_Vw, kept_share=config.mlm_kept_share, **draws)
         if config.plm:
             losses["plm"] = plm_loss(
                 model, batch, video, text, table_Vw, form=config.plm_form, prefix=config.plm_prefix, **draws

@@ -30,7 +30,7 @@ def test_masked_words_are_words_and_as_many_as_promised(lengths, seed):
         assert all(1 <= p <= n - 2 for p in chosen)
 
 
-def masked_logits(model, batch, monkeypatch):
+def masked_logits(model, batch, monkeypatch, kept_share=0.0):
     """Logits that MLM supervises, and the hidden positions."""
     seen = {}
 
@@ -40,7 +40,7 @@ def masked_logits(model, batch, monkeypatch):
 
     monkeypatch.setattr(mlm, "language_loss", spy)
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    mlm_loss(model, batch, video, text, model.language_table(), seed=0, step=0)
+    mlm_loss(model, batch, video, text, model.language_table(), kept_share=kept_share, seed=0, step=0)
     return seen
 
 
@@ -57,6 +57,30 @@ def test_the_id_under_a_mask_changes_no_logit(monkeypatch):
     after = masked_logits(model, dataclasses.replace(batch, tokens_BL=changed), monkeypatch)
     assert torch.equal(before["logits"], after["logits"])
     assert not torch.equal(before["targets"], after["targets"])
+
+
+def hidden_words(model, batch, monkeypatch, kept_share):
+    """Which words the text tower does not get (B, L), and the supervised ones (B, Q)."""
+    seen = {}
+    encode = model.encode_hidden_text
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            model, "encode_hidden_text", lambda text, hidden: [seen.update(h=hidden), encode(text, hidden)][1]
+        )
+        supervised = masked_logits(model, batch, patch, kept_share)["valid"]
+    return seen["h"], supervised
+
+
+def test_kept_words_are_supervised_and_stay_in_place(monkeypatch):
+    model, batch = tiny_model(), random_batch(64, lengths=[12] * 64)
+    hidden, supervised = hidden_words(model, batch, monkeypatch, 0.0)
+    half_hidden, half_supervised = hidden_words(model, batch, monkeypatch, 0.5)
+    none_hidden, all_supervised = hidden_words(model, batch, monkeypatch, 1.0)
+    assert torch.equal(supervised, half_supervised) and torch.equal(supervised, all_supervised)
+    assert hidden.sum() == supervised.sum() == 128
+    assert not none_hidden.any()
+    assert not (half_hidden & ~hidden).any()
+    assert 40 <= half_hidden.sum() <= 88  # 64, four standard deviations each way
 
 
 def test_a_visible_word_changes_the_logits(monkeypatch):
