@@ -1,16 +1,18 @@
-"""Where motion is lost on Moving Shapes: the directions a trained model tells, how much of places and moves a linear
-reader finds in its tokens, and how much of a token is the same in all of them.
+"""Where motion is lost on Moving Shapes: the directions a trained model tells, how far apart it puts their words, how
+much of places and moves a linear reader finds in its tokens, and how much of a token is the same in all of them.
 
     python benchmarks/motion.py --run runs/study/pretrain-stoa-0
 
 A time-reversed pair differs in the direction of one object alone; the share of pairs told right is printed for every
-kind of action, for the matching head (VTM) and the likelihood of the caption (PLM); chance is 50%. The reader is a
-ridge regression, on the trajectory token or on the [CLS] of all frames, of where a trajectory is (the middle between
-its first box and its last) and of how far it goes between them. What it explains of the variance is that of every fifth
-clip, read by a regression on the others; 0 is what a reader that knows nothing gets. What is common is the squared
-length of the mean token over the mean squared length: a reader may subtract it, attention cannot.
+kind of action, for the matching head (VTM) and the likelihood of the caption (PLM); chance is 50%. The captions of a
+pair differ in one word: how far apart the text tower's outputs for it are is printed in percent of their length. The
+reader is a ridge regression, on the trajectory token or on the [CLS] of all frames, of where a trajectory is (the
+middle between its first box and its last) and of how far it goes between them. What it explains of the variance is that
+of every fifth clip, read by a regression on the others; 0 is what a reader that knows nothing gets. What is common is
+the squared length of the mean token over the mean squared length: a reader may subtract it, attention cannot.
 
-Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row.
+Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row, P pairs,
+L text tokens, d joint width.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     trained, abilities, _, _ = open_model(args.run)
-    report = {"run": args.run, "told": directions_told(trained, abilities, args.hard)}
+    report = {"run": args.run, "directions": directions(trained, abilities, args.hard)}
     if "objects" in trained.model.config.group_sizes:
         report["read"] = moves_read(trained, args.clips, args.num_clips)
     for name, values in report.items():
@@ -57,8 +59,8 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def directions_told(trained: TrainedModel, abilities: Abilities, folder: Path) -> dict[str, dict[str, float]]:
-    """Percent of pairs told right by each score and kind of action."""
+def directions(trained: TrainedModel, abilities: Abilities, folder: Path) -> dict[str, dict[str, float]]:
+    """Percent of pairs told right by each score and kind of action, and how far apart the words are."""
     clips = open_split(str(folder / "hard" / "time_reversal.jsonl"), None)
     (gallery,) = encode_galleries([trained], VideoReader(clips, trained.model.config, trained.side, batch_size=64))
     objects = truth(folder / "truth" / "hard.jsonl")
@@ -70,16 +72,24 @@ def directions_told(trained: TrainedModel, abilities: Abilities, folder: Path) -
         "vtm": match_scores(trained, gallery, texts_RV, videos_RV),
         "plm": caption_scores(trained, gallery, texts_RV, videos_RV, abilities.plm_form),
     }
-    told: dict[str, dict[str, float]] = {}
-    for name, scores_RV in scores.items():
-        right = defaultdict(list)
-        for row, clip in enumerate(gallery.ids):
-            own = row % ROWS
-            for bit in (0, 1):
-                family = SOLO_ACTIONS[objects[clip][bit]["action"]][0]
-                right[family].append(float(scores_RV[row, own] > scores_RV[row, own ^ (1 << bit)]))
-        told[name] = {family: round(100 * sum(x) / len(x), 1) for family, x in sorted(right.items())}
-    return told
+    places = [(row, bit) for row in range(len(gallery.ids)) for bit in (0, 1)]
+    kinds = [SOLO_ACTIONS[objects[gallery.ids[row]][bit]["action"]][0] for row, bit in places]
+    own_P, other_P = torch.tensor([(row, row ^ (1 << bit)) for row, bit in places]).unbind(dim=1)
+    values = {name: (x_RV[own_P, own_P % ROWS] > x_RV[own_P, other_P % ROWS]).float() for name, x_RV in scores.items()}
+    values["apart"] = apart(gallery.text_ids_QL, gallery.text_tokens_QLd, own_P, other_P)
+    report = {}
+    for name, values_P in values.items():
+        of_kind = {kind: values_P[[k == kind for k in kinds]] for kind in sorted(set(kinds))}
+        report[name] = {kind: round(100 * float(x.mean()), 1) for kind, x in of_kind.items()}
+    return report
+
+
+def apart(ids_RL: torch.Tensor, tokens_RLd: torch.Tensor, own_P: torch.Tensor, other_P: torch.Tensor) -> torch.Tensor:
+    """Distance between the tokens of two captions at the last word in which they differ, in parts of their length."""
+    differs_PL = ids_RL[own_P] != ids_RL[other_P]
+    last_P = (differs_PL * torch.arange(ids_RL.shape[1])).argmax(dim=1)
+    a_Pd, b_Pd = tokens_RLd[own_P, last_P], tokens_RLd[other_P, last_P]
+    return (a_Pd - b_Pd).norm(dim=1) / ((a_Pd.norm(dim=1) + b_Pd.norm(dim=1)) / 2)
 
 
 @torch.no_grad()
