@@ -85,10 +85,10 @@ def directions(trained: TrainedModel, abilities: Abilities, folder: Path) -> dic
 
 
 def apart(ids_RL: torch.Tensor, tokens_RLd: torch.Tensor, own_P: torch.Tensor, other_P: torch.Tensor) -> torch.Tensor:
-    """Distance between the tokens of two captions at the last word in which they differ, in parts of their length."""
-    differs_PL = ids_RL[own_P] != ids_RL[other_P]
-    last_P = (differs_PL * torch.arange(ids_RL.shape[1])).argmax(dim=1)
-    a_Pd, b_Pd = tokens_RLd[own_P, last_P], tokens_RLd[other_P, last_P]
+    """Distance between the tokens of two captions where these first differ, in parts of their length. A word may be
+    longer than its opposite: what comes after it does not stand side by side."""
+    first_P = (ids_RL[own_P] != ids_RL[other_P]).int().argmax(dim=1)
+    a_Pd, b_Pd = tokens_RLd[own_P, first_P], tokens_RLd[other_P, first_P]
     return (a_Pd - b_Pd).norm(dim=1) / ((a_Pd.norm(dim=1) + b_Pd.norm(dim=1)) / 2)
 
 

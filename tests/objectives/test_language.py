@@ -14,6 +14,7 @@ from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.objectives.mlm import choose_masked, language_loss, mlm_loss
 from stoa.objectives.plm import draw_prefix, plm_loss, predict_at_blanks
 from stoa.objectives.random import Stream, uniform
+from stoa.objectives.total import ObjectivesConfig
 
 
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=8), seed=st.integers(0, 100))
@@ -63,12 +64,15 @@ def hidden_words(model, batch, monkeypatch, kept_share):
     """Which words the text tower does not get (B, L), and the supervised ones (B, Q)."""
     seen = {}
     encode = model.encode_hidden_text
+
+    def spy(text, hidden):
+        seen.update(hidden=hidden)
+        return encode(text, hidden)
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            model, "encode_hidden_text", lambda text, hidden: [seen.update(h=hidden), encode(text, hidden)][1]
-        )
+        patch.setattr(model, "encode_hidden_text", spy)
         supervised = masked_logits(model, batch, patch, kept_share)["valid"]
-    return seen["h"], supervised
+    return seen["hidden"], supervised
 
 
 def test_kept_words_are_supervised_and_stay_in_place(monkeypatch):
@@ -81,6 +85,11 @@ def test_kept_words_are_supervised_and_stay_in_place(monkeypatch):
     assert not none_hidden.any()
     assert not (half_hidden & ~hidden).any()
     assert 40 <= half_hidden.sum() <= 88  # 64, four standard deviations each way
+
+
+def test_a_share_of_kept_words_is_a_share():
+    with pytest.raises(ValueError, match=r"objectives.mlm_kept_share is 1.5; expected 0 to 1"):
+        ObjectivesConfig(mlm_kept_share=1.5)
 
 
 def test_a_visible_word_changes_the_logits(monkeypatch):
