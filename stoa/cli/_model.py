@@ -25,8 +25,8 @@ def open_model(path: str) -> tuple[TrainedModel, Abilities, dict[str, Any], Path
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if is_exported(Path(path)):
-        trained, abilities = load_exported(Path(path), device, model_from_dict)
-        return trained, abilities, {}, Path(path)
+        trained, abilities, task = load_exported(Path(path), device, model_from_dict)
+        return trained, abilities, {"task": task}, Path(path)
     folder = checkpoint.find(path)
     facts = checkpoint.read_run(folder)
     config = from_dict(facts["config"])

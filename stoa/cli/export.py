@@ -17,9 +17,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    trained, abilities, _, _ = open_model(args.run)
+    trained, abilities, facts, _ = open_model(args.run)
     out = Path(args.out)
     written = export_dual_encoder(trained, out, onnx=args.onnx)
-    export_model(trained, abilities, out)
+    export_model(trained, abilities, facts.get("task"), out)
     for path in (out / WEIGHTS, out / CONFIG, *written):
         print(path)

@@ -207,8 +207,8 @@ def score_caption_file(predictions: Mapping[str, str], config: EvaluationConfig)
 
 
 def _score_captions(predictions: Mapping[str, str], clips: Clips, unreadable: Mapping[str, str]) -> Any:
-    rows = [clips.row(index) for index in range(len(clips))]
-    references = {row.id: [caption.text for caption in row.captions] for row in rows if row.id not in unreadable}
+    rows = [clips.row(index) for index, id in enumerate(clips.ids()) if id not in unreadable]
+    references = {row.id: [caption.text for caption in row.captions] for row in rows}
     return score_captions(predictions, references)
 
 

@@ -23,15 +23,22 @@ from stoa.files import fsync, sha256, write_whole
 from stoa.models.clip import Clip, architecture, image_side, require_architecture
 from stoa.models.video_language import ModelConfig, VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
-from stoa.tasks.evaluation import Abilities
+from stoa.tasks.evaluation import Abilities, Task
 from stoa.tasks.trained import TrainedModel
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def export_model(trained: TrainedModel, abilities: Abilities, folder: Path) -> None:
-    """Write ``model.safetensors`` and ``config.json``, from which :func:`load_exported` makes the model again."""
+def export_model(trained: TrainedModel, abilities: Abilities, task: Task | None, folder: Path) -> None:
+    """Write ``model.safetensors`` and ``config.json``, from which :func:`load_exported` makes the model again.
+
+    Args:
+        trained: the model.
+        abilities: of it.
+        task: what it was fine-tuned for, if for anything.
+        folder: to write.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{WEIGHTS}.tmp"
     save_file({name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}, temporary)
@@ -44,6 +51,7 @@ def export_model(trained: TrainedModel, abilities: Abilities, folder: Path) -> N
         "architecture": architecture(config.backbone),
         "used_token_ids": None if head.used_ids is None else head.used_ids.tolist(),
         "abilities": abilities._asdict(),
+        "task": task,
         "weights_sha256": sha256(folder / WEIGHTS),
         "origin": trained.origin,
     }
@@ -56,8 +64,8 @@ def is_exported(folder: Path) -> bool:
 
 def load_exported(
     folder: Path, device: torch.device, model_config: Callable[[dict[str, Any]], ModelConfig]
-) -> tuple[TrainedModel, Abilities]:
-    """The model that :func:`export_model` has written, loaded strictly.
+) -> tuple[TrainedModel, Abilities, Task | None]:
+    """The model that :func:`export_model` has written, loaded strictly, with its abilities and its task.
 
     Args:
         folder: with the two files.
@@ -78,7 +86,7 @@ def load_exported(
     model = VideoLanguageModel(config, used_token_ids=facts["used_token_ids"])
     load_strictly(model, load_file(weights), str(folder), f"{CONFIG} was changed: export it again")
     trained = TrainedModel(model.to(device).eval(), device, image_side(config.backbone), facts["origin"])
-    return trained, Abilities(**facts["abilities"])
+    return trained, Abilities(**facts["abilities"]), facts.get("task")
 
 
 class VideoEncoder(nn.Module):

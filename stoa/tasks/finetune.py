@@ -64,7 +64,8 @@ class FinetuneConfig:
         num_frames: frames of a clip; none is that of ``run``.
         max_tokens: text length; none is that of ``run``. May be longer, as for paragraphs.
         epochs: passes over the clips or questions; none leaves it to ``training.max_steps``.
-        objectives: ``answering`` chooses with ``answer`` and says its answers with ``plm``.
+        objectives: ``answering`` chooses with ``answer`` and says its answers with ``plm``. ``plm_form`` and
+            ``null_token`` are those of ``run``.
         training: how.
         validation: how weights are chosen.
     """
@@ -118,8 +119,11 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     """
     assert config.data.manifest is not None
     validation_clips = _validation_clips(config)  # what validation lacks is told before an hour's work
+    if config.questions is not None:
+        questions_of_split(config.questions, validation_clips, _validation_split(config))
     if config.task == "captioning":
         require_scorers()
+    objectives = _predicting_as_before(config.objectives, pretrained.objectives)
     process = join(config.training, deepspeed_config)
     run = checkpoint.read_run(from_folder)
     clips, answers = _open(config, process)
@@ -137,7 +141,6 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     trained = Trained(weights, pretrained.model, run["used_token_ids"], str(from_folder))
     load_pretrained(model, trained)
     process.console.say(f"{config.task}: starts from {from_folder}, step {run['step']}")
-    objectives = replace(config.objectives, plm_form=pretrained.objectives.plm_form)
     training = _frozen_as_before(config.training, pretrained.training)
     stored = replace(pretrained, data=config.data, model=model_config, objectives=objectives, training=training)
     facts = {
@@ -151,6 +154,19 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     train(process, stored, model, clips, facts=facts, epochs=config.epochs, validate=score)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _predicting_as_before(objectives: ObjectivesConfig, before: ObjectivesConfig) -> ObjectivesConfig:
+    """Where the next word is predicted, and what matches no noun, are what the weights have learned.
+
+    Raises:
+        ValueError: another value than the default is asked for and it is not that of the run.
+    """
+    for name in ("plm_form", "null_token"):
+        asked, learned = getattr(objectives, name), getattr(before, name)
+        if asked not in (learned, getattr(ObjectivesConfig(), name)):
+            raise ValueError(f"--objectives.{name} is {asked!r}, and --run was trained with {learned!r}; leave it out")
+    return replace(objectives, plm_form=before.plm_form, null_token=before.null_token)
 
 
 def _frozen_as_before(training: TrainingConfig, before: TrainingConfig) -> TrainingConfig:
@@ -187,6 +203,10 @@ def _validation_clips(config: FinetuneConfig) -> Clips:
     return SomeClips(clips, _held_out(clips, config.validation.held_out)[0])
 
 
+def _validation_split(config: FinetuneConfig) -> str:
+    return config.data.split if config.validation.held_out else config.validation.split
+
+
 def _held_out(clips: Clips, count: int) -> tuple[list[int], list[int]]:
     """(clips for validation, the others): the same ones in every run on the same clips.
 
@@ -207,7 +227,7 @@ def _validation(
     assert data.manifest is not None
     evaluation = EvaluationConfig(
         manifest=data.manifest,
-        split=data.split if config.validation.held_out else config.validation.split,
+        split=_validation_split(config),
         questions=config.questions,
         top_k=config.validation.top_k,
         baseline=False,

@@ -38,24 +38,31 @@ PUBLISHED: dict[tuple[Task, str], Published] = {
 """By task and data set, as Table 2 has them. Of the other tables no copy was at hand to check numbers against."""
 
 
-def comparison(task: Task, data_set: str, report: dict[str, Any]) -> list[str]:
-    """Lines with ours beside the published numbers.
-
-    Args:
-        task, data_set: a key of :data:`PUBLISHED`.
-        report: as JSON holds it.
+def published_of(task: Task, data_set: str) -> Published:
+    """What is on record.
 
     Raises:
-        ValueError: there are none for this task and data set.
+        ValueError: there is nothing for this task and data set.
     """
     found = PUBLISHED.get((task, data_set))
     if found is None:
         known = ", ".join(f"{name} ({of})" for of, name in PUBLISHED)
         raise ValueError(f"--compare is {data_set!r}: no published number of {task} on it is on record; known: {known}")
+    return found
+
+
+def comparison(data_set: str, published: Published, report: dict[str, Any]) -> list[str]:
+    """Lines with ours beside the published numbers.
+
+    Args:
+        data_set: its name.
+        published: of it.
+        report: as JSON holds it.
+    """
     lines = [f"{data_set:16}{'ours':>10}{'published':>12}"]
-    for name, (published, path, factor) in found.values.items():
+    for name, (value, path, factor) in published.values.items():
         ours: Any = report
         for key in path.split("."):
             ours = ours[key]
-        lines.append(f"  {name:14}{factor * float(ours):10.1f}{published:12.1f}")
-    return [*lines, f"  note: {found.note}"]
+        lines.append(f"  {name:14}{factor * float(ours):10.1f}{value:12.1f}")
+    return [*lines, f"  note: {published.note}"]

@@ -81,16 +81,26 @@ class VideoReader:
         )
         self.unreadable.clear()
         for results in loader:
-            self.unreadable += [(row.id, sample) for row, sample in results if isinstance(sample, str)]
-            sound = [(row, sample) for row, sample in results if not isinstance(sample, str)]
+            failed = [result for result in results if isinstance(result, _Failed)]
+            if failed:
+                ids = self.clips.ids()
+                self.unreadable += [(ids[number], why) for number, why in failed]
+            sound = [result for result in results if not isinstance(result, _Failed)]
             if sound:
                 yield Read([row for row, _ in sound], collate([sample for _, sample in sound]).batch)
         if len(self.unreadable) == len(self.clips):
             raise ValueError(f"none of the {len(self.clips)} videos can be read; the first: {self.unreadable[0][1]}")
 
 
+class _Failed(NamedTuple):
+    """A clip that cannot be read."""
+
+    number: int
+    why: str
+
+
 class _Samples(Dataset):
-    """A clip's row, and its sample or what is wrong with it."""
+    """A clip's row and sample, or what is wrong with it."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
@@ -98,9 +108,9 @@ class _Samples(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[ClipRow, Sample | str]:
-        row = self.dataset.clips.row(index)
+    def __getitem__(self, index: int) -> tuple[ClipRow, Sample] | _Failed:
         try:
-            return row, self.dataset.load(index)
+            sample = self.dataset.load(index)
         except ValueError as error:
-            return row, str(error)
+            return _Failed(index, str(error))
+        return self.dataset.clips.row(index), sample

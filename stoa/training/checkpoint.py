@@ -23,7 +23,7 @@ from torch import nn
 from stoa.files import fsync, sha256
 from stoa.training import engine as ds
 
-_PREFIX, _TEMPORARY, _DAMAGED = "step-", ".tmp", ".damaged"
+_PREFIX, _TEMPORARY, _DAMAGED, _EARLIER = "step-", ".tmp", ".damaged", ".earlier"
 BEST = "best"
 """Folder of a run for the weights that validation has chosen."""
 
@@ -120,9 +120,19 @@ def set_aside_after(path: Path) -> None:
     """Rename the damaged checkpoints after ``path``, so that they never count as newer ones."""
     for other in _steps(path.parent):
         if other.name > path.name:
-            aside = other.with_name(other.name + _DAMAGED)
-            shutil.rmtree(aside, ignore_errors=True)
-            other.rename(aside)
+            _rename(other, _DAMAGED)
+
+
+def set_aside(folder: Path) -> None:
+    """Rename the checkpoints of a folder, so that none counts any more."""
+    for path in _steps(folder):
+        _rename(path, _EARLIER)
+
+
+def _rename(path: Path, suffix: str) -> None:
+    aside = path.with_name(path.name + suffix)
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
 
 
 def damage(path: Path) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from stoa.files import write_whole
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class MetricsLog:
     """``metrics.jsonl`` with one line a step, and TensorBoard event files.
@@ -20,7 +22,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, last_step: int, tensorboard: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         _keep_before(self.path, last_step)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
         self._writer: Any = None

@@ -23,7 +23,7 @@ from stoa.objectives.total import LOSSES, TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.console import Console, duration, progress_line
-from stoa.training.metrics import MetricsLog
+from stoa.training.metrics import METRICS_FILE, MetricsLog, read_metrics
 from stoa.training.optim import OptimConfig, lr_factor, set_learning_rates
 
 PAPER_BATCH = 1024
@@ -140,7 +140,8 @@ class Trainer:
         """Continue from the newest sound checkpoint of ``output_dir``, if there is one.
 
         Raises:
-            ValueError: it is of another model, precision, data order or number of processes, or all are damaged.
+            ValueError: it is of another model, precision, data order, number of processes or fine-tuning, or all are
+                damaged.
         """
         # One rank reads and verifies the files, which all ranks share.
         found: list[Any] = [None]
@@ -154,6 +155,8 @@ class Trainer:
         if isinstance(path, ValueError):
             raise path
         if path is None:
+            if rank() == 0:
+                checkpoint.set_aside(self.best)  # its score would be compared with those of another training
             return False
         run = checkpoint.read_run(path)
         _check_same(run, self.run_facts, path)
@@ -175,7 +178,8 @@ class Trainer:
             KeyboardInterrupt: it was ended by a signal, after saving.
             FloatingPointError: a loss or gradient is not finite; nothing is saved.
         """
-        if self.step >= self.config.max_steps:
+        owed = self._owes_validation()
+        if self.step >= self.config.max_steps and not owed:
             self.console.say(
                 f"{self.config.output_dir} is already trained to step {self.step}; nothing to do "
                 "(raise training.max_steps or choose another training.output_dir)"
@@ -188,6 +192,8 @@ class Trainer:
         self._window_start = time.perf_counter()
         with self._signals_end_at_a_step():
             try:
+                if owed:
+                    self._validate(log)
                 self._loop(batches, log)
             except FloatingPointError:
                 raise
@@ -213,13 +219,12 @@ class Trainer:
                 stop = self._report(log)
             else:
                 stop = bool(self._signals) and world_size() == 1
-            validated = self.validation is not None and (self.step % self.validation.every == 0 or last)
-            if validated:
-                self._report(log)
-                self._validate(log)
-            if self.step % config.save_every == 0 or last or stop or validated:
+            validates = self._validates_here()
+            if self.step % config.save_every == 0 or last or stop or validates:
                 self._report(log)
                 self.save()
+            if validates:
+                self._validate(log)
             if stop and not last:
                 self._stop()
 
@@ -299,6 +304,20 @@ class Trainer:
         self._window_start = time.perf_counter()
         return rows[-1][-1] > 0
 
+    def _validates_here(self) -> bool:
+        if self.validation is None or self.step == 0:
+            return False
+        return self.step % self.validation.every == 0 or self.step == self.config.max_steps
+
+    def _owes_validation(self) -> bool:
+        """Whether the run was ended between the checkpoint of this step and what validation says of it."""
+        if not self._validates_here():
+            return False
+        records = read_metrics(Path(self.config.output_dir) / METRICS_FILE) if rank() == 0 else []
+        owed = [not any(r["step"] == self.step and "validation" in r for r in records)]
+        dist.broadcast_object_list(owed)
+        return owed[0]
+
     def _validate(self, log: MetricsLog | None) -> None:
         """Ask for the score of the weights as they are, and keep them if they are the best so far."""
         assert self.validation is not None
@@ -307,13 +326,13 @@ class Trainer:
         self.engine.train()
         found = checkpoint.newest(self.best) if rank() == 0 else None
         best = -math.inf if found is None else checkpoint.read_run(found)["validation"]
-        if log is not None:
-            log.write(self.step, {"validation": score})
-            log.flush()
         self.console.say(f"validation at step {self.step}: {score:.2f}" + (f" (best {best:.2f})" if found else ""))
         if rank() == 0 and score > best:
             run = {**self.run_facts, "step": self.step, "validation": score}
             checkpoint.save_weights(self.objective.model, self.best, self.step, run)
+        if log is not None:
+            log.write(self.step, {"validation": score})  # from here on it is not owed
+            log.flush()
         dist.barrier()
         self._window_start = time.perf_counter()
 
@@ -395,6 +414,7 @@ def _check_same(saved: dict[str, Any], current: dict[str, Any], path: Path) -> N
         ("architecture", "another model", saved["architecture"], current["architecture"]),
         ("training.optim", "an optimiser of other parameters", _trained(saved["config"]), _trained(current["config"])),
         ("DeepSpeed", "another DeepSpeed configuration", *layouts),
+        ("fine-tuning", "another fine-tuning", _started_from(saved), _started_from(current)),
     ]
     for part, what, old, new in parts:
         for key, (before, now) in sorted(_differences(old, new)):
@@ -413,6 +433,11 @@ def _trained(config: dict[str, Any]) -> dict[str, Any]:
         "frozen_vision_blocks": optim.get("frozen_vision_blocks") or 0,
         "objects_lr": "of its own" if optim.get("objects_lr") is not None else "new_lr",
     }
+
+
+def _started_from(run: dict[str, Any]) -> dict[str, Any]:
+    """What a fine-tuning is for, and the weights that it began with."""
+    return {"task": run.get("task"), "run (sha256 of its weights)": (run.get("pretrained") or {}).get("weights sha256")}
 
 
 def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

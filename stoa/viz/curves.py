@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from stoa.training.metrics import read_metrics
+from stoa.training.metrics import METRICS_FILE, read_metrics
 
 
 def draw_curves(runs: Sequence[Path], panels: Sequence[Sequence[str]], path: Path, *, smooth: int = 1) -> None:
@@ -24,10 +24,10 @@ def draw_curves(runs: Sequence[Path], panels: Sequence[Sequence[str]], path: Pat
     Raises:
         ValueError: a run has no metrics, or no run has one that is asked for (the message names those there are).
     """
-    records = {run: read_metrics(run / "metrics.jsonl") for run in runs}
+    records = {run: read_metrics(run / METRICS_FILE) for run in runs}
     for run, found in records.items():
         if not found:
-            raise ValueError(f"{run / 'metrics.jsonl'} holds no metrics; pass the output_dir of a run")
+            raise ValueError(f"{run / METRICS_FILE} holds no metrics; pass the output_dir of a run")
     known = {name for found in records.values() for record in found for name in record} - {"step"}
     for name in itertools.chain(*panels):
         if name not in known:

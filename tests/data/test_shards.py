@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import gray_frames, write_video
+from factories import gray_frames, tiny_config, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +29,7 @@ from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.prepare.adapters import open_annotations
 from stoa.prepare.config import PrepareConfig, StoreConfig
 from stoa.prepare.pipeline import prepare
+from stoa.tasks.videos import VideoReader
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,9 @@ def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):
     shape = ClipShape(num_frames=2, side=32, max_tokens=12, max_boxes=0)
     assert ClipDataset(clips, shape, seed=0, ledger=ledger)[SampleKey(3, 0, 0)].replaced == 1
     assert json.loads(ledger.path.read_text().splitlines()[0])["clip"] == "number 3"
+    reader = VideoReader(clips, tiny_config(num_frames=2, max_tokens=12), 32)  # an evaluation leaves it out
+    assert [row.id for read in reader for row in read.rows] == ["clip0", "clip1", "clip2", "clip4"]
+    assert [id for id, _ in reader.unreadable] == ["clip3"]
 
 
 def test_opened_by_the_loader(stores):

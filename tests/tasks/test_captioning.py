@@ -12,7 +12,7 @@ from stoa.models.video_language import VideoLanguageModel
 from stoa.tasks.captioning import caption_videos
 from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split, score_caption_file
 from stoa.tasks.generation import GenerationConfig
-from stoa.tasks.published import comparison
+from stoa.tasks.published import comparison, published_of
 from stoa.tasks.report import format_report, write_report
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader
@@ -55,7 +55,7 @@ def test_the_references_themselves_score_full_marks_and_other_clips_are_named(sh
 
 def test_published_numbers_stand_beside_ours():
     report = {"captioning": {"bleu4": 0.4, "meteor": 0.3, "rouge_l": 0.6, "cider": 0.5}}
-    lines = comparison("captioning", "msrvtt", report)
+    lines = comparison("msrvtt", published_of("captioning", "msrvtt"), report)
     assert lines[1].split() == ["BLEU-4", "40.0", "45.8"] and lines[4].split() == ["CIDEr", "50.0", "60.2"]
     with pytest.raises(ValueError, match=r"no published number of retrieval on it is on record; known: msrvtt \("):
-        comparison("retrieval", "msrvtt", report)
+        published_of("retrieval", "msrvtt")

@@ -31,14 +31,14 @@ def trained(request) -> TrainedModel:
 
 @pytest.fixture
 def exported(trained, tmp_path):
-    export_model(trained, ABILITIES, tmp_path / "out")
+    export_model(trained, ABILITIES, "answering", tmp_path / "out")
     return tmp_path / "out"
 
 
 def test_what_was_written_is_loaded(trained, exported):
-    again, abilities = load_exported(exported, torch.device("cpu"), model_from_dict)
+    again, abilities, task = load_exported(exported, torch.device("cpu"), model_from_dict)
     assert (again.model.config, again.side, again.origin) == (trained.model.config, 32, trained.origin)
-    assert abilities == ABILITIES
+    assert abilities == ABILITIES and task == "answering"
     assert again.model.lm_head.used_ids.tolist() == USED
     state = trained.model.state_dict()
     assert state.keys() == again.model.state_dict().keys()
@@ -100,9 +100,20 @@ def test_both_towers_as_graphs(trained, tmp_path, clips_and_scores):
 
 
 def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, capsys):
-    out = tmp_path / "report.json"
-    arguments = ["--run", str(exported), "--manifest", str(shapes / "manifest.jsonl"), "--out", str(out)]
-    assert main(["evaluate", *arguments, "--baseline", "false"]) == 0
-    assert json.loads(out.read_text())["protocol"]["checkpoint"] == "step 7"
+    arguments = ["evaluate", "--run", str(exported), "--manifest", str(shapes / "manifest.jsonl")]
+    assert main(arguments) == 2
+    assert "--questions is missing" in capsys.readouterr().err  # it was fine-tuned for answering
+    assert main([*arguments, "--task", "retrieval", "--compare", "msrvtt"]) == 2
+    assert "no published number of retrieval on it is on record" in capsys.readouterr().err
+    arguments += ["--task", "retrieval", "--baseline", "false"]
+    assert main(arguments) == main([*arguments, "--view", "blind"]) == main([*arguments, "--split", "val"]) == 0
+    reports = {path.name: json.loads(path.read_text()) for path in exported.glob("retrieval-*.json")}
+    assert reports.keys() == {"retrieval-test.json", "retrieval-test-blind.json", "retrieval-val.json"}
+    assert reports["retrieval-test.json"]["protocol"]["checkpoint"] == "step 7"
+    (exported / "retrieval-val.json").write_text(json.dumps(reports["retrieval-test.json"]))
+    assert main([*arguments, "--split", "val"]) == 0
+    other = reports["retrieval-val.json"]["protocol"]["split sha256"][:8]
+    assert json.loads((exported / f"retrieval-val-{other}.json").read_text()) == reports["retrieval-val.json"]
+    assert json.loads((exported / "retrieval-val.json").read_text()) == reports["retrieval-test.json"]
     assert main(["export", "--run", str(tmp_path / "nothing"), "--out", str(tmp_path)]) == 2
     assert "no checkpoint under" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from stoa.data.loader import open_clips
 from stoa.tasks import finetune as module
 from stoa.training import checkpoint
 from stoa.training.console import Console
-from stoa.training.metrics import read_metrics
+from stoa.training.metrics import METRICS_FILE, read_metrics
 from stoa.training.run import Process
 
 
@@ -81,8 +82,47 @@ def finetune(*where, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=250)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "captioning", "answering", "answering_said"])
-def test_a_task(task, pretrained, data_set, tmp_path, capsys):
+def is_already_done(again, output):
+    assert "is already trained to step" in again().stdout
+
+
+def is_validated_where_it_was_ended(again, output):
+    """Ended between its last checkpoint and what validation says of that."""
+    log = output / METRICS_FILE
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    done = again()
+    assert re.search(r"resuming from .*step-00000012 at step 12\n.*\nvalidation at step 12: ", done.stdout)
+    assert [r["step"] for r in read_metrics(log) if "validation" in r] == [6, 12]
+    assert "is already trained to step" in again().stdout
+
+
+def is_refused_from_another_run(again, output):
+    done = again("--run", str(output))
+    assert done.returncode == 2
+    assert re.search(
+        r"is of another fine-tuning: fine-tuning.run \(sha256 of its weights\) is '\w+' there", done.stderr
+    )
+
+
+def is_begun_again_without_its_checkpoints(again, output):
+    """The weights that the earlier training chose are not taken for the new one's."""
+    shutil.rmtree(output / "checkpoints")
+    (before,) = (output / "best").iterdir()
+    done = again("--epochs", "1")
+    assert done.returncode == 0 and "(best" not in done.stdout
+    assert {path.name for path in (output / "best").iterdir()} == {f"{before.name}.earlier", "step-00000012"}
+
+
+@pytest.mark.parametrize(
+    ("task", "called_again"),
+    [
+        ("retrieval", is_already_done),
+        ("captioning", is_validated_where_it_was_ended),
+        ("answering", is_refused_from_another_run),
+        ("answering_said", is_begun_again_without_its_checkpoints),
+    ],
+)
+def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     done = finetune(tmp_path, data_set, pretrained, task)
     assert done.returncode == 0, done.stderr[-3000:]
     output, name = tmp_path / task, "answering" if task.startswith("answering") else task
@@ -110,8 +150,7 @@ def test_a_task(task, pretrained, data_set, tmp_path, capsys):
     assert report["protocol"]["weights sha256"] == checkpoint.read_weights(best)[1]
     assert "protocol" in capsys.readouterr().out
 
-    again = finetune(tmp_path, data_set, pretrained, task)
-    assert "is already trained to step" in again.stdout
+    called_again(lambda *more: finetune(tmp_path, data_set, pretrained, task, more=more), output)
 
 
 def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys):
@@ -137,6 +176,7 @@ def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys
         (("--validation.split", "nope"), r"has no usable row with split 'nope' \(splits found: "),
         (("--questions", "x.jsonl"), "--questions is x.jsonl and --task retrieval"),
         (("--validation.held_out", "48"), "--validation.held_out is 48, and there are 48 clips to train on"),
+        (("--objectives.plm_form", "two_stream"), "plm_form is 'two_stream', and --run was trained with 'one_pass'"),
         (("--epochs", "0"), "--epochs is 0.0; expected more than 0"),
         (("--run", "nowhere"), "no checkpoint under nowhere"),
         (("--traning.seed", "1"), "did you mean --training.seed"),

@@ -22,7 +22,7 @@ class Accuracy:
 
 
 def answer_accuracy(predictions: Mapping[str, str], questions: Sequence[QuestionRow]) -> Accuracy:
-    """Exact match, up to case and blanks.
+    """Exact match, up to case and blanks: CLIP's tokens say "1 0" for "10" and "t - shirt" for "t-shirt".
 
     Args:
         predictions: by id of the question.
@@ -46,7 +46,7 @@ def answer_accuracy(predictions: Mapping[str, str], questions: Sequence[Question
 
 
 def _plain(answer: str) -> str:
-    return " ".join(answer.lower().split())
+    return "".join(answer.lower().split())
 
 
 def _percent(hits: list[bool]) -> float:
