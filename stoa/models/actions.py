@@ -13,7 +13,7 @@ from torch import nn
 
 from stoa.models.clip import VisionTower
 from stoa.models.cls_encoder import ClsEncoder
-from stoa.models.layers import POSITION_SCALE, at_least_fp32
+from stoa.models.layers import POSITION_SCALE, at_least_fp32, exact_product
 from stoa.models.objects import Boxes
 
 
@@ -63,8 +63,8 @@ class ActionEncoder(nn.Module):
 def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
     """``softmax(q F^T) F`` over the patches and the valid boxes of each frame, without scale or projection.
 
-    STOA-VLP, equation 2. Unscaled products exceed fp16, so all of it is in fp32. The [CLS] that leads the tokens is
-    masked.
+    STOA-VLP, equation 2. Unscaled products exceed fp16, so all of it is in fp32, also under autocast. The
+    [CLS] that leads the tokens is masked.
 
     Returns:
         (B, T, M, h), at least fp32.
@@ -72,10 +72,10 @@ def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: B
     queries_Mh, tokens_BTSh = at_least_fp32(queries_Mh), at_least_fp32(tokens_BTSh)
     S = tokens_BTSh.shape[2]
     is_cls_S1 = torch.arange(S, device=tokens_BTSh.device)[:, None] == 0
-    scores_BTSM = (tokens_BTSh @ queries_Mh.T).masked_fill(is_cls_S1, -torch.inf)
+    scores_BTSM = exact_product(tokens_BTSh, queries_Mh.T).masked_fill(is_cls_S1, -torch.inf)
     if boxes is None:
-        return scores_BTSM.softmax(dim=2).transpose(2, 3) @ tokens_BTSh
+        return exact_product(scores_BTSM.softmax(dim=2).transpose(2, 3), tokens_BTSh)
     objects_BTKh = at_least_fp32(boxes.features_BTKh)
-    scores_BTKM = (objects_BTKh @ queries_Mh.T).masked_fill(~boxes.valid_BTK[..., None], -torch.inf)
+    scores_BTKM = exact_product(objects_BTKh, queries_Mh.T).masked_fill(~boxes.valid_BTK[..., None], -torch.inf)
     weights = torch.cat([scores_BTSM, scores_BTKM], dim=2).softmax(dim=2).transpose(2, 3)
-    return weights[..., :S] @ tokens_BTSh + weights[..., S:] @ objects_BTKh
+    return exact_product(weights[..., :S], tokens_BTSh) + exact_product(weights[..., S:], objects_BTKh)

@@ -66,6 +66,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_PLAIN: dict[str, dict[str, Any]] = {
+    "text_cfg": {"hf_tokenizer_name": None, "vocab_size": 49408, "no_causal_mask": False, "pool_type": "argmax"},
+    "vision_cfg": {"pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Which CLIP.
@@ -188,6 +194,7 @@ class Clip(nn.Module):
 
     def __init__(self, config: BackboneConfig, *, joint_last_blocks: int = 0) -> None:
         super().__init__()
+        _require_plain(config)
         source = build_open_clip(config)
         vision, text = source.visual, source
         if is_eva(architecture(config)):
@@ -196,10 +203,7 @@ class Clip(nn.Module):
             self.visual = VisionTower(vision, joint_last_blocks=joint_last_blocks)
             text_blocks = [Block.like(block) for block in text.transformer.resblocks]
         except (AttributeError, RuntimeError):
-            raise ValueError(
-                f"model.backbone.name {config.name!r} is not a plain CLIP with a ViT and CLIP's own text tower; "
-                "choose for example ViT-B-16-quickgelu, ViT-L-14 or EVA01-g-14"
-            ) from None
+            raise _not_plain(config) from None
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.ModuleList(text_blocks)
         self.token_embedding: nn.Embedding = text.token_embedding
@@ -263,6 +267,27 @@ class Clip(nn.Module):
 def architecture(config: BackboneConfig) -> dict[str, Any]:
     """Sizes and activation of a backbone, in open_clip's form: what its name stands for."""
     return PRESETS.get(config.name) or open_clip.get_model_config(config.name)
+
+
+def _require_plain(config: BackboneConfig) -> None:
+    """What tokens, masks and poolings of CLIP are taken for granted here.
+
+    Raises:
+        ValueError: the backbone has others.
+    """
+    of_backbone = architecture(config) or {}
+    for part, values in _PLAIN.items():
+        for key, plain in values.items():
+            value = of_backbone.get(part, {}).get(key, plain)
+            if value != plain:
+                raise _not_plain(config, f": its {part} has {key} {value!r}")
+
+
+def _not_plain(config: BackboneConfig, why: str = "") -> ValueError:
+    return ValueError(
+        f"model.backbone.name {config.name!r} is not a plain CLIP with a ViT and CLIP's own text tower{why}; choose "
+        "for example ViT-B-16-quickgelu, ViT-L-14 or EVA01-g-14"
+    )
 
 
 def require_architecture(backbone: BackboneConfig, trained: dict[str, Any], source: str) -> None:

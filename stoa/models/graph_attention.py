@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from stoa.models.layers import at_least_fp32
+from stoa.models.layers import at_least_fp32, exact_product
 
 EdgeMode = Literal["multiply", "log_bias", "mask_only"]
 
@@ -49,7 +49,7 @@ def band_edges(patches_BTPh: torch.Tensor, *, reach: int | None, threshold: floa
     edges, places = [], torch.arange(P, device=nodes_BTPh.device)
     for frame in range(T):
         seen = slice(max(0, frame - reach), min(T, frame + reach + 1))
-        similarity_BPK = nodes_BTPh[:, frame] @ nodes_BTPh[:, seen].flatten(1, 2).transpose(1, 2)
+        similarity_BPK = exact_product(nodes_BTPh[:, frame], nodes_BTPh[:, seen].flatten(1, 2).transpose(1, 2))
         columns_K = torch.arange(similarity_BPK.shape[2], device=places.device)
         own_PK = places[:, None] + (frame - seen.start) * P == columns_K
         edges.append(Edges(seen, similarity_BPK, (similarity_BPK >= threshold) | own_PK))

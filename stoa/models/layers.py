@@ -48,6 +48,14 @@ def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def exact_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``a @ b`` in their own precision, which autocast would lower."""
+    if not torch.is_autocast_enabled(a.device.type):
+        return a @ b
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention; parameter names and layout are those of ``nn.MultiheadAttention``."""
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import open_clip
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.factory import load_state_dict
 from torch import nn
 from torch.nn import functional as F
@@ -195,6 +196,13 @@ def _download(config: BackboneConfig, tag: str) -> dict[str, torch.Tensor]:
             f"--init {tag!r} was trained with {'QuickGELU' if not quick else 'GELU'}, {config.name} has the other "
             f"activation; use --model.backbone.name {right}"
         )
+    for name, ours in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)):
+        theirs = record.get(name) or ours
+        if tuple(theirs) != tuple(ours):
+            raise ValueError(
+                f"--init {tag!r} was trained on pixels with {name} {tuple(theirs)}, here it is {tuple(ours)}; choose "
+                f"another tag of {config.name}"
+            )
     try:
         return open_clip.create_model(config.name, pretrained=tag).float().state_dict()
     except Exception as error:  # of the download, whose exceptions are many

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.layers import at_least_fp32
+from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import all_sum, global_mean
 from stoa.objectives.matching import (
@@ -119,7 +119,7 @@ def alignment_loss(
     elif form == "cosine":
         distance_BR = 1 - F.cosine_similarity(rows_BRd, target_BRd, dim=-1)
     else:
-        cosine_BRC = F.normalize(rows_BRd, dim=-1) @ F.normalize(words_BCd, dim=-1).transpose(1, 2)
+        cosine_BRC = exact_product(F.normalize(rows_BRd, dim=-1), F.normalize(words_BCd, dim=-1).transpose(1, 2))
         logits_BRC = (cosine_BRC / MATCH_TEMPERATURE).masked_fill(~columns.valid_BC[:, None], -torch.inf)
         distance_BR = F.cross_entropy(logits_BRC.transpose(1, 2), column_BR, reduction="none")
     loss = global_mean((matched_BR * distance_BR).sum(), matched_BR.sum())

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.layers import at_least_fp32
+from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.objects import usable_boxes
 from stoa.models.video_language import end_positions
 from stoa.ops import batched_assignment
@@ -74,7 +74,7 @@ def at_columns(text_BLd: torch.Tensor, columns: Columns) -> torch.Tensor:
 def match_probabilities(rows_BRd: torch.Tensor, words_BCd: torch.Tensor, columns: Columns) -> torch.Tensor:
     """``softmax(cos / 0.1)`` over the columns of each row's clip, (B, R, C), at least fp32."""
     rows_BRd, words_BCd = (F.normalize(at_least_fp32(x), dim=-1) for x in (rows_BRd, words_BCd))
-    cosine_BRC = (rows_BRd @ words_BCd.transpose(1, 2)).masked_fill(~columns.valid_BC[:, None], -torch.inf)
+    cosine_BRC = exact_product(rows_BRd, words_BCd.transpose(1, 2)).masked_fill(~columns.valid_BC[:, None], -torch.inf)
     return (cosine_BRC / MATCH_TEMPERATURE).softmax(dim=-1)
 
 

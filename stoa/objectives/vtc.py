@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from stoa.models.layers import at_least_fp32
+from stoa.models.layers import at_least_fp32, exact_product
 from stoa.objectives.csal import CsalConfig, csal_targets
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, rank
 
@@ -59,8 +59,8 @@ def similarities(
     video_Ad, text_Ad = gather_rows(video_Bd), gather_rows(text_Bd)
     scale = temperature(logit_scale)
     return Similarities(
-        scale * video_Bd @ text_Ad.T,
-        scale * text_Bd @ video_Ad.T,
+        exact_product(scale * video_Bd, text_Ad.T),
+        exact_product(scale * text_Bd, video_Ad.T),
         same_pairs(clip_keys_B, caption_keys_B),
         video_Ad,
         text_Ad,
@@ -79,28 +79,33 @@ def vtc_loss(scores: Similarities, *, smoothing: float = 0.0) -> torch.Tensor:
         scores: see :func:`similarities`.
         smoothing: share of the target that is spread over all pairs that are not masked.
     """
-    target_B = own_columns(len(scores.same_BA), scores.same_BA.device)
-    own_BA = torch.arange(scores.same_BA.shape[1], device=target_B.device) == target_B[:, None]
-    masked_BA = scores.same_BA & ~own_BA
-    spread_BA = (~masked_BA) / (~masked_BA).sum(dim=1, keepdim=True)
-    target_BA = (1 - smoothing) * own_BA + smoothing * spread_BA
-    return _cross_entropy(scores, target_BA, masked_BA)
+    own_BA = _own_pairs(scores)
+    return _cross_entropy(scores, own_BA.to(scores.video_to_text_BA.dtype), own_BA, smoothing)
 
 
 def csal_loss(scores: Similarities, config: CsalConfig) -> torch.Tensor:
-    """As :func:`vtc_loss`, with pairs that are alike in the target (STGT, CSAL); none is masked."""
+    """As :func:`vtc_loss`, with other pairs that are alike in the target (STGT, CSAL)."""
+    own_BA = _own_pairs(scores)
+    cosines = (exact_product(x_Ad.detach(), x_Ad.detach().T) for x_Ad in (scores.video_Ad, scores.text_Ad))
+    alike_AA = csal_targets(*cosines, scale=config.scale, mass=config.mass, cut=config.cut)
+    columns_B = own_columns(len(own_BA), own_BA.device)
+    alike_BA = alike_AA[columns_B].masked_fill(scores.same_BA & ~own_BA, 0)
+    alike_BA = alike_BA / alike_BA.sum(dim=1, keepdim=True)
+    return _cross_entropy(scores, config.share * alike_BA + (1 - config.share) * own_BA, own_BA, config.smoothing)
+
+
+def _own_pairs(scores: Similarities) -> torch.Tensor:
     columns_B = own_columns(len(scores.same_BA), scores.same_BA.device)
-    cosines = (x_Ad.detach() @ x_Ad.detach().T for x_Ad in (scores.video_Ad, scores.text_Ad))
-    target_BA = csal_targets(*cosines, scale=config.scale, mass=config.mass, cut=config.cut)[columns_B]
-    A = target_BA.shape[1]
-    own_BA = torch.arange(A, device=columns_B.device) == columns_B[:, None]
-    target_BA = config.share * target_BA + (1 - config.share) * own_BA
-    target_BA = (1 - config.smoothing) * target_BA + config.smoothing / A
-    return _cross_entropy(scores, target_BA, torch.zeros_like(scores.same_BA))
+    return torch.arange(scores.same_BA.shape[1], device=columns_B.device) == columns_B[:, None]
 
 
-def _cross_entropy(scores: Similarities, target_BA: torch.Tensor, masked_BA: torch.Tensor) -> torch.Tensor:
-    """Mean of both directions; what is masked has no target either."""
+def _cross_entropy(
+    scores: Similarities, target_BA: torch.Tensor, own_BA: torch.Tensor, smoothing: float
+) -> torch.Tensor:
+    """Mean of both directions, over all pairs but those of the same clip or caption, which have no target."""
+    masked_BA = scores.same_BA & ~own_BA
+    spread_BA = (~masked_BA) / (~masked_BA).sum(dim=1, keepdim=True)
+    target_BA = (1 - smoothing) * target_BA + smoothing * spread_BA
     losses = []
     for x_BA in (scores.video_to_text_BA, scores.text_to_video_BA):
         log_BA = x_BA.masked_fill(masked_BA, -torch.inf).log_softmax(dim=1).masked_fill(masked_BA, 0)

@@ -90,3 +90,16 @@ def test_the_side_of_the_frames_is_the_backbones(name):
         "stoa-tiny": 32,
         "ViT-L-14-336": 336,
     }.get(name, 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ViT-H-14-worldwide-378", "its text_cfg has hf_tokenizer_name"),
+        ("ViT-L-14-CLIPA", "its text_cfg has hf_tokenizer_name"),
+        ("coca_base", "its text_cfg has vocab_size 64000"),
+    ],
+)
+def test_another_tokenizer_is_refused_before_anything_is_built(name, why):
+    with pytest.raises(ValueError, match=f"{name}' is not a plain CLIP .*{why}"):
+        Clip(BackboneConfig(name=name))

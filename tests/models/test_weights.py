@@ -98,6 +98,12 @@ def test_the_wrong_activation_for_a_tag_is_refused(tag):
         load_clip(Clip(TINY), config, tag)
 
 
+def test_a_tag_of_other_pixel_statistics_is_refused():
+    config = BackboneConfig(name="ViT-L-14")
+    with pytest.raises(ValueError, match=r"'laion2b_s32b_b82k' was trained on pixels with mean \(0.5, 0.5, 0.5\)"):
+        load_clip(Clip(TINY), config, "laion2b_s32b_b82k")
+
+
 def test_the_fusion_encoder_starts_from_the_loaded_text_tower(tmp_path, state):
     torch.save(state, tmp_path / "w.pt")
     model = tiny_model()

@@ -63,11 +63,12 @@ def test_few_alike_are_not_given_more_than_the_release_gives_them():
     torch.testing.assert_close(targets, csal_targets(few, few, **AS_RELEASED))
 
 
-def scored(size: int = 6):
+def scored(size: int = 6, clip_keys: list[int] | None = None):
     torch.manual_seed(0)
     video, text = torch.randn(2, size, 5, dtype=torch.float64).unbind(0)
     video.requires_grad_()
-    return video, similarities(video, text, torch.tensor([2.0]).double(), torch.arange(size), 100 + torch.arange(size))
+    keys = torch.arange(size) if clip_keys is None else torch.tensor(clip_keys)
+    return video, similarities(video, text, torch.tensor([2.0]).double(), keys, 100 + torch.arange(size))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.3])
@@ -83,7 +84,29 @@ def test_the_loss_is_that_of_soft_targets(share, smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_the_same_clip_twice_is_neither_target_nor_negative(share, smoothing):
+    """Each of the two is scored as if the other were not there."""
+    keys = torch.tensor([0, 1, 2, 3, 4, 0])
+    _, scores = scored(clip_keys=keys.tolist())
+    rows = []
+    for row in range(6):
+        others = [column for column in range(6) if column == row or keys[column] != keys[row]]
+        cosines = (x[others] @ x[others].T for x in (scores.video_Ad, scores.text_Ad))
+        place = torch.tensor(others.index(row))
+        target = share * csal_targets(*cosines, **AS_RELEASED)[place] + (1 - share) * F.one_hot(place, len(others))
+        for x in (scores.video_to_text_BA, scores.text_to_video_BA):
+            rows.append(F.cross_entropy(x[row, others], target, label_smoothing=smoothing))
+    loss = csal_loss(scores, CsalConfig(share=share, scale=5.0, smoothing=smoothing))
+    torch.testing.assert_close(loss, sum(rows) / len(rows))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_without_a_share_it_is_vtc(smoothing):
+    _, repeated = scored(clip_keys=[0, 1, 2, 3, 4, 0])
+    torch.testing.assert_close(
+        csal_loss(repeated, CsalConfig(share=0.0, smoothing=smoothing)), vtc_loss(repeated, smoothing=smoothing)
+    )
     _, scores = scored()
     loss = csal_loss(scores, CsalConfig(share=0.0, smoothing=smoothing))
     torch.testing.assert_close(loss, vtc_loss(scores, smoothing=smoothing))
