@@ -55,6 +55,17 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
         bool staged = false;
         const LaunchShape shape =
             roi_align_max_shape<device_t>(args.grid, F, args.num_boxes, args.num_channels, &staged);
+        TORCH_CHECK_VALUE(
+            shape.shared_bytes <= kMaxSharedBytes,
+            "output_size has ",
+            args.grid.out_h,
+            " x ",
+            args.grid.out_w,
+            " bins on a map of ",
+            args.grid.h,
+            " x ",
+            args.grid.w,
+            ", more than a GPU's shared memory holds samples of; take fewer");
         launch(
             staged ? &roi_align_max_forward<device_t, kRoiStageable<device_t>>
                    : &roi_align_max_forward<device_t, false>,

@@ -1,7 +1,8 @@
 """Operators of stoa: compiled in stoa._C, with a readable PyTorch reference each.
 
-They are registered as `torch.ops.stoa.<name>` whether the extension is there or not, so that fake tensors,
-torch.compile and torch.export see one and the same operator. The functions here check their arguments first.
+The functions here check their arguments first. Compiled, each is `torch.ops.stoa.<name>`, one node to fake tensors,
+torch.compile and torch.export. Without the extension `batched_assignment`, whose loops no graph can hold, is one still;
+the other two are what their references consist of.
 """
 
 from stoa.ops._extension import build_info

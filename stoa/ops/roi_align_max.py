@@ -30,7 +30,7 @@ def roi_align_max(
     Equals `torchvision.ops.roi_align(map, boxes x grid, output_size, 1.0, -1, aligned=True).flatten(-2).max(-1)`,
     and zero where a box is not valid; of equal bins the first wins. A box with a NaN, or without extent, is not valid.
     Differentiable in `tokens`; the gradient reaches the winning bins alone, always in the same order of summation.
-    Half precision is computed in float32, so under autocast `tokens` stay as they are.
+    Compiled, half precision is computed in float32, so under autocast `tokens` stay as they are.
 
     Args:
         tokens: (F, P, C) float16, bfloat16, float32 or float64, patches in row-major order.

@@ -22,7 +22,7 @@ def trajectory_attention(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, q_labe
 
     Equals `scaled_dot_product_attention` with that mask; pairs that do not see each other are skipped. Differentiable
     in q, k and v, always in the same order of summation. Half precision is computed in float32; under autocast q, k
-    and v are cast to its dtype, as for `scaled_dot_product_attention`.
+    and v are cast to its dtype, unless they are float64, as for `scaled_dot_product_attention`.
 
     Args:
         q: (B, H, Q, D) float16, bfloat16, float32 or float64; without `q_labels` its rows are the tokens, Q = S.
@@ -38,7 +38,8 @@ def trajectory_attention(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, q_labe
     """
     q_labels = labels if q_labels is None else q_labels
     if torch.is_autocast_enabled(q.device.type):
-        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+        dtype = torch.get_autocast_dtype(q.device.type)
+        q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
     _check(q, k, v, labels, q_labels)
     if q.device.type not in _COMPILED:
         return reference(q, k, v, labels, q_labels)

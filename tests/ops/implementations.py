@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from stoa.ops._extension import compiled_devices
+
 
 def on_cuda(operator: Callable[..., Any]) -> Callable[..., Any]:
     """Runs an operator on the GPU with arguments and results on the CPU; gradients pass through."""
@@ -25,6 +27,19 @@ def implementations(name: str, operator: Callable[..., Any], reference: Callable
         [
             pytest.param(operator, id="op"),
             pytest.param(reference, id="reference"),
+            pytest.param(on_cuda(operator), id="cuda", marks=pytest.mark.needs_cuda),
+        ],
+    )
+
+
+def operators(name: str, operator: Callable[..., Any]) -> pytest.MarkDecorator:
+    """As above for what compares with the reference, which the uncompiled operator is."""
+    return pytest.mark.parametrize(
+        name,
+        [
+            pytest.param(
+                operator, id="op", marks=pytest.mark.skipif("cpu" not in compiled_devices(), reason="it is not built")
+            ),
             pytest.param(on_cuda(operator), id="cuda", marks=pytest.mark.needs_cuda),
         ],
     )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from implementations import implementations, on_cuda
+from implementations import implementations, on_cuda, operators
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -109,7 +109,7 @@ def test_a_box_without_extent_or_number_is_zero(pool, box):
     assert tokens.grad.abs().sum() > 0
 
 
-@everywhere
+@operators("pool", roi_align_max)
 @pytest.mark.parametrize("box", [(-0.4, 0.1, 0.5, 0.9), (0.2, -1.0, 1.7, 3.0), (1.5, 1.5, 2.5, 2.5)])
 def test_a_box_beyond_the_frame_reads_the_frame_alone(pool, box):
     tokens, boxes = torch.randn(1, 20, 3).double(), torch.tensor([[box]], dtype=torch.float64)
@@ -149,7 +149,7 @@ def test_gradient(pool, output):
     assert torch.autograd.gradcheck(lambda x: pool(x, boxes, valid, grid_hw=(3, 4), output_size=output)[0], tokens)
 
 
-@everywhere
+@operators("pool", roi_align_max)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_errs_no_more_than_twice_its_composition(pool, dtype):
     generator = torch.Generator().manual_seed(0)

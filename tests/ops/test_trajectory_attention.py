@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from implementations import implementations
+from implementations import implementations, operators
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -90,7 +90,7 @@ def test_no_clip_no_query_no_token(attend, B, Q, S):
     assert torch.equal(k.grad, torch.zeros_like(k))
 
 
-@everywhere
+@operators("attend", trajectory_attention)
 def test_heads_may_stand_inside(attend):
     """The strides of a projection split into heads; and of a slice."""
     x = torch.randn(2, 7, 3, 3, 8)
@@ -112,7 +112,7 @@ def test_large_scores_do_not_overflow(attend):
     torch.testing.assert_close(attend(q, k, v, labels), expected)
 
 
-@everywhere
+@operators("attend", trajectory_attention)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_errs_no_more_than_twice_its_composition(attend, dtype):
     generator = torch.Generator().manual_seed(3)
