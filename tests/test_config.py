@@ -106,6 +106,9 @@ def test_wrong_deepspeed_configs_are_named(tmp_path):
     (tmp_path / "bare.json").write_text("{}")
     with pytest.raises(ValueError, match="train_micro_batch_size_per_gpu is missing"):
         read_config(tmp_path / "bare.json")
+    (tmp_path / "batch.json").write_text('{"train_micro_batch_size_per_gpu": 1, "train_batch_size": 4}')
+    with pytest.raises(ValueError, match=r"batch.json: train_batch_size is 4, .* give gradient_accumulation_steps"):
+        read_config(tmp_path / "batch.json")
     (tmp_path / "zero3.json").write_text('{"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}')
     with pytest.raises(ValueError, match=r"zero3.json: zero_optimization.stage 3 .* use stage 0, 1 or 2"):
         read_config(tmp_path / "zero3.json")

@@ -85,7 +85,8 @@ class FileClips:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(repr((row.id, row.video, [caption.text for caption in row.captions])).encode())
+            part = row.start_seconds, row.end_seconds, row.detections
+            digest.update(repr((row.id, row.video, *part, [caption.text for caption in row.captions])).encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:

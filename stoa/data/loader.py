@@ -198,4 +198,5 @@ def _one_line_errors(batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the trainer ends its workers
+        signal.signal(number, signal.SIG_IGN)

@@ -70,6 +70,11 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"--deepspeed_config {path}: train_micro_batch_size_per_gpu is missing; set it and leave train_batch_size "
             "out, so that the same file serves any number of processes"
         )
+    if "train_batch_size" in config:
+        raise ValueError(
+            f"--deepspeed_config {path}: train_batch_size is {config['train_batch_size']}, which depends on the number "
+            "of processes; leave it out and give gradient_accumulation_steps"
+        )
     if config.get("zero_optimization", {}).get("stage", 0) > 2:
         raise ValueError(
             f"--deepspeed_config {path}: zero_optimization.stage 3 splits the weights themselves, which this model is "
@@ -85,7 +90,12 @@ def layout(config: dict[str, Any]) -> dict[str, Any]:
         "bf16": bool(config.get("bf16", {}).get("enabled")),
         "ZeRO stage": config.get("zero_optimization", {}).get("stage", 0),
         "gradient_accumulation_steps": config.get("gradient_accumulation_steps", 1),
+        "torch_autocast": _autocast(config.get("torch_autocast", {})),
     }
+
+
+def _autocast(config: dict[str, Any]) -> str | None:
+    return str(config.get("dtype", "bfloat16")).removeprefix("torch.") if config.get("enabled") else None
 
 
 def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str | None]:

@@ -172,7 +172,7 @@ class Trainer:
         """Train to ``max_steps``.
 
         SIGINT (Ctrl-C) and SIGTERM end a run at the next step (with several processes: the next report),
-        saved; the same one again ends it at once. After an error a single process saves what it has trained.
+        saved; a second SIGINT ends it at once. After an error a single process saves what it has trained.
 
         Raises:
             KeyboardInterrupt: it was ended by a signal, after saving.
@@ -380,13 +380,14 @@ class Trainer:
 
     @contextmanager
     def _signals_end_at_a_step(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for an end; the same one again takes effect at once.
+        """SIGINT and SIGTERM ask for an end; a second SIGINT takes effect at once.
 
-        DeepSpeed's launcher follows the terminal's SIGINT with a SIGTERM of its own.
+        DeepSpeed's launcher follows the terminal's SIGINT with a SIGTERM of its own; of Slurm and torchrun each sends a
+        SIGTERM.
         """
 
         def handler(signum: int, frame: Any) -> None:
-            if signum in self._signals:
+            if signum == signal.SIGINT and signum in self._signals:
                 raise KeyboardInterrupt("interrupted twice, stopped at once; see the last checkpoint")
             self._signals.add(signum)
 

@@ -128,6 +128,24 @@ def test_a_signal_ends_a_run_saved(start, tmp_path, number):
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, step + 1))
 
 
+@pytest.mark.dist
+def test_sigterm_ends_several_processes_saved(start, tmp_path):
+    """torchrun sends it to a whole group, loader processes included; Slurm has sent one before."""
+    endless = ("--training.max_steps", "100000", "--training.save_every", "100000", "--data.num_workers", "1")
+    process = start(tmp_path, *endless, processes=2)
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    (saved,) = (tmp_path / "checkpoints").glob("step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert step >= 3 and f"interrupted, saved at step {step}; the same command goes on from there" in err
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 def test_hyper_parameters_of_a_resumed_run_are_its_own(start, tmp_path):

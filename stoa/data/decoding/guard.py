@@ -171,7 +171,8 @@ def _receive(connection: Connection, memory: int) -> tuple[Any, Exception | None
 
 def _serve(descriptor: int, memory: int) -> None:
     """Answer calls until the other side goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the owner ends its helper
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the owner ends its helper
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         # A helper that hangs never reads that its owner has gone.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
