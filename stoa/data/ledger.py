@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -29,31 +30,42 @@ class Ledger:
         """Write one record.
 
         Args:
-            event: ``skipped``, ``replaced``, ``fallback`` or ``blamed``.
+            event: ``skipped``, ``replaced``, ``fallback`` or ``blamed``; of ``stoa prepare`` others.
             clip: id of the clip.
             reason: one line.
             details: anything JSON can hold (path, replacement, epoch).
+
+        Raises:
+            OSError: the disk is full or does not answer.
         """
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"event": event, "clip": clip, "reason": reason, **details}, ensure_ascii=False) + "\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a kill cut the line before short
+                line = "\n" + line
             # One write, so that lines of several workers do not mix.
-            os.write(descriptor, line.encode(errors="backslashreplace"))
+            content = line.encode(errors="backslashreplace")
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(descriptor)
 
     def blamed(self) -> dict[str, Blame]:
-        """Clips on record as blamed, by id. A last line that a kill cut short is left out."""
+        """Clips on record as blamed, by id. Lines that a kill cut short are left out."""
         found: dict[str, Blame] = {}
         if self.path is None or not self.path.is_file():
             return found
         with open(self.path, "rb") as file:
             for line in file:
                 if line.startswith(b'{"event": "blamed"') and line.endswith(b"\n"):
-                    record = json.loads(line)
+                    try:
+                        record = json.loads(line)
+                    except ValueError:
+                        continue
                     blame = Blame(record["epoch"], record["reason"])
                     found[record["clip"]] = min(blame, found.get(record["clip"], blame))
         return found

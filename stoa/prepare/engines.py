@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Literal
 
+from stoa.data.decoding.guard import die_with_parent
 from stoa.prepare.shard import ShardCounts, ShardTask, write_shard
 
 Engine = Literal["local", "ray"]
@@ -33,7 +34,8 @@ def run(tasks: Sequence[ShardTask], engine: Engine, workers: int) -> Iterator[Sh
 
 def _run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardCounts]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+    # Workers that outlive a killed call would write to the files of the next one.
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=die_with_parent) as pool:
         futures = [pool.submit(write_shard, task) for task in tasks]
         try:
             for future in as_completed(futures):

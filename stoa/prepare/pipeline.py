@@ -63,7 +63,7 @@ def prepare(
         say(line)
     if annotations.question_rows is not None:
         write_questions(out / "questions.jsonl", annotations.questions())
-    class_names = _class_names(config, root)
+    class_names = _class_names(config, root, Ledger(out / "ledger.jsonl"), say)
     if class_names:
         write_class_names(out / "labels.json", class_names)
     token_ids = _token_ids(out / "rows.jsonl")
@@ -71,6 +71,8 @@ def prepare(
     for kind in config.stores:
         paths = _make_shards(config, kind, out, engine, workers, say)
         tallies[kind] = _finish(config, kind, class_names, token_ids, paths, out)
+        if class_names:
+            say(f"{kind}: {tallies[kind].clips_with_boxes:,} of {tallies[kind].clips:,} clips have detections")
     write_summary(out, config, found.lines(), tallies)
     say(f"written to {out}; look at {out / 'summary.html'}")
     for kind in config.stores:
@@ -136,8 +138,17 @@ def _token_ids(rows: Path) -> list[int]:
         return used_token_ids(captions)
 
 
-def _class_names(config: PrepareConfig, root: Path) -> list[str]:
-    source = config.detections.open()
+def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) -> list[str]:
+    """Of the detections. What is left out of these for all clips is told here, that of each clip in its shard."""
+    dropped = list[str]()
+
+    def drop(video: str, reason: str) -> None:
+        ledger.record("boxes dropped", video, reason)
+        dropped.append(reason)
+
+    source = config.detections.open(on_drop=drop)
+    if dropped:
+        say(f"{len(dropped):,} entries of {config.detections.path} are left out, the first: {dropped[0]}")
     if source is not None:
         return source.class_names
     own = root / "labels.json"
@@ -172,7 +183,8 @@ def _told(shards: Iterator[ShardCounts], folder: Path) -> Iterator[ShardCounts]:
         yield from shards
     except OSError as error:
         raise OSError(
-            f"{error.strerror or error} while writing to {folder}; what is done stays: mend that, and call again"
+            f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''} while writing to {folder}; "
+            "what is done stays: mend that, and call again"
         ) from error
 
 
@@ -224,6 +236,11 @@ def _finish(
     index = np.concatenate(parts)
     if not len(index):
         raise ValueError(f"none of the clips could be prepared; {out / 'ledger.jsonl'} says why")
+    if config.detections.path is not None and not tallies.clips_with_boxes:
+        raise ValueError(
+            f"none of the {len(index):,} clips has detections in {config.detections.path}; {out / 'ledger.jsonl'} says "
+            "what was looked for. Mend the file or --detections.pattern, and pass another --out"
+        )
     folder = out / kind
     np.save(folder / f"{INDEX_FILE}.tmp.npy", index)
     fsync(folder / f"{INDEX_FILE}.tmp.npy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.guard import Guard
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, row_from_json, row_to_json
+from stoa.prepare.adapters.videos import video_stem
 from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreKind
 from stoa.prepare.detections import DetectionSource
 from stoa.prepare.tagging import Tagger
@@ -58,7 +60,7 @@ def write_shard(task: ShardTask) -> ShardCounts:
     ``ids`` and ``splits`` (of each clip), ``failures`` and ``tallies``.
 
     Raises:
-        OSError: the disk is full or does not answer.
+        OSError: the disk is full or does not answer, or a video has gone.
     """
     failures: list[Failure] = []
     kept: list[tuple[ClipRow, float, int, Detections | None]] = []
@@ -72,9 +74,14 @@ def write_shard(task: ShardTask) -> ShardCounts:
                 found = _boxes(source, row, clip)
             except (DecodeError, ValueError) as error:
                 kind = error.kind if isinstance(error, DecodeError) else "boxes"
+                if kind == "missing":  # it was there when the rows were written
+                    raise FileNotFoundError(errno.ENOENT, "a video is gone", path) from None
                 failures.append({"event": "failed", "clip": row.id, "reason": str(error), "path": path, "kind": kind})
                 continue
             failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
+            if source is not None and found is None:
+                reason = f"{task.config.detections.path} has nothing of use on {video_stem(Path(row.video).name)!r}"
+                failures.append({"event": "no detections", "clip": row.id, "reason": reason})
             shard.add(f"{number:08d}", _files(task, row, clip, found))
             kept.append((row, clip.duration_seconds, len(clip.times_seconds), found))
     of_clips = {"ids": [row.id for row, *_ in kept], "splits": [row.split for row, *_ in kept]}
@@ -118,7 +125,7 @@ def _boxes(source: DetectionSource | None, row: ClipRow, clip: Transcoded) -> De
     """Detections with times from the clip's start."""
     if source is not None:
         found = source.find(
-            Path(row.video).stem,
+            video_stem(Path(row.video).name),
             size_wh=clip.source_size_wh,
             duration_seconds=clip.source_seconds,
             start_seconds=row.start_seconds,

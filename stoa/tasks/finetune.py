@@ -93,6 +93,11 @@ class FinetuneConfig:
             raise ValueError(f"--epochs is {self.epochs}; expected more than 0, or null for training.max_steps")
         if self.validation.held_out < 0:
             raise ValueError(f"--validation.held_out is {self.validation.held_out}; expected 0 or more")
+        if self.validation.held_out and self.data.together > 1:
+            raise ValueError(
+                f"--validation.held_out is {self.validation.held_out} and --data.together {self.data.together}: clips "
+                "held out leave gaps in the groups; name a --validation.split"
+            )
         if self.data.split == self.validation.split and not self.validation.held_out:
             raise ValueError(
                 f"--validation.split is {self.validation.split!r}, which is trained on; name another split"

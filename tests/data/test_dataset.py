@@ -1,10 +1,12 @@
 """From manifest rows to batches: replacements, boxes, ledger, workers."""
 
 import dataclasses
+import errno
 import json
 import warnings
 from itertools import islice
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,9 @@ from factories import gray_frames, gray_number, write_video
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import FileClips
 from stoa.data.dataset import ClipDataset, collate, stable_hash
+from stoa.data.decoding import base
+from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.probe import as_decode_error
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler, SampleKey
@@ -76,6 +81,32 @@ def test_a_bad_clip_is_replaced_always_by_the_same_one(folder):
     written = events(folder / "ledger.jsonl")
     assert {(e["event"], e["clip"]) for e in written} >= {("replaced", "clip2"), ("replaced", "clip3")}
     assert any("does not exist" in e["reason"] and e["path"].endswith("3.mp4") for e in written)
+
+
+def test_storage_that_does_not_answer_is_no_bad_clip(folder, monkeypatch):
+    ledger = Ledger(folder / "ledger.jsonl")
+    data = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0, ledger=ledger, timeout_seconds=0)
+
+    def stale(path, **options):
+        raise OSError(errno.ESTALE, "Stale file handle", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base.os, "stat", stale)
+        with pytest.raises(OSError, match="Stale file handle"):
+            data[SampleKey(2, 0, 0)]
+    assert not ledger.path.exists()
+    assert isinstance(as_decode_error(av.error.TimeoutError(errno.ETIMEDOUT, "timed out", "x.mp4")), OSError)
+    assert isinstance(as_decode_error(av.error.OSError(errno.EIO, "of a damaged file", "x.mp4")), DecodeError)
+
+
+def test_a_ledger_line_that_was_cut_short_harms_no_other(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.record("blamed", "a", "crashed", epoch=1)
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole + whole[: len(whole) // 2])
+    ledger.record("blamed", "b", "hung", epoch=2)
+    ledger.record("blamed", "c", "hung", epoch=0)
+    assert {clip: blame.epoch for clip, blame in ledger.blamed().items()} == {"a": 1, "b": 2, "c": 0}
 
 
 def test_a_manifest_of_missing_files_is_one_clear_error(folder):

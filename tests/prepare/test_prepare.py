@@ -22,7 +22,7 @@ from stoa.detections import Detections
 from stoa.files import sha256
 from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.prepare.adapters import open_annotations
-from stoa.prepare.config import PrepareConfig, StoreConfig
+from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreConfig
 from stoa.prepare.pipeline import prepare
 from stoa.synthetic import SynthConfig, build_data_set
 
@@ -248,6 +248,46 @@ def test_what_cannot_be_decoded_goes_to_the_ledger(tmp_path, decoder_faults):
     assert {e["clip"] for e in written if e["event"] == "skipped"} == {"absent"}
     page = (out / "summary.html").read_text()
     assert "crashed its process" in page
+
+
+def test_a_video_that_goes_while_it_is_prepared_is_no_bad_clip(tmp_path):
+    """As all do when the storage does."""
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", gray_frames(4))
+    write_manifest(tmp_path / "manifest.jsonl", [ClipRow(n, f"{n}.mp4", (Caption("x"),)) for n in ("a", "b")])
+
+    def goes(line: str) -> None:
+        (tmp_path / "b.mp4").unlink(missing_ok=True)  # at the first line that is said, before shards are made
+
+    with pytest.raises(OSError, match=r"a video is gone \(.*b.mp4\) while writing to .*what is done stays"):
+        made(tmp_path, tmp_path / "out", stores=("frames",), say=goes)
+    assert not list((tmp_path / "out" / "frames").iterdir())
+    write_video(tmp_path / "b.mp4", gray_frames(4))
+    out = made(tmp_path, tmp_path / "out", stores=("frames",))
+    assert len(ShardClips(str(out / "frames"), None)) == 2
+
+
+def test_clips_without_detections_are_told(tmp_path):
+    for name in ("a.avi", "b"):
+        write_video(tmp_path / f"{name}.mp4", gray_frames(4))
+    rows = [ClipRow("a", "a.avi.mp4", (Caption("x"),)), ClipRow("b", "b.mp4", (Caption("x"),))]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    (tmp_path / "train.labelmap.tsv").write_text("cat\n")
+    boxes = json.dumps([{"class": "cat", "rect": [1, 1, 9, 9], "conf": 0.9, "feature": ""}])
+    path = tmp_path / "train.label.tsv"
+    path.write_text(f"a_0\t{boxes}\nodd\t{boxes}\n")
+    lines: list[str] = []
+    detections = DetectionsConfig(path=str(path), fps=1)
+    out = made(tmp_path, tmp_path / "out", stores=("frames",), detections=detections, say=lines.append)
+    assert "frames: 1 of 2 clips have detections" in lines
+    assert any("1 entries of" in line and "does not match this key" in line for line in lines)
+    told = {(event["event"], event["clip"]): event["reason"] for event in ledger(out)}
+    assert told.keys() == {("boxes dropped", "odd"), ("no detections", "b")}
+    assert "has nothing of use on 'b'" in told["no detections", "b"]
+
+    path.write_text(f"x_0\t{boxes}\n")
+    with pytest.raises(ValueError, match=r"none of the 2 clips has detections in .*train.label.tsv; .*ledger.jsonl"):
+        made(tmp_path, tmp_path / "other", stores=("frames",), detections=detections)
 
 
 def test_no_video_at_all_is_one_clear_error(shapes, tmp_path):

@@ -176,6 +176,7 @@ def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys
         (("--validation.split", "nope"), r"has no usable row with split 'nope' \(splits found: "),
         (("--questions", "x.jsonl"), "--questions is x.jsonl and --task retrieval"),
         (("--validation.held_out", "48"), "--validation.held_out is 48, and there are 48 clips to train on"),
+        (("--validation.held_out", "8", "--data.together", "2"), "--validation.held_out is 8 and --data.together 2"),
         (("--objectives.plm_form", "two_stream"), "plm_form is 'two_stream', and --run was trained with 'one_pass'"),
         (("--epochs", "0"), "--epochs is 0.0; expected more than 0"),
         (("--run", "nowhere"), "no checkpoint under nowhere"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from typing import NamedTuple
 
 import numpy as np
@@ -65,11 +66,16 @@ def as_file(video: Video) -> str | io.BytesIO:
 
     Raises:
         DecodeError: the file is missing or empty.
+        OSError: the storage does not answer.
     """
     if isinstance(video, str):
-        if not os.path.isfile(video):
-            raise DecodeError("missing", "file does not exist")
-        size = os.path.getsize(video)
+        try:
+            status = os.stat(video)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DecodeError("missing", "file does not exist") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise DecodeError("missing", "it is not a file")
+        size = status.st_size
     else:
         size = len(video)
     if size == 0:

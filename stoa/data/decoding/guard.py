@@ -133,6 +133,12 @@ class _Lost(Exception):
         self.kind = kind
 
 
+def die_with_parent() -> None:
+    """Have this process killed when the thread that started it ends, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _shared_memory() -> int:
     """A file in memory, through which arrays travel: a pipe is several times slower."""
     if hasattr(os, "memfd_create"):
@@ -173,9 +179,7 @@ def _serve(descriptor: int, memory: int) -> None:
     """Answer calls until the other side goes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the owner ends its helper
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # A helper that hangs never reads that its owner has gone.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()  # a helper that hangs never reads that its owner has gone
     importlib.import_module("stoa.data.decoding.cpu")  # the decoders' libraries take their time
     connection = Connection(descriptor)
     connection.send("ready")

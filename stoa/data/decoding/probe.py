@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import av
 import av.container
 import numpy as np
@@ -10,6 +12,8 @@ from stoa.data.decoding.base import DecodeError, FrameIndex, Video, as_file
 
 # A file that stops before this share of what its header promises is truncated, not merely imprecise.
 COMPLETE_SHARE = 0.9
+# FFmpeg says EIO of damaged files as well.
+_OF_STORAGE = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 
 
 def probe(video: Video) -> FrameIndex:
@@ -41,8 +45,11 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     return streams[0]
 
 
-def as_decode_error(error: av.FFmpegError) -> DecodeError:
-    """FFmpeg's error by class: what cannot be opened is unreadable, what cannot be decoded is corrupt."""
+def as_decode_error(error: av.FFmpegError) -> DecodeError | OSError:
+    """FFmpeg's error by class: what cannot be opened is unreadable, what cannot be decoded is corrupt. For storage that
+    does not answer no video is to blame."""
+    if error.errno in _OF_STORAGE:
+        return OSError(error.errno, error.strerror, error.filename)
     if isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError)):
         return DecodeError("codec", f"PyAV: {error.strerror}")
     in_codec = "avcodec" in str(error)
