@@ -14,7 +14,7 @@ from stoa.prepare.detections.run import detect_manifest
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("manifest", type=str, help="manifest of the clips")
     parser.add_argument("--out", type=str, required=True, help="folder to write; detections it already holds are kept")
-    parser.add_argument("--split", type=str | None, default=None, help="the rows of this split only")
+    parser.add_argument("--split", type=str | None, default=None, help="detect on the rows of this split only")
     parser.add_class_arguments(DetectorConfig, as_group=False, skip={"filter"})
     parser.add_class_arguments(FilterConfig, "filter")
 

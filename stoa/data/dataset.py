@@ -121,7 +121,7 @@ class ClipDataset(Dataset[Sample]):
         self.encoded = encoded
         self.view = view
         self._guard = Guard(timeout_seconds) if timeout_seconds else None
-        self._blamed = self.ledger.blamed()
+        self._blamed, self._blamed_epoch = self.ledger.blamed(), -1
         self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
         self._cached_bytes = 0
         self._fallbacks: set[int] = set()
@@ -248,6 +248,9 @@ class ClipDataset(Dataset[Sample]):
         return decoded
 
     def _refuse_blamed(self, clip: str, epoch: int) -> None:
+        if epoch != self._blamed_epoch:  # other processes blame too, and a resumed run reads what all have
+            self._blamed_epoch = epoch
+            self._blamed |= self.ledger.blamed()
         blame = self._blamed.get(clip)
         if blame is not None and epoch >= blame.epoch:
             raise DecodeError("blamed", blame.reason)

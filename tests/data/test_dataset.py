@@ -99,6 +99,16 @@ def test_storage_that_does_not_answer_is_no_bad_clip(folder, monkeypatch):
     assert isinstance(as_decode_error(av.error.OSError(errno.EIO, "of a damaged file", "x.mp4")), DecodeError)
 
 
+def test_what_another_process_has_blamed_is_refused_from_the_next_epoch_on(folder):
+    ledger = Ledger(folder / "ledger.jsonl")
+    data = ClipDataset(FileClips(rows(), folder), SHAPE, seed=0, ledger=ledger)
+    assert data[SampleKey(2, 0, 0)].replaced == 0
+    ledger.record("blamed", "clip2", "hung", epoch=0)
+    assert data[SampleKey(2, 0, 0)].replaced == 0
+    assert data[SampleKey(2, 1, 0)].replaced == 1
+    assert ClipDataset(FileClips(rows(), folder), SHAPE, seed=0, ledger=ledger)[SampleKey(2, 1, 0)].replaced == 1
+
+
 def test_a_ledger_line_that_was_cut_short_harms_no_other(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.record("blamed", "a", "crashed", epoch=1)

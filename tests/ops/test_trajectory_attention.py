@@ -180,11 +180,14 @@ def test_compiles_without_a_graph_break(device, backend):
 
 @compiled
 @devices
-def test_autocast_casts_as_it_does_for_sdpa(device):
-    q, k, v, labels, q_labels = example(device)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_autocast_casts_as_it_does_for_sdpa(device, dtype):
+    *qkv, labels, q_labels = example(device)
+    q, k, v = (x.to(dtype) for x in qkv)
     with torch.autocast(device, dtype=torch.bfloat16):
         out = trajectory_attention(q, k, v, labels, q_labels)
-        assert out.dtype == F.scaled_dot_product_attention(q, k, v).dtype == torch.bfloat16
+        assert out.dtype == F.scaled_dot_product_attention(q, k, v).dtype
+        assert (out.dtype == torch.bfloat16) == (dtype != torch.float64)
 
 
 @compiled

@@ -117,6 +117,30 @@ def test_a_second_run_keeps_what_is_there(manifest, weights, tmp_path, monkeypat
     assert list(whole) == list(again)
 
 
+def test_splits_one_after_the_other_and_a_part_that_has_changed(manifest, weights, tmp_path):
+    out, rows = tmp_path / "out", read_manifest(manifest)
+    for split in ("test", "train"):
+        detect_manifest(config(weights), manifest, out, split=split, say=lambda line: None)
+        found = {row.id: row.detections for row in read_manifest(out / "manifest.jsonl")}
+        assert [id for id, path in found.items() if path] == (["x/part"] if split == "test" else ["a", "x/part"])
+    write_manifest(manifest, [*rows[:2], replace(rows[2], start_seconds=0.0)])
+    said = []
+    detect_manifest(config(weights), manifest, out, say=said.append)
+    assert said[0] == f"{out} already held the detections of 1 clips; they are kept"
+    (part,) = (row for row in read_manifest(out / "manifest.jsonl") if row.id == "x/part")
+    assert part.detections != found["x/part"]
+    assert Detections.load(out / part.detections).frame_times_seconds.min() < 0.5
+
+
+def test_a_file_that_crashes_its_decoder_is_one_of_the_ledger(manifest, weights, tmp_path, decoder_faults):
+    (manifest.parent / "videos" / "a.mp4").rename(manifest.parent / "videos" / "crash.mp4")
+    rows = read_manifest(manifest)
+    write_manifest(manifest, [replace(rows[0], video="videos/crash.mp4"), rows[2]])
+    detect_manifest(config(weights), manifest, tmp_path / "out", say=lambda line: None)
+    (record,) = [json.loads(line) for line in (tmp_path / "out" / "ledger.jsonl").read_text().splitlines()]
+    assert record["clip"] == "a" and "crashed its process" in record["reason"]
+
+
 def test_other_settings_do_not_mix(manifest, weights, tmp_path):
     detect_manifest(config(weights), manifest, tmp_path / "out", say=lambda line: None)
     for changes, message in [

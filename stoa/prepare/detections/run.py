@@ -1,7 +1,8 @@
 """A detector over the clips of a manifest.
 
-The folder that it writes holds ``detections/``, ``labels.json``, ``manifest.jsonl`` (the rows of the manifest with
-``detections`` filled), ``ledger.jsonl`` and ``detect.json``, which tells by what the detections were made.
+The folder that it writes holds ``detections/``, ``labels.json``, ``manifest.jsonl`` (the rows of the manifest, of all
+splits, with ``detections`` where there are some), ``ledger.jsonl`` and ``detect.json``, which tells by what the
+detections were made.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 from urllib.parse import quote
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError
-from stoa.data.decoding.cpu import decode_clip
+from stoa.data.decoding.cpu import decode_guarded
+from stoa.data.decoding.guard import Guard
 from stoa.data.ledger import Ledger
 from stoa.detections import Detections
 from stoa.files import fsync, sha256, write_whole
@@ -26,6 +28,7 @@ from stoa.prepare.detections.detector import Detector, DetectorConfig
 from stoa.prepare.detections.labels import write_class_names
 
 _SECONDS_BETWEEN_LINES = 60.0
+_TIMEOUT_SECONDS = 60.0  # a video that takes longer to decode counts as hung
 
 
 def detect_manifest(
@@ -41,7 +44,7 @@ def detect_manifest(
     A clip that does not decode is recorded in the ledger, and its row has no detections.
 
     Args:
-        split: take the rows of this split only.
+        split: detect on the rows of this split only.
         say: called with one line on what was kept, on the way, and on what was done.
 
     Raises:
@@ -51,7 +54,9 @@ def detect_manifest(
     manifest, out = Path(manifest), Path(out)
     ledger = Ledger(out / "ledger.jsonl")
     rows = read_manifest(manifest, split=split, on_skip=lambda clip, reason: ledger.record("skipped", clip, reason))
+    every = rows if split is None else read_manifest(manifest)
     detector = Detector(config)
+    guard = Guard(_TIMEOUT_SECONDS)
     _claim(out, _identity(config, detector.class_names))
     write_class_names(out / "labels.json", detector.class_names)
 
@@ -64,7 +69,7 @@ def detect_manifest(
             kept += 1
             continue
         try:
-            decoded = _decode(manifest.parent / row.video, row, config.num_frames, ledger)
+            decoded = _decode(guard, manifest.parent / row.video, row, config.num_frames, ledger)
         except DecodeError as error:
             ledger.record("skipped", row.id, str(error), path=str(manifest.parent / row.video))
             failures = failures or [f"clip {row.id!r}, {manifest.parent / row.video}: {error}"]
@@ -78,7 +83,8 @@ def detect_manifest(
             say(f"{index + 1} of {len(rows)} clips, {detected / (said - started):.2f} clips/s")
     if not kept + detected:
         raise ValueError(f"no clip of {manifest} decodes; the first: {failures[0]}")
-    _write_manifest(rows, manifest.parent, out)
+    guard.close()
+    _write_manifest(every, manifest.parent, out)
     if kept:
         say(f"{out} already held the detections of {kept} clips; they are kept")
     skipped = len(rows) - kept - detected
@@ -88,11 +94,11 @@ def detect_manifest(
     )
 
 
-def _decode(path: Path, row: ClipRow, num_frames: int, ledger: Ledger) -> DecodedFrames:
-    def record_fallback(reason: str) -> None:
+def _decode(guard: Guard, path: Path, row: ClipRow, num_frames: int, ledger: Ledger) -> DecodedFrames:
+    decoded, reason = decode_guarded(guard, str(path), num_frames, row.start_seconds, row.end_seconds, "auto")
+    if reason is not None:
         ledger.record("fallback", row.id, reason)
-
-    return decode_clip(str(path), num_frames, row.start_seconds, row.end_seconds, on_fallback=record_fallback)
+    return decoded
 
 
 def _identity(config: DetectorConfig, class_names: list[str]) -> dict[str, Any]:
@@ -126,8 +132,10 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
 
 
 def _path_of(row: ClipRow) -> str:
-    """Relative to the folder; ids may hold any character, and one folder must not hold millions of files."""
-    return f"detections/{zlib.crc32(row.id.encode()) % 256:02x}/{quote(row.id, safe=' ')}.npz"
+    """Relative to the folder; ids may hold any character, and one folder must not hold millions of files. Another part,
+    or another video, under the same id has another file."""
+    part = zlib.crc32(repr((row.video, row.start_seconds, row.end_seconds)).encode(errors="surrogatepass"))
+    return f"detections/{zlib.crc32(row.id.encode()) % 256:02x}/{quote(row.id, safe=' ')}-{part:08x}.npz"
 
 
 def _save(detections: Detections, path: Path) -> None:
