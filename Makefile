@@ -1,6 +1,6 @@
 # Every target sets up what it needs, so `make demo` and `make test` work on a fresh machine. A second call is instant.
 #
-#   PYTHON=python3.12 make setup          another interpreter (3.10 or newer)
+#   PYTHON=python3.12 make setup          another interpreter (3.11 or newer)
 #   CONSTRAINTS=my-pins.txt make setup    other versions
 #   make test PYTEST_ARGS='-k assignment' some of the tests
 
@@ -110,6 +110,8 @@ clean:
 $(STAMPS)/system:
 	@missing=""; \
 	command -v $(PYTHON) > /dev/null || missing+=" python3"; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
+		{ echo "$(PYTHON) is older than 3.11, or not there; name another: PYTHON=python3.12 make" >&2; exit 1; }; \
 	$(PYTHON) -c 'import ensurepip' 2> /dev/null || missing+=" python3-venv"; \
 	headers="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2> /dev/null || true)"; \
 	[[ -f "$$headers/Python.h" ]] || missing+=" python3-dev"; \

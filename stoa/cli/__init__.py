@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: that of the command where it has one, else 0; 2 after a mistake of the user's, which is told in
         one line on stderr; 130 after Ctrl-C.
     """
-    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    given = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if given[0].startswith("--local_rank="):  # DeepSpeed's launcher puts it before the command
+        given = [*given[1:], given[0]]
+    name, *rest = given
     if name in ("-h", "--help"):
         print(f"usage: stoa {{{','.join(COMMANDS)}}} ...\n\n'stoa COMMAND --help' lists the options of a command")
         return 0

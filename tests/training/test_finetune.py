@@ -169,6 +169,12 @@ def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys
     assert "picked from 3 options" in capsys.readouterr().out
 
 
+def test_the_launcher_puts_the_rank_first(pretrained, data_set, tmp_path, capsys):
+    arguments = arguments_of(tmp_path, data_set, pretrained, "retrieval")
+    assert main(["--local_rank=0", *arguments, "--epochs", "0"]) == 2
+    assert "--epochs is 0.0; expected more than 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

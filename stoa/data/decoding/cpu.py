@@ -152,7 +152,7 @@ def count_frames(video: Video, index: FrameIndex) -> FrameCount:
 
 def _all_frames(video: Video, index: FrameIndex) -> Iterator[tuple[float, av.VideoFrame]]:
     try:
-        with av.open(as_file(video)) as container:
+        with av.open(as_file(video), mode="r") as container:
             stream = video_stream(container)
             stream.thread_type = "NONE"
             yield from _numbered(_decodable(container, stream), index)
@@ -208,7 +208,7 @@ def _decode_pyav(video: Video, index: FrameIndex, frames_T: np.ndarray) -> np.nd
 def _pictures(video: Video, index: FrameIndex, wanted: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
     """The ``wanted`` frames, ascending numbers. Decoding is taken up at those of ``starts`` that save work."""
     count = len(index.times_seconds)
-    with av.open(as_file(video)) as container:
+    with av.open(as_file(video), mode="r") as container:
         stream = video_stream(container)
         stream.thread_type = "NONE"
         coming = _numbered(container.decode(stream), index)

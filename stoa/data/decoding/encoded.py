@@ -66,7 +66,7 @@ def _choose(
     index = probe(video)
     frames_T = clip_frames(index, num_frames, start, end)
     try:
-        with av.open(as_file(video)) as container:
+        with av.open(as_file(video), mode="r") as container:
             stream = video_stream(container)
             stream.thread_type = "NONE"
             first = next(container.decode(stream), None)  # PyAV tells the rotation by decoded frames alone

@@ -23,7 +23,7 @@ def probe(video: Video) -> FrameIndex:
         DecodeError: the file is missing, no video, has no video stream, or ends long before its header says.
     """
     try:
-        with av.open(as_file(video)) as container:
+        with av.open(as_file(video), mode="r") as container:
             return _frame_index(container)
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
