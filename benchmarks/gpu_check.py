@@ -22,6 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "build" / "gpu-site"
 NEEDS_HYPOTHESIS = "tests/ops/test_operator_properties.py"
+# Without them the tests would compare the references with themselves.
+BUILT = "from stoa.ops import build_info; info = build_info(); print(info); assert info['cuda_toolkit']"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def main() -> None:
         ops, graph, model = (Path(folder) / f"{name}.json" for name in ("ops", "graph", "model"))
         results = [
             run("build", [python, "setup.py", "build_ext", "--inplace"], timeout=240, STOA_FORCE_EXT="1"),
+            run("kernels are built", [python, "-c", BUILT], timeout=60),
             run("operator tests", [*pytest, *ignored, "tests/ops"], timeout=240, FAIL_WITHOUT_CUDA="1"),
             run(
                 "random sizes",

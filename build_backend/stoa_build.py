@@ -22,13 +22,19 @@ from typing import Any
 from setuptools import build_meta
 
 build_sdist = build_meta.build_sdist
-build_wheel = build_meta.build_wheel
 build_editable = build_meta.build_editable
 prepare_metadata_for_build_wheel = build_meta.prepare_metadata_for_build_wheel
 prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_editable
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints" / "linux-cu13.txt"
+
+
+def build_wheel(*arguments: Any, **options: Any) -> str:
+    """A wheel of what is there now: setuptools packs whatever an earlier build has left."""
+    for left in ROOT.glob("build/lib*"):
+        shutil.rmtree(left)
+    return build_meta.build_wheel(*arguments, **options)
 
 
 def get_requires_for_build_sdist(config_settings: dict[str, Any] | None = None) -> list[str]:

@@ -161,6 +161,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if "caption" not in (reader.fieldnames or ()):
                 raise ValueError(f"{path}: column 'caption' is missing; every row needs 'id', 'video' and 'caption'")
             for raw in reader:
+                if None in raw:  # what DictReader has no column for
+                    raise ValueError(
+                        f"{path}, line {reader.line_num}: more cells than columns; put a text that holds a comma in "
+                        "double quotes"
+                    )
                 # An empty cell and a missing one look the same: an empty caption.
                 cells = {key: value for key, value in raw.items() if key and value not in ("", None)}
                 yield f"{path}, line {reader.line_num}", {"captions": [], **cells}

@@ -95,11 +95,12 @@ def _ledger_beside(data: str) -> Path:
 def _new_files(
     source: Source, ledger: CheckLedger, report: _Report, progress: _Progress
 ) -> Iterator[tuple[File, Verdict]]:
-    """Each file that has no verdict in its present state, with that state; of the others what is on record is told."""
+    """Each file that has no verdict in its present state, with that state; of the others what is on record is told.
+    Where the file system does not say when a file was changed, as over HTTP, its state is not known."""
     for file in source.files():
         size, mtime = file.state()
-        state = Verdict(path=file.name, size=size, mtime=mtime)
-        if ledger.is_new(state):
+        state = Verdict(path=file.name, size=size, mtime=mtime, split=file.split)
+        if ledger.is_new(state) or (size is not None and mtime is None):
             yield file, state
         else:
             report.add(ledger.recall(state))
@@ -110,7 +111,9 @@ def _examine(guard: Guard, task: tuple[File, Verdict]) -> list[Verdict]:
     """The verdicts on a file. That on the whole comes last: without it the file is not done."""
     file, state = task
     begun = time.monotonic()
-    whole, *clips = [replace(found, size=state.size, mtime=state.mtime) for found in file.examine(guard)]
+    whole, *clips = [
+        replace(found, size=state.size, mtime=state.mtime, split=state.split) for found in file.examine(guard)
+    ]
     return [*clips, replace(whole, seconds=round(time.monotonic() - begun, 3))]
 
 

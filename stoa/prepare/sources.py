@@ -39,6 +39,11 @@ class File(Protocol):
         """Its bytes and when it was last changed, None where its file system does not tell."""
         ...
 
+    @property
+    def split(self) -> str | None:
+        """Whose clips are looked at, of a file that holds several; None is all."""
+        ...
+
     def examine(self, guard: Guard) -> list[Verdict]:
         """The verdict on the file, and after it those on single clips in it that are bad.
 
@@ -91,6 +96,7 @@ class LocalFile:
     name: str
     path: str
     function: Callable[[str, str], Verdict]
+    split: None = None
 
     def state(self) -> tuple[int | None, float | None]:
         try:
@@ -197,7 +203,7 @@ class StoreFiles:
         from stoa.data.shards import INDEX_FILE, STORE_FILE, ShardClips  # brings torch
 
         ShardClips(url, split)  # a store that it can open
-        self._url = url.rstrip("/")
+        self._url, self._split = url.rstrip("/"), split
         store = json.loads(self._content(STORE_FILE))
         self._shards: list[dict[str, Any]] = store["shards"]
         index = np.load(io.BytesIO(self._content(INDEX_FILE)), allow_pickle=False)
@@ -210,7 +216,7 @@ class StoreFiles:
 
     def files(self) -> Iterator[File]:
         for shard, numbers in zip(self._shards, self._numbers, strict=True):
-            yield Shard(shard["name"], self._url, shard["sha256"], numbers)
+            yield Shard(shard["name"], self._url, shard["sha256"], numbers, self._split)
 
     def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
         return iter(())  # parts were cut out when the store was made
@@ -228,6 +234,7 @@ class Shard:
     store: str
     sha256: str
     numbers: np.ndarray
+    split: str | None
 
     def state(self) -> tuple[int | None, float | None]:
         with _answering(f"{self.store}/{self.name}") as (files, path):

@@ -30,6 +30,7 @@ class Verdict:
         size: bytes of the file.
         mtime: when it was last changed, as its file system tells. Size and time together are the state of the file
             that the verdict is on.
+        split: whose clips of the file were looked at; None is all.
     """
 
     path: str
@@ -42,11 +43,12 @@ class Verdict:
     seconds: float | None = None
     size: int | None = None
     mtime: float | None = None
+    split: str | None = None
 
     @property
     def key(self) -> str:
         """Of the state of the file; for a row, of what was said about it."""
-        state = [self.clip, self.reason] if self.error == "range" else [self.size, self.mtime]
+        state = [self.clip, self.reason] if self.error == "range" else [self.size, self.mtime, self.split]
         return json.dumps([self.path, *state])
 
 

@@ -31,6 +31,15 @@ def test_webvid_of_several_files(tmp_path):
     assert texts(one) == {"34": ("val", ["a dog"])}
 
 
+def test_webvid_one_split_in_parts_and_a_folder_named_after_both(tmp_path):
+    folder = tmp_path / "webvid-train-val"
+    published.webvid(folder, "results_10M_train/part0.csv", {"1": "a"})
+    published.webvid(folder, "results_10M_val.csv", {"2": "b"})
+    published.webvid(folder, "results_2M_train.csv", {"3": "c"})
+    rows = open_annotations("webvid", folder).clips()
+    assert {row.id: row.split for row in rows} == {"1": "train", "2": "val", "3": "train"}
+
+
 def test_webvid_in_parts(tmp_path):
     published.webvid(tmp_path, "results_10M_train/part0.csv", {"1": "a"})
     published.webvid(tmp_path, "results_10M_train/part1.csv", {"2": "b"})

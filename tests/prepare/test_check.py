@@ -383,8 +383,12 @@ def test_a_damaged_clip_of_a_store_is_named(tmp_path, store):
     assert f"{shard} at byte" in lines[0]["reason"]
     assert run_check(store, ledger) == (False, lines, said[-4:])
 
-    # Its split leaves it out, but not the sum of the file it stands in.
-    _, lines, _ = run_check(store, tmp_path / "test.jsonl", split="test")
+    # Its split leaves it out, but not the sum of the file it stands in. That says nothing of the clips of the others.
+    both = tmp_path / "test.jsonl"
+    _, of_test, _ = run_check(store, both, split="test")
+    passed, of_all, _ = run_check(store, both)
+    assert not passed and ("000000.tar", "b") in [(line["path"], line["clip"]) for line in of_all[len(of_test) :]]
+    _, lines, _ = run_check(store, tmp_path / "test only.jsonl", split="test")
     assert [(line["path"], line["clip"], line["error"]) for line in lines] == [
         ("000000.tar", None, "sum"),
         ("000001.tar", None, None),
@@ -434,7 +438,7 @@ def test_a_store_at_a_url(tmp_path, store, monkeypatch):
         server.shutdown()
     lines = read_ledger(tmp_path / "check.jsonl")
     assert errors(lines) == {"000000.tar": None, "000001.tar": "sum"}
-    assert [line["mtime"] for line in lines] == [None, None]
+    assert [line["mtime"] for line in lines] == 4 * [None]  # nothing says that a file is still the same
     assert said[-1] == "2 files, 1 bad; written to check.jsonl"
 
 

@@ -73,3 +73,35 @@ def test_the_layout_at_mid_clip_does_not_tell_the_direction() -> None:
         assert np.abs(means[0] - means[1]).max() < 4 * error
         spread = np.std(sizes[one]) * (1 / len(sizes[one]) + 1 / len(sizes[other])) ** 0.5
         assert abs(np.mean(sizes[one]) - np.mean(sizes[other])) < 4 * spread
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("family", "field", "says"),
+    [
+        ("horizontal", "x", ("move_right", "move_left")),
+        ("vertical", "y", ("move_down", "move_up")),
+        ("size", "radius", ("grow", "shrink")),
+        ("light", "light", ("brighten", "darken")),
+        ("spin", "angle", ("spin_clockwise", "spin_counterclockwise")),
+        ("ripple", "phase", ("ripple_outward", "ripple_inward")),
+    ],
+)
+def test_the_word_says_which_way_it_goes(family: str, field: str, says: tuple[str, str], backward: bool) -> None:
+    """x to the right, y downwards; that angles turn clockwise and phases outwards is a test of the renderer."""
+    rest, style = Rest(0.4, 0.5, 0.14, 0.3, 0.1), Style(0.5, 0.5, 0.1)
+    changes = np.diff(getattr(poses(family, backward, rest, style, clock(16)), field))
+    rising, falling = says
+    assert FAMILIES[family].action(backward) == (falling if backward else rising)
+    assert (changes < 0).all() if backward else (changes > 0).all()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_who_chases_is_behind_and_who_orbits_goes_round(backward: bool) -> None:
+    rest, style, times = Rest(0.4, 0.5, 0.14, 0.3, 0.1), Style(0.5, 0.5, 0.1), clock(16)
+    chase = poses("chase", False, rest, style, times, _AXIS_XY)
+    assert (np.diff(chase.x) * _AXIS_XY[0] + np.diff(chase.y) * _AXIS_XY[1] > 0).all()  # towards the other one
+    orbit = poses("orbit", backward, rest, style, times, _AXIS_XY)
+    radius = np.hypot(orbit.x - rest.x - _AXIS_XY[0], orbit.y - rest.y - _AXIS_XY[1])
+    np.testing.assert_allclose(radius, np.hypot(*_AXIS_XY))
+    assert np.ptp(orbit.x) > 0.1

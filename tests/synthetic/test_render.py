@@ -97,3 +97,36 @@ def test_videos_decode_with_exact_times(
         x.reshape(num_frames, size // 2, 2, size // 2, 2, 3).mean(axis=(2, 4)) for x in (frames, rendering.frames)
     )
     assert np.abs(decoded - drawn).mean() < 3
+
+
+def _light_of(family: str, backward: bool, size: int = 128) -> np.ndarray:
+    """Brightness of the first and the next of 64 frames of a large moon, minus the background (2, S, S)."""
+    role = Role(shape="moon", colour="white", family=family, backward=backward, captioned=False)
+    scene = Scene(
+        Story((role,), ()), (Rest(0.5, 0.5, 0.4, 0.3, 0.0),), (Style(0.5, 0.5, 0.1),), (0,), Background(0, 0, 0)
+    )
+    frames = render(scene, num_frames=64, size=size).frames[:2].astype(float)
+    return frames.mean(axis=-1)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_clockwise_is_clockwise_on_the_screen(backward: bool) -> None:
+    light = _light_of("spin", backward)
+    y, x = np.mgrid[: light.shape[1], : light.shape[2]] - (light.shape[1] - 1) / 2
+    centres = [complex((frame * x).sum(), (frame * y).sum()) for frame in light]
+    turned = np.angle(centres[1] / centres[0])  # y points down: positive is clockwise
+    assert 0.01 < (-turned if backward else turned) < 0.2
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_outward_is_away_from_the_centre(backward: bool) -> None:
+    light = _light_of("ripple", backward)
+    y, x = np.mgrid[: light.shape[1], : light.shape[2]] - (light.shape[1] - 1) / 2
+    rings = np.hypot(x, y).round().astype(int)
+    first, second = (
+        np.array([frame[(rings == radius) & (light.min(axis=0) > 0)].mean() for radius in range(24, 44)])
+        for frame in light
+    )
+    change, slope = (second - first)[1:-1], (first[2:] - first[:-2]) / 2
+    speed = -(change * slope).sum() / (slope**2).sum()  # of a wave that keeps its form, in pixels a frame
+    assert 0.05 < (-speed if backward else speed) < 5

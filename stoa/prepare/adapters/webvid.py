@@ -7,7 +7,6 @@ Videos are stored as ``<page_dir>/<videoid>.mp4``; the id alone tells them apart
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from stoa.prepare.adapters.files import Source, chained, read_csv
 
 
 def webvid(path: Path) -> Annotations:
-    """One CSV file, or a folder: its ``results_*.csv``, else the parts in ``results_*/``, else all CSV files.
+    """One CSV file, or a folder: its ``results_*.csv`` and the parts in ``results_*/``, else all CSV files.
 
     Raises:
         ValueError: there is no CSV file.
@@ -29,14 +28,18 @@ def webvid(path: Path) -> Annotations:
 
 
 def _csv_files(folder: Path) -> list[Path]:
-    patterns: Iterable[str] = ("results_*.csv", "results_*/*.csv", "*.csv", "*/*.csv")
-    return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
+    published = sorted([*folder.glob("results_*.csv"), *folder.glob("results_*/*.csv")])
+    return published or sorted(folder.glob("*.csv")) or sorted(folder.glob("*/*.csv"))
+
+
+def _split_in(name: str) -> str | None:
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    return "val" if {"val", "validation"} & words else "train" if "train" in words else None
 
 
 def _rows(path: Path) -> Clips:
     # A part of a split is named by a number, and its folder by the split.
-    words = re.split(r"[^a-z]+", f"{path.parent.name} {path.stem}".lower())
-    split = "val" if {"val", "validation"} & set(words) else "train"
+    split = _split_in(path.stem) or _split_in(path.parent.name) or "train"
     for where, cells in read_csv(Source(path), ("videoid", "name")):
         if not cells["videoid"]:
             raise ValueError(f"{where}: column 'videoid' is empty; every row needs the id of its video")
