@@ -111,8 +111,9 @@ clean:
 $(STAMPS)/system:
 	@missing=""; \
 	command -v $(PYTHON) > /dev/null || missing+=" python3"; \
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
-		{ echo "$(PYTHON) is older than 3.11, or not there; name another: PYTHON=python3.12 make" >&2; exit 1; }; \
+	if command -v $(PYTHON) > /dev/null && ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "$(PYTHON) is older than 3.11; name another: PYTHON=python3.12 make" >&2; exit 1; \
+	fi; \
 	$(PYTHON) -c 'import ensurepip' 2> /dev/null || missing+=" python3-venv"; \
 	headers="$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))' 2> /dev/null || true)"; \
 	[[ -f "$$headers/Python.h" ]] || missing+=" python3-dev"; \

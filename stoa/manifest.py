@@ -161,7 +161,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if "caption" not in (reader.fieldnames or ()):
                 raise ValueError(f"{path}: column 'caption' is missing; every row needs 'id', 'video' and 'caption'")
             for raw in reader:
-                if None in raw:  # what DictReader has no column for
+                if any(raw.get(None) or ()):  # what DictReader has no column for, but for a spreadsheet's empty cells
                     raise ValueError(
                         f"{path}, line {reader.line_num}: more cells than columns; put a text that holds a comma in "
                         "double quotes"

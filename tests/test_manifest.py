@@ -110,6 +110,8 @@ def test_wrong_files_are_named(tmp_path):
 
 def test_a_comma_that_is_not_quoted_is_no_new_cell(tmp_path):
     path = tmp_path / "m.csv"
+    path.write_text("id,video,caption,split\na,a.mp4,a man runs,train,,\n")
+    assert read_manifest(path)[0].captions == (Caption("a man runs"),)  # a spreadsheet's empty cells
     path.write_text("id,video,caption,split\na,a.mp4,a man runs,train\nb,b.mp4,a man runs, then falls,train\n")
     with pytest.raises(ValueError, match=r"m.csv, line 3: more cells than columns; put a text that holds a comma"):
         read_manifest(path)

@@ -85,8 +85,10 @@ class FileClips:
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for row in self.rows:
+            digest.update(repr((row.id, row.video, [caption.text for caption in row.captions])).encode())
             part = row.start_seconds, row.end_seconds, row.detections
-            digest.update(repr((row.id, row.video, *part, [caption.text for caption in row.captions])).encode())
+            if any(value is not None for value in part):
+                digest.update(repr(part).encode())
         return digest.hexdigest()
 
     def __len__(self) -> int:

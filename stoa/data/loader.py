@@ -19,6 +19,7 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.dali import DaliDecoder
 from stoa.data.decoding.encoded import EncodedFrames
+from stoa.data.decoding.guard import die_with_parent
 from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
@@ -198,5 +199,6 @@ def _one_line_errors(batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the trainer ends its workers
         signal.signal(number, signal.SIG_IGN)

@@ -60,7 +60,7 @@ def write_shard(task: ShardTask) -> ShardCounts:
     ``ids`` and ``splits`` (of each clip), ``failures`` and ``tallies``.
 
     Raises:
-        OSError: the disk is full or does not answer, or a video has gone.
+        OSError: the disk is full or does not answer, or the videos have gone.
     """
     failures: list[Failure] = []
     kept: list[tuple[ClipRow, float, int, Detections | None]] = []
@@ -74,8 +74,8 @@ def write_shard(task: ShardTask) -> ShardCounts:
                 found = _boxes(source, row, clip)
             except (DecodeError, ValueError) as error:
                 kind = error.kind if isinstance(error, DecodeError) else "boxes"
-                if kind == "missing":  # it was there when the rows were written
-                    raise FileNotFoundError(errno.ENOENT, "a video is gone", path) from None
+                if kind == "missing" and not Path(path).parent.is_dir():  # which it was when the rows were written
+                    raise FileNotFoundError(errno.ENOENT, "the folder of a video is gone", path) from None
                 failures.append({"event": "failed", "clip": row.id, "reason": str(error), "path": path, "kind": kind})
                 continue
             failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
@@ -124,13 +124,16 @@ def _transcode(task: ShardTask, path: str, row: ClipRow) -> Transcoded:
 def _boxes(source: DetectionSource | None, row: ClipRow, clip: Transcoded) -> Detections | None:
     """Detections with times from the clip's start."""
     if source is not None:
-        found = source.find(
-            video_stem(Path(row.video).name),
-            size_wh=clip.source_size_wh,
-            duration_seconds=clip.source_seconds,
-            start_seconds=row.start_seconds,
-            end_seconds=row.end_seconds,
-        )
+        name = Path(row.video).name
+        found = None
+        for stem in dict.fromkeys((video_stem(name), Path(name).stem)):  # of "a.avi.mp4": "a", else "a.avi"
+            found = found or source.find(
+                stem,
+                size_wh=clip.source_size_wh,
+                duration_seconds=clip.source_seconds,
+                start_seconds=row.start_seconds,
+                end_seconds=row.end_seconds,
+            )
     else:
         found = Detections.load(row.detections) if row.detections is not None else None
     if found is not None and row.start_seconds:

@@ -250,21 +250,27 @@ def test_what_cannot_be_decoded_goes_to_the_ledger(tmp_path, decoder_faults):
     assert "crashed its process" in page
 
 
-def test_a_video_that_goes_while_it_is_prepared_is_no_bad_clip(tmp_path):
-    """As all do when the storage does."""
+def test_storage_that_goes_while_videos_are_prepared_is_no_bad_clip(tmp_path):
+    (tmp_path / "mount").mkdir()
     for name in ("a", "b"):
-        write_video(tmp_path / f"{name}.mp4", gray_frames(4))
-    write_manifest(tmp_path / "manifest.jsonl", [ClipRow(n, f"{n}.mp4", (Caption("x"),)) for n in ("a", "b")])
+        write_video(tmp_path / "mount" / f"{name}.mp4", gray_frames(4))
+    write_manifest(tmp_path / "manifest.jsonl", [ClipRow(n, f"mount/{n}.mp4", (Caption("x"),)) for n in ("a", "b")])
 
-    def goes(line: str) -> None:
-        (tmp_path / "b.mp4").unlink(missing_ok=True)  # at the first line that is said, before shards are made
+    def goes(line: str) -> None:  # at the first line that is said, before shards are made
+        if (tmp_path / "mount").exists():
+            (tmp_path / "mount").rename(tmp_path / "elsewhere")
 
-    with pytest.raises(OSError, match=r"a video is gone \(.*b.mp4\) while writing to .*what is done stays"):
+    with pytest.raises(OSError, match=r"folder of a video is gone \(.*a.mp4\) while writing to .*what is done stays"):
         made(tmp_path, tmp_path / "out", stores=("frames",), say=goes)
     assert not list((tmp_path / "out" / "frames").iterdir())
-    write_video(tmp_path / "b.mp4", gray_frames(4))
-    out = made(tmp_path, tmp_path / "out", stores=("frames",))
-    assert len(ShardClips(str(out / "frames"), None)) == 2
+    (tmp_path / "elsewhere").rename(tmp_path / "mount")
+
+    def loses_one(line: str) -> None:
+        (tmp_path / "mount" / "b.mp4").unlink(missing_ok=True)
+
+    out = made(tmp_path, tmp_path / "out", stores=("frames",), say=loses_one)
+    assert len(ShardClips(str(out / "frames"), None)) == 1
+    assert [(e["clip"], e["kind"]) for e in ledger(out) if e["event"] == "failed"] == [("b", "missing")]
 
 
 def test_clips_without_detections_are_told(tmp_path):

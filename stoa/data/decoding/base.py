@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 from typing import NamedTuple
 
 import numpy as np
+
+OF_STORAGE = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+"""Errors for which no file is to blame."""
 
 Video = str | bytes
 """A video file: its path, or its content."""
@@ -65,7 +69,7 @@ def as_file(video: Video) -> str | io.BytesIO:
     """What decoders open.
 
     Raises:
-        DecodeError: the file is missing or empty.
+        DecodeError: the file is missing, empty or not to be reached.
         OSError: the storage does not answer.
     """
     if isinstance(video, str):
@@ -73,6 +77,10 @@ def as_file(video: Video) -> str | io.BytesIO:
             status = os.stat(video)
         except (FileNotFoundError, NotADirectoryError):
             raise DecodeError("missing", "file does not exist") from None
+        except OSError as error:
+            if error.errno in {errno.EIO, *OF_STORAGE}:
+                raise
+            raise DecodeError("missing", f"file cannot be reached ({error.strerror})") from None
         if not stat.S_ISREG(status.st_mode):
             raise DecodeError("missing", "it is not a file")
         size = status.st_size

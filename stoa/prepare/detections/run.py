@@ -28,7 +28,7 @@ from stoa.prepare.detections.detector import Detector, DetectorConfig
 from stoa.prepare.detections.labels import write_class_names
 
 _SECONDS_BETWEEN_LINES = 60.0
-_TIMEOUT_SECONDS = 60.0  # a video that takes longer to decode counts as hung
+_TIMEOUT_SECONDS = 300.0  # a video that takes longer to decode counts as hung
 
 
 def detect_manifest(
