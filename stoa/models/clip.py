@@ -66,6 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# Of open_clip's keys those that change what this module takes for granted; it ignores them otherwise.
 _PLAIN: dict[str, dict[str, Any]] = {
     "text_cfg": {"hf_tokenizer_name": None, "vocab_size": 49408, "no_causal_mask": False, "pool_type": "argmax"},
     "vision_cfg": {"pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False},

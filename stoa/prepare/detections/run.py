@@ -83,7 +83,6 @@ def detect_manifest(
             say(f"{index + 1} of {len(rows)} clips, {detected / (said - started):.2f} clips/s")
     if not kept + detected:
         raise ValueError(f"no clip of {manifest} decodes; the first: {failures[0]}")
-    guard.close()
     _write_manifest(every, manifest.parent, out)
     if kept:
         say(f"{out} already held the detections of {kept} clips; they are kept")
