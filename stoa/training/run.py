@@ -24,6 +24,7 @@ from stoa.objectives.gather import rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
+from stoa.training.allocator import keep_freed_memory
 from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
@@ -51,6 +52,8 @@ def join(training: TrainingConfig, deepspeed_config: str) -> Process:
     """
     ds_config = ds.read_config(deepspeed_config)
     device = ds.init_distributed()
+    if device.type == "cpu":
+        keep_freed_memory()
     console = Console(enabled=rank() == 0)
     if rank() != 0:
         warnings.simplefilter("ignore")  # the first rank says it once for all
