@@ -60,6 +60,14 @@ class Clips(Protocol):
         """Captions, or what stands in their place, of a clip whose row has been read."""
         ...
 
+    def caption_counts(self) -> Sequence[int]:
+        """How many captions every clip has, in order.
+
+        Raises:
+            ValueError: a store does not say.
+        """
+        ...
+
     def used_token_ids(self) -> list[int]:
         """Sorted ids of all tokens in the captions."""
         ...
@@ -115,6 +123,9 @@ class FileClips:
     def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
         return row.captions
 
+    def caption_counts(self) -> list[int]:
+        return [len(row.captions) for row in self.rows]
+
     def used_token_ids(self) -> list[int]:
         return used_token_ids(caption for row in self.rows for caption in row.captions)
 
@@ -123,11 +134,11 @@ class FileClips:
 
 
 class SomeClips:
-    """A part of other clips, in the order given.
+    """Some of other clips, in the order given.
 
     Args:
         clips: the whole.
-        indices: of the part.
+        indices: of those to take; one may be taken more than once.
     """
 
     def __init__(self, clips: Clips, indices: Sequence[int]) -> None:
@@ -160,8 +171,31 @@ class SomeClips:
     def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
         return self._clips.texts(self._indices[index], row)
 
+    def caption_counts(self) -> list[int]:
+        counts = self._clips.caption_counts()
+        return [counts[index] for index in self._indices]
+
     def used_token_ids(self) -> list[int]:
         return self._clips.used_token_ids()
 
     def foreign_script_share(self) -> float:
         return self._clips.foreign_script_share()
+
+
+class CaptionClips(SomeClips):
+    """A clip for every caption, so that all are seen in an epoch.
+
+    Args:
+        clips: with their captions; those without any are left out.
+    """
+
+    def __init__(self, clips: Clips) -> None:
+        counts = clips.caption_counts()
+        super().__init__(clips, [index for index, count in enumerate(counts) for _ in range(count)])
+        self._numbers = [number for count in counts for number in range(count)]
+
+    def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
+        return (super().texts(index, row)[self._numbers[index]],)
+
+    def caption_counts(self) -> list[int]:
+        return [1] * len(self)

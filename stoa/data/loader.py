@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stoa.data.boxes import ClipShape
-from stoa.data.clips import Clips, FileClips
+from stoa.data.clips import CaptionClips, Clips, FileClips
 from stoa.data.dataset import Bundle, ClipDataset, LoadedBatch, Sample, bundle, collate
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
@@ -44,6 +44,8 @@ class DataConfig:
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
         view: what of a clip is seen; less than ``whole`` is a control.
+        captions: ``one`` of a clip's captions an epoch, another one each time, or ``all``, each with the clip as a
+            sample of its own, so that an epoch is so many times longer.
         together: consecutive clips of the manifest that are always in one batch: siblings, of which one is the other's
             hard negative.
     """
@@ -55,6 +57,7 @@ class DataConfig:
     num_workers: int = 2
     cache_gib: float = 0.0
     view: View = "whole"
+    captions: Literal["one", "all"] = "one"
     together: int = 1
 
     def __post_init__(self) -> None:
@@ -64,8 +67,24 @@ class DataConfig:
             raise ValueError(f"data.decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
         if self.together < 1:
             raise ValueError(f"data.together is {self.together}; expected at least 1")
+        if self.captions not in ("one", "all"):
+            raise ValueError(f"data.captions is {self.captions!r}; expected 'one' or 'all'")
+        if self.captions == "all" and self.together > 1:
+            raise ValueError(
+                f"data.captions is 'all' and data.together {self.together}: one clip with its captions would be the "
+                "group; leave one of them out"
+            )
         if not self.cache_gib >= 0:
             raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
+
+
+def to_train_on(clips: Clips, config: DataConfig) -> Clips:
+    """The clips as an epoch has them.
+
+    Raises:
+        ValueError: all captions are asked for, of a store that does not say how many there are.
+    """
+    return CaptionClips(clips) if config.captions == "all" else clips
 
 
 def open_clips(manifest: str, split: str | None, ledger: Ledger) -> Clips:

@@ -6,14 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stoa.data.clips import Clips, EncodedClip
+from stoa.data.clips import Clips, SomeClips
 from stoa.data.text import foreign_script_share, used_token_ids
 from stoa.manifest import Caption, ClipRow, Prompt
 from stoa.questions import QuestionRow
 
 
-class QuestionClips:
-    """Clips as :class:`stoa.data.clips.Clips` has them, one a question.
+class QuestionClips(SomeClips):
+    """A clip for every question, which stands in the place of its caption.
 
     Args:
         clips: that questions are about.
@@ -34,8 +34,7 @@ class QuestionClips:
             first = f" (the first is about {questions[0].clip!r})" if questions else ""
             raise ValueError(f"none of the {len(questions)} questions is about one of the {len(place)} clips{first}")
         self.missing = len(questions) - len(asked)
-        self._clips = clips
-        self._sources = [place[question.clip] for question in asked]
+        super().__init__(clips, [place[question.clip] for question in asked])
         classes = {} if answers is None else {answer: number for number, answer in enumerate(answers)}
         self._prompts = [
             Prompt(q.question, answer=q.answer if answers is None else "", target=classes.get(q.answer, -1))
@@ -44,31 +43,14 @@ class QuestionClips:
 
     @property
     def fingerprint(self) -> str:
-        questions = [(s, p.text, p.answer, p.target) for s, p in zip(self._sources, self._prompts, strict=True)]
+        questions = [(s, p.text, p.answer, p.target) for s, p in zip(self._indices, self._prompts, strict=True)]
         return hashlib.sha256(repr((self._clips.fingerprint, questions)).encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def ids(self) -> list[str]:
-        """Ids of the clips, question by question."""
-        ids = self._clips.ids()
-        return [ids[source] for source in self._sources]
-
-    def row(self, index: int) -> ClipRow:
-        return self._clips.row(self._sources[index])
-
-    def where(self, index: int) -> str:
-        return self._clips.where(self._sources[index])
-
-    def read(self, index: int) -> EncodedClip:
-        return self._clips.read(self._sources[index])
-
-    def source(self, index: int) -> int:
-        return self._clips.source(self._sources[index])
 
     def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
         return (self._prompts[index],)
+
+    def caption_counts(self) -> list[int]:
+        return [1] * len(self)
 
     def used_token_ids(self) -> list[int]:
         return used_token_ids(self._prompts)

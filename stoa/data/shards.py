@@ -5,6 +5,7 @@ A store is a folder, here or at a URL::
     store.json        version, kind, splits, settings, and of every shard its name, clips, bytes and SHA-256
     index.npy         of every clip its shard, byte offset, size and split
     ids.jsonl         of every clip its id
+    captions.npy      of every clip how many captions it has
     000000.tar ...    WebDataset layout; the files of a clip lie together:
         00000012.json           row, duration_seconds, times_seconds, size_wh, and of a frame pack num_slots
         00000012.boxes.npz      detections, where there are any
@@ -38,6 +39,7 @@ STORE_VERSION = 1
 STORE_FILE = "store.json"
 INDEX_FILE = "index.npy"
 IDS_FILE = "ids.jsonl"
+CAPTIONS_FILE = "captions.npy"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("split", "u1")])
 BLOCK = 512  # of a tar file
 WAIT_SECONDS = 0.5  # before a storage is asked again, and four times longer each time
@@ -111,6 +113,16 @@ class ShardClips:
 
     def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
         return row.captions
+
+    def caption_counts(self) -> list[int]:
+        path = self._file(CAPTIONS_FILE)
+        try:
+            counts = np.load(io.BytesIO(self._files.read(path)), allow_pickle=False)
+        except (ValueError, EOFError, FileNotFoundError) as error:
+            raise ValueError(f"{path}: {error}; run 'stoa prepare' again as before, which makes it anew") from None
+        if len(counts) != len(self._index):
+            raise ValueError(f"{path} is of {len(counts)} clips, {STORE_FILE} says {len(self._index)}")
+        return counts[self._chosen].tolist()
 
     def used_token_ids(self) -> list[int]:
         return list(self._store["token_ids"])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from stoa.data.ledger import Ledger
-from stoa.data.shards import IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
+from stoa.data.shards import CAPTIONS_FILE, IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
 from stoa.data.text import used_token_ids
 from stoa.files import fsync, write_whole
 from stoa.manifest import ClipRow, row_from_json, row_to_json
@@ -138,6 +138,12 @@ def _token_ids(rows: Path) -> list[int]:
         return used_token_ids(captions)
 
 
+def _caption_counts(rows: Path) -> dict[str, int]:
+    with open(rows, "rb") as file:
+        found = (row_from_json(json.loads(line), str(rows)) for line in file)
+        return {row.id: len(row.captions) for row in found}
+
+
 def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) -> list[str]:
     """Of the detections. What is left out of these for all clips is told here, that of each clip in its shard."""
     dropped = list[str]()
@@ -242,9 +248,9 @@ def _finish(
             "what was looked for. Mend the file or --detections.pattern, and pass another --out"
         )
     folder = out / kind
-    np.save(folder / f"{INDEX_FILE}.tmp.npy", index)
-    fsync(folder / f"{INDEX_FILE}.tmp.npy")
-    os.replace(folder / f"{INDEX_FILE}.tmp.npy", folder / INDEX_FILE)
+    _save(folder / INDEX_FILE, index)
+    counts = _caption_counts(out / "rows.jsonl")
+    _save(folder / CAPTIONS_FILE, np.array([counts[clip] for clip in ids], dtype=np.int32))
     write_whole(folder / IDS_FILE, "".join(json.dumps(clip) + "\n" for clip in ids))
     store = {
         "version": STORE_VERSION,
@@ -266,3 +272,10 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    written = path.with_name(f"{path.name}.tmp.npy")
+    np.save(written, array)
+    fsync(written)
+    os.replace(written, path)

@@ -95,6 +95,12 @@ def read_plan(path: Path) -> Plan:
     if unknown:
         raise ValueError(f"plan {path}: key {unknown[0]!r} has no meaning here; the keys are {sorted(_KEYS)}")
     matrix = {name: list(values) for name, values in (raw.get("matrix") or {}).items()}
+    for name, commands in raw["cells"].items():
+        if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
+            raise ValueError(f"plan {path}: cell {name!r} is {commands!r}; expected a list of commands")
+    for title, table in (raw.get("tables") or {}).items():
+        if not isinstance(table, dict) or table.keys() != {"rows", "values"} or not isinstance(table["values"], dict):
+            raise ValueError(f"plan {path}: table {title!r} needs 'rows', a name, and 'values', paths by column")
     cells: dict[str, Cell] = {}
     for name, commands in raw["cells"].items():
         for values in _combinations(f"{name} {' '.join(commands)}", matrix, str(path)):
@@ -165,12 +171,16 @@ def _names(cell: Cell, other: Cell, out: Path) -> bool:
 
 
 def _run_cell(plan: Plan, cell: Cell, environment: Mapping[str, str], say: Callable[[str], None]) -> float:
-    """Run all commands and write the result; seconds it took."""
-    begun = time.perf_counter()
+    """Run all commands and write the result; seconds it took, with those of calls before that did not reach its end."""
+    spent = plan.out / f"{cell.name}.seconds"
+    before, begun = float(spent.read_text()) if spent.is_file() else 0.0, time.perf_counter()
     reports: dict[str, Any] = {}
-    for command in cell.commands:
-        reports |= _run(command, plan.out, cell.name, environment, say)
-    seconds = time.perf_counter() - begun
+    try:
+        for command in cell.commands:
+            reports |= _run(command, plan.out, cell.name, environment, say)
+    finally:
+        seconds = before + time.perf_counter() - begun
+        write_whole(spent, f"{seconds}\n")
     result = {
         "cell": cell.name,
         "values": cell.values,
@@ -181,6 +191,7 @@ def _run_cell(plan: Plan, cell: Cell, environment: Mapping[str, str], say: Calla
         **reports,
     }
     write_whole(plan.result(cell), json.dumps(result, indent=2) + "\n")
+    spent.unlink()
     return seconds
 
 

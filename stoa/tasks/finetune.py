@@ -13,7 +13,7 @@ import torch.distributed as dist
 from stoa.data.clips import Clips, SomeClips
 from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, open_clips
+from stoa.data.loader import DataConfig, open_clips, to_train_on
 from stoa.data.question_clips import QuestionClips, answer_classes
 from stoa.models.clip import image_side
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
@@ -88,6 +88,10 @@ class FinetuneConfig:
         if (self.task == "answering") != (self.questions is not None):
             raise ValueError(
                 f"--questions is {self.questions} and --task {self.task}; answering needs one, others none"
+            )
+        if self.questions is not None and self.data.captions != "one":
+            raise ValueError(
+                f"--data.captions is {self.data.captions!r} and --task answering, which reads questions; leave it out"
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"--epochs is {self.epochs}; expected more than 0, or null for training.max_steps")
@@ -190,7 +194,7 @@ def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | 
     if config.validation.held_out:
         clips = SomeClips(clips, _held_out(clips, config.validation.held_out)[1])
     if config.questions is None:
-        return clips, None
+        return to_train_on(clips, config.data), None
     questions, absent = questions_of_split(config.questions, clips, config.data.split)
     answers = answer_classes(questions, config.max_answers) if config.objectives.answer else None
     process.console.say(

@@ -15,7 +15,7 @@ from stoa.config import Config, model_from_dict
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.ledger import Ledger
-from stoa.data.loader import build_loader, open_clips
+from stoa.data.loader import build_loader, open_clips, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.video_language import VideoLanguageModel
@@ -80,6 +80,7 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     process = join(config.training, deepspeed_config)
     manifest = _manifest(config, default_data, process)
     clips = open_clips(manifest, config.data.split, process.ledger if rank() == 0 else Ledger(None))
+    clips = to_train_on(clips, config.data)
     model, used, said = _start(config, clips)
     process.console.say(said)
     train(process, config, model, clips, facts={"used_token_ids": used})
@@ -155,6 +156,12 @@ def train(
     if epochs is not None:
         every = max(1, sampler.batches_per_epoch // ds.accumulation_steps(engine))
         training = replace(training, max_steps=max(1, round(epochs * every)))
+    warmup = training.optim.warmup_steps
+    if warmup > training.max_steps:
+        process.console.say(
+            f"training.optim.warmup_steps is {warmup} and the run ends at step {training.max_steps}: the learning "
+            f"rates rise to {training.max_steps / warmup:.0%} of their values and no further; lower it or train longer"
+        )
     csal = config.objectives.csal
     if csal.share and csal.from_step >= training.max_steps:
         process.console.say(

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoa.data.boxes import ClipShape
+from stoa.data.clips import CaptionClips
 from stoa.data.dataset import ClipDataset
 from stoa.data.decoding.base import DecodeError
 from stoa.data.ledger import Ledger
@@ -38,7 +39,10 @@ def stores(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     for i in range(5):
         write_video(folder / f"{i}.mp4", gray_frames(6 + i)[i:])
-    rows = [ClipRow(f"clip{i}", f"{i}.mp4", (Caption(f"number {i}"),), split="train" if i else "val") for i in range(5)]
+    rows = [
+        ClipRow(f"clip{i}", f"{i}.mp4", (Caption(f"number {i}"), Caption("grey"))[: 1 + i % 2], split=split)
+        for i, split in enumerate(("val", *["train"] * 4))
+    ]
     write_manifest(folder / "manifest.jsonl", rows)
     config = PrepareConfig(
         out=str(folder / "out"),
@@ -146,6 +150,23 @@ def test_what_is_no_store(stores, tmp_path):
         ShardClips(str(copy), None)
 
 
+def test_how_many_captions_each_clip_has(stores, server, tmp_path):
+    for url in (str(stores / "frames"), f"{server}/frames"):
+        clips = ShardClips(url, "train")
+        assert clips.caption_counts() == [len(clips.row(i).captions) for i in range(4)] == [2, 1, 2, 1]
+    every = CaptionClips(ShardClips(str(stores / "video"), "train"))
+    texts = [every.texts(i, every.row(i))[0].text for i in range(len(every))]
+    assert texts == ["number 1", "grey", "number 2", "number 3", "grey", "number 4"]
+    copy = tmp_path / "copy"
+    shutil.copytree(stores / "frames", copy)
+    np.save(copy / "captions.npy", [1, 1])
+    with pytest.raises(ValueError, match=r"captions.npy is of 2 clips, store.json says 5"):
+        ShardClips(str(copy), None).caption_counts()
+    (copy / "captions.npy").unlink()
+    with pytest.raises(ValueError, match=r"captions.npy: .*; run 'stoa prepare' again as before, which makes it anew"):
+        ShardClips(str(copy), None).caption_counts()
+
+
 def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(stores / "frames", copy)
@@ -171,7 +192,8 @@ def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):
 def test_opened_by_the_loader(stores):
     clips = open_clips(str(stores / "frames"), "train", Ledger(None))
     assert [clips.row(i).id for i in range(len(clips))] == ["clip1", "clip2", "clip3", "clip4"]
-    assert clips.used_token_ids() == sorted({49406, 49407, *(t for i in range(5) for t in _tokens(f"number {i}"))})
+    texts = "grey", *(f"number {i}" for i in range(5))
+    assert clips.used_token_ids() == sorted({49406, 49407, *(t for text in texts for t in _tokens(text))})
     assert "000000.tar at byte" in clips.where(0)
 
 

@@ -179,6 +179,10 @@ def test_tables_of_results_that_lie_elsewhere(plan_file, tmp_path, capsys):
         ("cells: {}", "'out' or 'cells' is missing"),
         ("out: x\ncels: {}\ncells: {}", "key 'cels' has no meaning here"),
         ("out: [", "not valid YAML"),
+        ("out: x\ncells: {a: stoa x}", "cell 'a' is 'stoa x'; expected a list of commands"),
+        ("out: x\ncells: {a: [stoa x, 1]}", r"cell 'a' is \['stoa x', 1\]; expected a list of commands"),
+        ("out: x\ncells: {}\ntables: {t: {values: {}}}", "table 't' needs 'rows', a name, and 'values'"),
+        ("out: x\ncells: {}\ntables: {t: {rows: a, values: [b]}}", "table 't' needs 'rows', a name, and 'values'"),
     ],
 )
 def test_mistakes_in_a_plan_are_told(tmp_path, text, message):
@@ -187,6 +191,18 @@ def test_mistakes_in_a_plan_are_told(tmp_path, text, message):
         read_plan(tmp_path / "plan.yaml")
     with pytest.raises(ValueError, match="cannot be read"):
         read_plan(tmp_path / "nothing.yaml")
+
+
+def test_the_time_of_a_cell_is_that_of_all_its_calls(tmp_path):
+    first, then = "sleep 0.4; mkdir FOLDER/x; exit 1", "sleep 0.2"
+    cells = f"cells: {{a: [sh -c 'if test -d FOLDER/x; then {then}; else {first}; fi']}}"
+    (tmp_path / "plan.yaml").write_text(f"out: {tmp_path}/out\n{cells}".replace("FOLDER", str(tmp_path)))
+    plan = read_plan(tmp_path / "plan.yaml")
+    with pytest.raises(ValueError, match="ended with status 1"):
+        run_plan(plan, say=lambda line: None)
+    run_plan(plan, say=lambda line: None)
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["seconds"] >= 0.6
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
 
 
 def test_a_table_of_what_is_not_there_is_told(plan_file, tmp_path):

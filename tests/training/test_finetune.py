@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from stoa.cli import main
 from stoa.data.clips import FileClips
 from stoa.data.ledger import Ledger
 from stoa.data.loader import open_clips
+from stoa.manifest import read_manifest, write_manifest
 from stoa.tasks import finetune as module
 from stoa.training import checkpoint
 from stoa.training.console import Console
@@ -50,6 +52,7 @@ def test_a_backbone_that_was_frozen_stays_frozen(data_set, tmp_path):
     done = finetune(tmp_path, data_set, tmp_path / "run", "retrieval", more=("--epochs", "0.5"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "2 of 2 vision blocks stay as they are" in done.stdout
+    assert "warmup_steps is 20 and the run ends at step 3: the learning rates rise to 15% of their" in done.stdout
     before, after = (checkpoint.read_weights(checkpoint.find(tmp_path / run))[0] for run in ("run", "retrieval"))
     same = {name for name, value in before.items() if name in after and torch.equal(value, after[name])}
     assert same >= {name for name in before if name.startswith("clip.visual.")}
@@ -182,6 +185,10 @@ def test_the_launcher_puts_the_rank_first(pretrained, data_set, tmp_path, capsys
         (("--validation.split", "nope"), r"has no usable row with split 'nope' \(splits found: "),
         (("--questions", "x.jsonl"), "--questions is x.jsonl and --task retrieval"),
         (("--validation.held_out", "48"), "--validation.held_out is 48, and there are 48 clips to train on"),
+        (
+            ("--task", "answering", "--questions", "x.jsonl", "--data.captions", "all"),
+            "--data.captions is 'all' and --task answering",
+        ),
         (("--validation.held_out", "8", "--data.together", "2"), "--validation.held_out is 8 and --data.together 2"),
         (("--objectives.plm_form", "two_stream"), "plm_form is 'two_stream', and --run was trained with 'one_pass'"),
         (("--epochs", "0"), "--epochs is 0.0; expected more than 0"),
@@ -199,9 +206,12 @@ def test_mistakes_are_one_line(arguments, message, pretrained, data_set, tmp_pat
 
 def test_validation_on_what_is_held_out(pretrained, data_set, tmp_path):
     held_out = ("--validation.held_out", "16", "--validation.split", "there is none", "--epochs", "1")
-    done = finetune(tmp_path, data_set, pretrained, "retrieval", more=held_out)
+    rows = read_manifest(data_set / "manifest.jsonl")
+    write_manifest(data_set / "twice.jsonl", [replace(row, captions=2 * row.captions) for row in rows])
+    every = ("--data.manifest", str(data_set / "twice.jsonl"), "--data.captions", "all")
+    done = finetune(tmp_path, data_set, pretrained, "retrieval", more=(*held_out, *every))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "validation at step 4:" in done.stdout  # (48 - 16) clips in batches of 8
+    assert "validation at step 8:" in done.stdout  # 2 captions of (48 - 16) clips in batches of 8
 
 
 def test_clips_may_be_held_out_of_training(data_set):
