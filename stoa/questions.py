@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,56 @@ def read_questions(path: str | os.PathLike[str]) -> Iterator[QuestionRow]:
             raise ValueError(f"{where}: id {row.id!r} already stands in {seen[row.id]}; ids must be unique")
         seen[row.id] = where
         yield row
+
+
+def questions_of_split(
+    path: str | os.PathLike[str],
+    split: str,
+    clips: Collection[str],
+    *,
+    every_clip: Callable[[], Collection[str]],
+    types: Sequence[str] | None = None,
+) -> tuple[list[QuestionRow], list[QuestionRow]]:
+    """Questions of a split: told by its file in a folder, by the question, or else by its clip.
+
+    Args:
+        path: a ``.jsonl`` file, or a folder with ``<split>.jsonl``.
+        split: whose questions to take.
+        clips: ids of its clips.
+        every_clip: gives the ids of the clips of all splits; called where a question is about none of ``clips``.
+        types: of the questions to take; none is all.
+
+    Returns:
+        (questions to ask, those whose clip is not there).
+
+    Raises:
+        ValueError: no question is left, or some are about no clip at all; the message names clips, types or splits.
+    """
+    folder = Path(path).is_dir()
+    rows = list(read_questions(Path(path) / f"{split}.jsonl" if folder else path))
+    here = set(clips)
+    if not folder:
+        lost = [row.clip for row in rows if row.split is None and row.clip not in here]
+        strange = sorted(set(lost) - set(every_clip())) if lost else []
+        if strange:
+            first = ", ".join(map(repr, strange[:3]))
+            raise ValueError(
+                f"questions {path} are about {len(strange)} clips that are not in the manifest, {first}"
+                f"{' and others' if len(strange) > 3 else ''}; mend their 'clip', or give these questions the 'split' "
+                "that their clips were left out of"
+            )
+    of_split = [row for row in rows if row.split == split or (row.split is None and (folder or row.clip in here))]
+    wanted = [row for row in of_split if types is None or row.type in types]
+    asked = [row for row in wanted if row.clip in here]
+    if not asked:
+        if wanted:
+            why = f"none of the {len(wanted)} is about a clip of it (the first is about {wanted[0].clip!r})"
+        elif of_split:
+            why = f"none has a type of {list(types or ())} (types found: {sorted({row.type for row in of_split})})"
+        else:
+            why = f"none is of it (splits found: {sorted({row.split or 'that of the clip' for row in rows})})"
+        raise ValueError(f"questions {path} hold nothing to ask of split {split!r}: {why}")
+    return asked, [row for row in wanted if row.clip not in here]
 
 
 def write_questions(path: str | os.PathLike[str], rows: Iterable[QuestionRow]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.cli._model import open_model
-from stoa.tasks.evaluation import EvaluationConfig, Task, evaluate, score_answer_file, score_caption_file
+from stoa.tasks.evaluation import EvaluationConfig, Task, evaluate, score_file
+from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, published_of
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
 
@@ -49,7 +50,7 @@ def run(args: Namespace) -> None:
     task: Task = args.task or facts.get("task") or "retrieval"
     published = None if args.compare is None else published_of(task, args.compare)
     result = evaluate(task, trained, abilities, config)
-    out = Path(args.out) if args.out else _free_path(folder, task, config, result.report["protocol"]["split sha256"])
+    out = Path(args.out) if args.out else _free_path(folder, task, config, data_sha256(result.report["protocol"]))
     write_report(result.report, out)
     print(format_report(result.report))
     print(f"written to {out}")
@@ -62,27 +63,30 @@ def run(args: Namespace) -> None:
         write_scores(*result.scores, beside)
         print(f"similarities in {beside}")
     if published is not None:
-        print("\n".join(comparison(args.compare, published, json.loads(out.read_text(encoding="utf-8")))))
+        print("\n".join(comparison(args.compare, published, result.report)))
 
 
-def _free_path(folder: Path, task: Task, config: EvaluationConfig, clips_sha256: str) -> Path:
-    """Where no report on other clips, or on all that is to be seen of them, is overwritten."""
+def _free_path(folder: Path, task: Task, config: EvaluationConfig, data: str) -> Path:
+    """Where no report on other data, or on all that is to be seen of them, is overwritten."""
     name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}")
     path = folder / f"{name}.json"
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))["protocol"]["split sha256"]
+        there = data_sha256(json.loads(path.read_text(encoding="utf-8"))["protocol"])
     except FileNotFoundError:
         return path
-    except (ValueError, KeyError, TypeError):  # not a report
+    except (ValueError, KeyError, TypeError, AttributeError):  # not a report
         there = None
-    return path if there == clips_sha256 else folder / f"{name}-{clips_sha256[:8]}.json"
+    return path if there == data else folder / f"{name}-{data[:8]}.json"
 
 
 def _score(args: Namespace, config: EvaluationConfig) -> None:
-    scorers = {"captioning": score_caption_file, "answering": score_answer_file, "multiple_choice": score_answer_file}
-    if args.task not in scorers:
-        raise ValueError(f"--task is {args.task}; a file of predictions is scored for one of {', '.join(scorers)}")
-    report = scorers[args.task](read_predictions(Path(args.predictions)), config)
+    if args.task is None:
+        raise ValueError("--task is missing; say what the predictions are of")
+    published = None if args.compare is None else published_of(args.task, args.compare)
+    report = score_file(args.task, read_predictions(Path(args.predictions)), config)
+    print(format_report(report))
     if args.out:
         write_report(report, Path(args.out))
-    print(format_report(report))
+        print(f"written to {args.out}")
+    if published is not None:
+        print("\n".join(comparison(args.compare, published, report)))

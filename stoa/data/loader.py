@@ -109,6 +109,15 @@ def open_clips(manifest: str, split: str | None, ledger: Ledger) -> Clips:
     return clips
 
 
+def ids_of_all(manifest: str) -> set[str]:
+    """Ids of the clips of all splits, of those without a caption as well."""
+    if is_store(manifest):
+        return set(ShardClips(manifest, None).ids())
+    bare = set[str]()
+    rows = read_manifest(manifest, on_skip=lambda clip, why: bare.add(clip))
+    return bare | {row.id for row in rows}
+
+
 def build_loader(
     config: DataConfig,
     clips: Clips,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 from stoa.data.clips import Clips
 from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.ledger import Ledger
-from stoa.data.loader import open_clips
+from stoa.data.loader import ids_of_all, open_clips
 from stoa.data.views import View
 from stoa.models.incremental import PlmForm
 from stoa.objectives.matching import NullToken
-from stoa.questions import QuestionRow, read_questions
+from stoa.questions import QuestionRow, questions_of_split
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
 from stoa.tasks.captioning import caption_videos
 from stoa.tasks.gallery import Gallery, encode_galleries
@@ -23,11 +24,12 @@ from stoa.tasks.matching import evaluate_matching
 from stoa.tasks.metrics.answers import answer_accuracy
 from stoa.tasks.metrics.captions import require_scorers, score_captions
 from stoa.tasks.metrics.ranking import chance_metrics
-from stoa.tasks.protocol import protocol_card
+from stoa.tasks.protocol import data_card, protocol_card
 from stoa.tasks.retrieval import RetrievalScores, evaluate_hard_set, retrieval_scores
 from stoa.tasks.trained import TrainedModel, untrained
 from stoa.tasks.videos import VideoReader
 
+METRICS = "pycocoevalcap, PTB tokenizer"
 Task = Literal["retrieval", "captioning", "answering", "multiple_choice"]
 
 
@@ -172,20 +174,20 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
             name: evaluate_matching(model, galleries[name], null_token=abilities.null_token)
             for name, model in models.items()
         }
+    hard_sums: dict[str, str] = {}
     for path in hard:
         hard_videos = _reader(trained, open_split(str(path), None), config)
+        hard_sums[path.stem] = hard_videos.clips.fingerprint
         of_models = dict(zip(models, encode_galleries(list(models.values()), hard_videos), strict=True))
         report["hard_sets"][path.stem] = {
             name: evaluate_hard_set(model, of_models[name], form=abilities.plm_form) for name, model in models.items()
         }
         report["unreadable"] |= dict(hard_videos.unreadable)
-    report["protocol"] = _card(
-        trained,
-        videos,
-        config,
-        captions=len(gallery.video_of_text_Q),
-        **{"re-ranked candidates": min(config.top_k, len(gallery.ids))},
-    )
+    facts: dict[str, Any] = {"captions": len(gallery.video_of_text_Q)}
+    if hard:
+        facts |= {"hard sets": config.hard, "hard sets sha256": hard_sums}
+    facts["re-ranked candidates"] = min(config.top_k, len(gallery.ids))
+    report["protocol"] = _card(trained, videos, config, **facts)
     headline = metrics["trained"]["itc+vtm"]["text-to-video"].r1
     return Evaluation(report, headline, scores=(scores["trained"], gallery))
 
@@ -194,16 +196,10 @@ def _captioning(trained: TrainedModel, abilities: Abilities, clips: Clips, confi
     require_scorers()
     videos = _reader(trained, clips, config)
     predictions = caption_videos(trained, videos, config.generation, abilities.plm_form)
-    card = _card(trained, videos, config, **_search(config.generation), metrics="pycocoevalcap, PTB tokenizer")
+    card = _card(trained, videos, config, **_search(config.generation), metrics=METRICS)
     unreadable = dict(videos.unreadable)
     report = {"captioning": _score_captions(predictions, clips, unreadable), "unreadable": unreadable, "protocol": card}
     return Evaluation(report, report["captioning"].cider, predictions)
-
-
-def score_caption_file(predictions: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
-    """Score captions that were made elsewhere."""
-    clips = open_split(config.manifest, config.split)
-    return {"captioning": _score_captions(predictions, clips, {}), "unreadable": {}}
 
 
 def _score_captions(predictions: Mapping[str, str], clips: Clips, unreadable: Mapping[str, str]) -> Any:
@@ -215,9 +211,8 @@ def _score_captions(predictions: Mapping[str, str], clips: Clips, unreadable: Ma
 def _answering(
     task: Task, trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig
 ) -> Evaluation:
-    questions, absent = _questions(clips, config)
+    questions, facts = _questions(clips, config)
     videos = _reader(trained, clips, config)
-    facts: dict[str, Any] = {}
     if task == "multiple_choice":
         picked = pick_options(trained, videos, questions)
         facts["answers"] = f"picked from {len(questions[0].options)} options"
@@ -230,47 +225,52 @@ def _answering(
     unreadable = dict(videos.unreadable)
     asked = [question for question in questions if question.clip not in unreadable]
     accuracies = {method: answer_accuracy(answers, asked) for method, answers in picked.items()}
-    facts["questions"] = f"{len(asked)} of {len(questions) + absent} with a readable video"
+    facts["questions"] = f"{len(asked)} of {len(questions)} with a readable video"
     report = {task: accuracies, "unreadable": unreadable, "protocol": _card(trained, videos, config, **facts)}
     first = next(iter(picked))
     return Evaluation(report, accuracies[first].accuracy, picked[first])
 
 
-def score_answer_file(predictions: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
-    """Score answers that were made elsewhere."""
-    questions, _ = _questions(open_split(config.manifest, config.split), config)
-    return {"answering": {"given": answer_accuracy(predictions, questions)}, "unreadable": {}}
-
-
-def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow], int]:
-    """Questions about the clips, and how many more are about clips that are not there."""
-    if config.questions is None:
-        raise ValueError("--questions is missing; pass the .jsonl file with the questions")
-    return questions_of_split(config.questions, clips, config.split, config.question_types)
-
-
-def questions_of_split(
-    path: str, clips: Clips, split: str, types: Sequence[str] | None = None
-) -> tuple[list[QuestionRow], int]:
-    """Questions of a split, told by the question or else by its clip, and how many of them lack their clip.
+def score_file(task: Task, predictions: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
+    """A report on captions or answers that were made elsewhere.
 
     Raises:
-        ValueError: no question is left; the message names the clips, types or splits that there are.
+        ValueError: the task has no predictions, an id is missing or has none, or the manifest or questions are wrong.
     """
-    here = set(clips.ids())
-    rows = list(read_questions(Path(path) / f"{split}.jsonl" if Path(path).is_dir() else path))
-    of_split = [row for row in rows if row.split == split or (row.split is None and row.clip in here)]
-    wanted = [row for row in of_split if types is None or row.type in types]
-    asked = [row for row in wanted if row.clip in here]
-    if not asked:
-        if wanted:
-            why = f"none of the {len(wanted)} is about a clip of it (the first is about {wanted[0].clip!r})"
-        elif of_split:
-            why = f"none has a type of {list(types or ())} (types found: {sorted({row.type for row in of_split})})"
-        else:
-            why = f"none is of it (splits found: {sorted({row.split or 'that of the clip' for row in rows})})"
-        raise ValueError(f"questions {path} hold nothing to ask of split {split!r}: {why}")
-    return asked, len(wanted) - len(asked)
+    clips = open_split(config.manifest, config.split)
+    said = repr(sorted(predictions.items())).encode()
+    facts: dict[str, Any] = {"predictions sha256": hashlib.sha256(said).hexdigest()}
+    if task == "captioning":
+        scores: Any = _score_captions(predictions, clips, {})
+        facts["metrics"] = METRICS
+    elif task == "retrieval":
+        raise ValueError(f"--task is {task}; a file of predictions is scored for one of the other tasks")
+    else:
+        questions, of_questions = _questions(clips, config)
+        scores = {"given": answer_accuracy(predictions, questions)}
+        facts |= of_questions
+    return {task: scores, "unreadable": {}, "protocol": data_card(clips, config.manifest, config.split) | facts}
+
+
+def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow], dict[str, Any]]:
+    """Questions about the clips, and facts of them for the card."""
+    if config.questions is None:
+        raise ValueError("--questions is missing; pass the .jsonl file with the questions")
+    asked, absent = questions_of_split(
+        config.questions,
+        config.split,
+        clips.ids(),
+        every_clip=lambda: ids_of_all(config.manifest),
+        types=config.question_types,
+    )
+    facts: dict[str, Any] = {
+        "questions file": config.questions,
+        "question types": "all" if config.question_types is None else ", ".join(config.question_types),
+        "questions sha256": hashlib.sha256(repr(asked).encode()).hexdigest(),
+    }
+    if absent:
+        facts["questions without their clip"] = f"{len(absent)}, the first about {absent[0].clip!r}"
+    return asked, facts
 
 
 def _search(config: GenerationConfig) -> dict[str, Any]:

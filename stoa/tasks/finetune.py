@@ -13,14 +13,15 @@ import torch.distributed as dist
 from stoa.data.clips import Clips, SomeClips
 from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, open_clips, to_train_on
+from stoa.data.loader import DataConfig, ids_of_all, open_clips, to_train_on
 from stoa.data.question_clips import QuestionClips, answer_classes
 from stoa.models.clip import image_side
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import Trained, load_pretrained
 from stoa.objectives.gather import rank
 from stoa.objectives.total import ObjectivesConfig
-from stoa.tasks.evaluation import Abilities, EvaluationConfig, Task, evaluate, questions_of_split
+from stoa.questions import QuestionRow, questions_of_split
+from stoa.tasks.evaluation import Abilities, EvaluationConfig, Task, evaluate
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
 from stoa.tasks.trained import TrainedModel
@@ -129,7 +130,7 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     assert config.data.manifest is not None
     validation_clips = _validation_clips(config)  # what validation lacks is told before an hour's work
     if config.questions is not None:
-        questions_of_split(config.questions, validation_clips, _validation_split(config))
+        _questions(config, validation_clips, _validation_split(config))
     if config.task == "captioning":
         require_scorers()
     objectives = _predicting_as_before(config.objectives, pretrained.objectives)
@@ -195,13 +196,20 @@ def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | 
         clips = SomeClips(clips, _held_out(clips, config.validation.held_out)[1])
     if config.questions is None:
         return to_train_on(clips, config.data), None
-    questions, absent = questions_of_split(config.questions, clips, config.data.split)
+    questions, absent = _questions(config, clips, config.data.split)
     answers = answer_classes(questions, config.max_answers) if config.objectives.answer else None
     process.console.say(
-        f"{len(questions):,} of {len(questions) + absent:,} questions have their clip"
+        f"{len(questions):,} of {len(questions) + len(absent):,} questions have their clip"
+        + (f", the first that lacks it is about {absent[0].clip!r}" if absent else "")
         + ("" if answers is None else f"; {len(answers):,} answers to choose from")
     )
     return QuestionClips(clips, questions, answers), answers
+
+
+def _questions(config: FinetuneConfig, clips: Clips, split: str) -> tuple[list[QuestionRow], list[QuestionRow]]:
+    assert config.questions is not None and config.data.manifest is not None
+    manifest = config.data.manifest
+    return questions_of_split(config.questions, split, clips.ids(), every_clip=lambda: ids_of_all(manifest))
 
 
 def _validation_clips(config: FinetuneConfig) -> Clips:

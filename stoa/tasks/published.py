@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stoa.tasks.evaluation import Task
+from stoa.tasks.report import report_json
 
 
 class Published(NamedTuple):
@@ -51,14 +54,15 @@ def published_of(task: Task, data_set: str) -> Published:
     return found
 
 
-def comparison(data_set: str, published: Published, report: dict[str, Any]) -> list[str]:
+def comparison(data_set: str, published: Published, report: Mapping[str, Any]) -> list[str]:
     """Lines with ours beside the published numbers.
 
     Args:
         data_set: its name.
         published: of it.
-        report: as JSON holds it.
+        report: of :func:`stoa.tasks.evaluation.evaluate`, or as JSON holds it.
     """
+    report = json.loads(report_json(report))
     lines = [f"{data_set:16}{'ours':>10}{'published':>12}"]
     for name, (value, path, factor) in published.values.items():
         ours: Any = report

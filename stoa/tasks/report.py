@@ -21,7 +21,11 @@ _DIRECTIONS = ("text-to-video", "video-to-text")
 def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(report, indent=2, default=lambda metrics: metrics.to_dict()) + "\n")
+    write_whole(path, report_json(report) + "\n")
+
+
+def report_json(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=2, default=lambda metrics: metrics.to_dict())
 
 
 def write_predictions(predictions: Mapping[str, str], path: Path) -> None:

@@ -13,15 +13,14 @@ from stoa.data.sampler import SampleKey
 from stoa.data.text import decode_tokens, encode_caption, tokenizer, used_token_ids
 from stoa.manifest import Caption, Prompt, read_manifest
 from stoa.models.video_language import VideoLanguageModel
-from stoa.questions import QuestionRow, read_questions
+from stoa.questions import QuestionRow, questions_of_split, read_questions
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
 from stoa.tasks.evaluation import (
     Abilities,
     EvaluationConfig,
     evaluate,
     open_split,
-    questions_of_split,
-    score_answer_file,
+    score_file,
 )
 from stoa.tasks.gallery import encode_galleries
 from stoa.tasks.generation import GenerationConfig
@@ -51,7 +50,7 @@ def clips(shapes):
 
 @pytest.fixture(scope="module")
 def questions(shapes, clips):
-    return questions_of_split(str(shapes / "qa"), clips, "test")[0]
+    return questions_of_split(shapes / "qa", "test", clips.ids(), every_clip=pytest.fail)[0]
 
 
 def videos(trained, clips, batch_size=5):
@@ -148,8 +147,11 @@ def test_a_report_and_its_predictions(trained, shapes, questions, tmp_path):
     assert written["accuracy"] == accuracy.accuracy and written["by_type"].keys() == accuracy.by_type.keys()
     write_predictions(result.predictions, tmp_path / "p.jsonl")
     assert read_predictions(tmp_path / "p.jsonl") == result.predictions
-    again = score_answer_file(read_predictions(tmp_path / "p.jsonl"), config_of(shapes))
+    again = score_file("answering", read_predictions(tmp_path / "p.jsonl"), config_of(shapes))
     assert again["answering"]["given"] == accuracy
+    assert again["protocol"]["questions sha256"] == card["questions sha256"]
+    with pytest.raises(ValueError, match="--task is retrieval; a file of predictions is scored for one of the other"):
+        score_file("retrieval", result.predictions, config_of(shapes))
 
 
 def test_types_may_be_chosen(trained, shapes, questions):
@@ -157,6 +159,7 @@ def test_types_may_be_chosen(trained, shapes, questions):
     result = evaluate("answering", trained, abilities, config_of(shapes, question_types=["count"], view="blind"))
     assert set(result.report["answering"]["said"].by_type) == {"count"}
     assert result.report["protocol"]["view"] == "blind"
+    assert result.report["protocol"]["question types"] == "count"
 
 
 @pytest.mark.parametrize(

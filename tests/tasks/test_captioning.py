@@ -6,14 +6,15 @@ import pytest
 import torch
 from factories import tiny_config
 
+from stoa.cli import main
 from stoa.data.text import used_token_ids
 from stoa.manifest import read_manifest
 from stoa.models.video_language import VideoLanguageModel
 from stoa.tasks.captioning import caption_videos
-from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split, score_caption_file
+from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split, score_file
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.published import comparison, published_of
-from stoa.tasks.report import format_report, write_report
+from stoa.tasks.report import format_report, write_predictions, write_report
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader
 
@@ -45,12 +46,29 @@ def test_a_report(trained, shapes, tmp_path):
 def test_the_references_themselves_score_full_marks_and_other_clips_are_named(shapes):
     config = EvaluationConfig(manifest=str(shapes / "manifest.jsonl"))
     said = {row.id: row.captions[0].text for row in read_manifest(shapes / "manifest.jsonl", split="test")}
-    assert score_caption_file(said, config)["captioning"].bleu4 == pytest.approx(1)
+    report = score_file("captioning", said, config)
+    assert report["captioning"].bleu4 == pytest.approx(1)
+    assert report["protocol"]["split"] == "test" and report["protocol"]["metrics"] == "pycocoevalcap, PTB tokenizer"
+    assert len(report["protocol"]["split sha256"]) == len(report["protocol"]["predictions sha256"]) == 64
     first = next(iter(said))
     with pytest.raises(ValueError, match=f"1 clips have no prediction: {first}"):
-        score_caption_file({k: v for k, v in said.items() if k != first}, config)
+        score_file("captioning", {k: v for k, v in said.items() if k != first}, config)
     with pytest.raises(ValueError, match="1 clips have a prediction and no reference: other"):
-        score_caption_file({**said, "other": "x"}, config)
+        score_file("captioning", {**said, "other": "x"}, config)
+
+
+def test_the_command_scores_a_file(shapes, tmp_path, capsys):
+    manifest = shapes / "manifest.jsonl"
+    write_predictions({row.id: "a star" for row in read_manifest(manifest, split="test")}, tmp_path / "said.jsonl")
+    command = ["evaluate", "--predictions", str(tmp_path / "said.jsonl"), "--manifest", str(manifest)]
+    assert main(command) == 2
+    assert "--task is missing" in capsys.readouterr().err
+    assert main([*command, "--task", "captioning", "--compare", "nothing"]) == 2
+    assert "--compare is 'nothing'" in capsys.readouterr().err
+    assert main([*command, "--task", "captioning", "--compare", "msvd", "--out", str(tmp_path / "r.json")]) == 0
+    out = capsys.readouterr().out
+    assert "split sha256" in out and "published" in out and "131.8" in out
+    assert json.loads((tmp_path / "r.json").read_text())["protocol"]["manifest"] == str(manifest)
 
 
 def test_published_numbers_stand_beside_ours():

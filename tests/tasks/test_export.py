@@ -112,8 +112,12 @@ def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, c
     assert reports["retrieval-test.json"]["protocol"]["checkpoint"] == "step 7"
     (exported / "retrieval-val.json").write_text(json.dumps(reports["retrieval-test.json"]))
     assert main([*arguments, "--split", "val"]) == 0
-    other = reports["retrieval-val.json"]["protocol"]["split sha256"][:8]
-    assert json.loads((exported / f"retrieval-val-{other}.json").read_text()) == reports["retrieval-val.json"]
+    (other,) = exported.glob("retrieval-val-????????.json")
+    assert json.loads(other.read_text()) == reports["retrieval-val.json"]
     assert json.loads((exported / "retrieval-val.json").read_text()) == reports["retrieval-test.json"]
+    assert main([*arguments, "--hard", str(shapes / "hard")]) == 0
+    assert json.loads((exported / "retrieval-test.json").read_text()) == reports["retrieval-test.json"]
+    (other,) = exported.glob("retrieval-test-????????.json")
+    assert json.loads(other.read_text())["protocol"]["hard sets"] == str(shapes / "hard")
     assert main(["export", "--run", str(tmp_path / "nothing"), "--out", str(tmp_path)]) == 2
     assert "no checkpoint under" in capsys.readouterr().err
