@@ -17,6 +17,7 @@ from stoa.data.clips import Clips
 from stoa.data.ledger import Ledger
 from stoa.data.loader import build_loader, open_clips, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
+from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import Trained, initialize, load_pretrained
@@ -24,7 +25,6 @@ from stoa.objectives.gather import rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
-from stoa.training.allocator import keep_freed_memory
 from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts

@@ -17,11 +17,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from stoa.data.decoding.base import DecodeError
+from stoa.memory import KEEP_FREED_MEMORY
 
 ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
-# glibc gives memory for frames back and fetches it anew for every clip, a page fault for each 4 KiB.
-_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
 _END_SECONDS = 10
 _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 
@@ -98,7 +97,7 @@ class Guard:
             descriptors = theirs.fileno(), self._memory
             command = [sys.executable, "-m", "stoa.data.decoding.guard", *map(str, descriptors)]
             self._process = subprocess.Popen(
-                command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env={**_KEEP_MEMORY, **os.environ}
+                command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env={**KEEP_FREED_MEMORY, **os.environ}
             )
             theirs.close()
             self._connection, self._owner = Connection(ours.detach()), os.getpid()
