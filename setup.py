@@ -32,6 +32,7 @@ DEPENDENCIES = [
     "open_clip_torch>=3.0",
     "av>=15",
     "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
+    "docstring-parser>=0.15",  # of which the options of commands have their help
     "fsspec",
     "ftfy",
     "jsonargparse>=4.49",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
+NAME = "train.py"
 HERE = Path(__file__).resolve().parent
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -22,35 +22,29 @@ def moving_shapes(side: int, global_batch: int) -> Path:
     return folder / "manifest.jsonl"
 
 
-def complain(message: str) -> None:
-    """One line on stderr, with the rank where there are several."""
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"train.py: {rank}{message}", file=sys.stderr, flush=True)
-
-
 def main() -> int:
+    from stoa.cli._errors import complain, complain_once
     from stoa.config import parse_run
     from stoa.training.run import pretrain
 
     try:
         config, deepspeed_config = parse_run(None, HERE / "recipes" / "stoa.yaml")
     except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":  # all ranks make the same mistake
-            complain(str(error))
+        complain_once(NAME, str(error))
         return EXIT_ERROR
     try:
         pretrain(config, deepspeed_config, default_data=moving_shapes)
     except (ValueError, FloatingPointError, OSError) as error:
-        complain(str(error))
+        complain(NAME, str(error))
         return EXIT_ERROR
     except KeyboardInterrupt as error:
-        complain(str(error) or "interrupted")
+        complain(NAME, str(error) or "interrupted")
         return EXIT_INTERRUPTED
     return 0
 
 
 if __name__ == "__main__":
     code = main()
-    if code:
-        # Other ranks may wait in a collective; leave without the interpreter's clean-up waiting for them.
-        os._exit(code)
+    from stoa.cli._errors import leave
+
+    leave(code)

@@ -78,16 +78,10 @@ def read_manifest(
             file, row and field), ids repeat, or nothing is left.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"manifest {path} does not exist; pass a .jsonl or .csv file, or make one with 'stoa synth'")
-    readers = {".jsonl": jsonl_rows, ".csv": _csv_rows}
-    if path.suffix not in readers:
-        raise ValueError(f"manifest {path} has suffix {path.suffix!r}; expected .jsonl or .csv")
     rows: list[ClipRow] = []
     seen: dict[str, str] = {}
     splits: set[str] = set()
-    for where, raw in readers[path.suffix](path):
-        row = row_from_json(raw, where)
+    for where, row in manifest_rows(path):
         if row.id in seen:
             raise ValueError(f"{where}: id {row.id!r} already stands in {seen[row.id]}; ids must be unique")
         seen[row.id] = where
@@ -103,6 +97,21 @@ def read_manifest(
         wanted = f" with split {split!r} (splits found: {sorted(splits)})" if split is not None else ""
         raise ValueError(f"manifest {path} has no usable row{wanted}")
     return rows
+
+
+def manifest_rows(path: Path) -> Iterator[tuple[str, ClipRow]]:
+    """(place, row) for every row of a manifest, one by one.
+
+    Raises:
+        ValueError: as :func:`read_manifest`, but for what concerns several rows.
+    """
+    if not path.is_file():
+        raise ValueError(f"manifest {path} does not exist; pass a .jsonl or .csv file, or make one with 'stoa synth'")
+    readers = {".jsonl": jsonl_rows, ".csv": _csv_rows}
+    if path.suffix not in readers:
+        raise ValueError(f"manifest {path} has suffix {path.suffix!r}; expected .jsonl or .csv")
+    for where, raw in readers[path.suffix](path):
+        yield where, row_from_json(raw, where)
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Iterable[ClipRow]) -> None:
@@ -137,7 +146,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, line in enumerate(file, start=1):
             where = f"{path}, row {number}"
             try:
-                text = line.decode("utf-8").strip()
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"{where}: not UTF-8 ({error.reason} at byte {error.start}); re-save the file as UTF-8"

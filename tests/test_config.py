@@ -1,10 +1,13 @@
 """Recipes, overrides, and what is said about a key that is not there."""
 
+import importlib
 import json
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
+from stoa.cli import COMMANDS
 from stoa.config import Config, from_dict, parse_run, valid_keys
 from stoa.objectives.total import LOSSES
 from stoa.training.engine import fit_precision, read_config
@@ -32,6 +35,14 @@ def test_a_recipe_stands_alone():
     """The default recipe does not shine through another one."""
     assert parse("--recipe", str(ROOT / "recipes" / "demo.yaml")).model.activation_checkpointing is False
     assert parse().model.activation_checkpointing is True
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_a_command_is_explained(command):
+    parser = ArgumentParser(exit_on_error=False)
+    importlib.import_module(COMMANDS[command]).add_arguments(parser)
+    options = {name: action.help for action in parser._actions for name in action.option_strings or [action.dest]}
+    assert len(options) > 2 and all(options.values()), [name for name, text in options.items() if not text]
 
 
 def test_the_command_line_overrides_the_recipe():

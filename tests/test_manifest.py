@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stoa.manifest import Caption, ClipRow, read_manifest, write_manifest
+from stoa.prepare.adapters.own import own
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -115,3 +116,18 @@ def test_a_comma_that_is_not_quoted_is_no_new_cell(tmp_path):
     path.write_text("id,video,caption,split\na,a.mp4,a man runs,train\nb,b.mp4,a man runs, then falls,train\n")
     with pytest.raises(ValueError, match=r"m.csv, line 3: more cells than columns; put a text that holds a comma"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.csv", "id,video,caption,split\na,a.mp4,a man runs,train,,\n"),  # a spreadsheet's empty cells
+        ("m.csv", "id,video,caption,split\na,a.mp4,a man runs\n"),
+        ("m.jsonl", '\ufeff{"id": "a", "video": "a.mp4", "caption": "a man runs"}\n'),  # a byte order mark
+    ],
+)
+def test_training_and_preparing_read_the_same(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    expected = [ClipRow("a", "a.mp4", (Caption("a man runs"),))]
+    assert read_manifest(tmp_path / name) == expected
+    assert list(own(tmp_path / name).clips()) == expected

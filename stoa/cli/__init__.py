@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
+from stoa.cli._errors import complain, complain_once
+
 COMMANDS = {
     "ablate": "stoa.cli.ablate",
     "curves": "stoa.cli.curves",
@@ -51,12 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False)
     module.add_arguments(parser)
     try:
-        status = module.run(parser.instantiate(parser.parse_args(rest)))
-    except (ValueError, FloatingPointError, OSError, argparse.ArgumentError) as error:
-        print(f"stoa {name}: error: {' '.join(str(error).split())}{_hint(parser, rest)}", file=sys.stderr)
+        arguments = parser.instantiate(parser.parse_args(rest))
+    except (ValueError, argparse.ArgumentError) as error:
+        complain_once(f"stoa {name}", f"error: {' '.join(str(error).split())}{_hint(parser, rest)}")
+        return 2
+    try:
+        status = module.run(arguments)
+    except (ValueError, FloatingPointError, OSError) as error:
+        complain(f"stoa {name}", f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt as error:
-        print(f"stoa {name}: {str(error) or 'interrupted'}", file=sys.stderr)
+        complain(f"stoa {name}", str(error) or "interrupted")
         return 130
     return status or 0
 

@@ -8,25 +8,13 @@ from __future__ import annotations
 from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from stoa.prepare.check import CheckConfig, check
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("data", type=str, help="manifest, folder of videos, or store (a folder or URL)")
-    parser.add_argument(
-        "--ledger",
-        type=str | None,
-        default=None,
-        help="JSONL file that gets a line a file; files it has in their present state are not checked again. "
-        "default: check.jsonl beside the data",
-    )
-    parser.add_argument("--workers", type=PositiveInt, default=1, help="files checked at once, each in its own process")
-    parser.add_argument(
-        "--timeout_seconds", type=float, default=300.0, help="a video, or a clip of a shard, that takes longer hangs"
-    )
-    parser.add_argument("--split", type=str | None, default=None, help="the clips of this split only")
+    parser.add_class_arguments(CheckConfig, None)
 
 
 def run(args: Namespace) -> int:

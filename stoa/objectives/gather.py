@@ -1,4 +1,4 @@
-"""Everything that crosses ranks. No other file calls a collective on the training path.
+"""Everything that crosses ranks, but for the barriers around files. No other file calls a collective.
 
 Without an initialised process group each function is its one-process form.
 
@@ -7,10 +7,13 @@ Shape legend: B clips on this rank, W ranks.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -19,6 +22,25 @@ def world_size() -> int:
 
 def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def from_first_rank(make: Callable[[], T]) -> T:
+    """What ``make``, called on the first rank alone, returns or raises there, on all ranks.
+
+    Raises:
+        ValueError, OSError: ``make`` did.
+    """
+    shared: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            shared[0] = make()
+        except (ValueError, OSError) as error:
+            shared[1] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(shared)
+    if shared[1] is not None:
+        raise shared[1]
+    return cast(T, shared[0])
 
 
 def gather_rows(x: torch.Tensor) -> torch.Tensor:

@@ -29,16 +29,22 @@ class ObjectivesConfig:
     """Weights of the losses (0 leaves a loss out) and their forms.
 
     Attributes:
-        vtc, vtm, mlm, plm, ota, asp: of pre-training.
+        vtc: video-text contrast.
+        vtm: video-text matching.
+        mlm: masked words.
+        plm: the next word of a caption or an answer.
+        ota: trajectories and the nouns that they are matched to.
+        asp: action tokens and the verbs that they are matched to.
         answer: the choice of an answer, of question answering alone.
         vtc_smoothing: share of VTC's target that is spread over all pairs.
         csal: the target of VTC's second stage.
-        vtm_hard_share, vtm_ramp_steps: share of VTM's negatives that are drawn by their scores, the others being any
-            other clips; it grows from 0 over so many optimiser steps. A fusion encoder that starts with hard ones alone
-            may not learn to match at all.
+        vtm_hard_share: share of VTM's negatives that are drawn by their scores, the others being any other clips.
+        vtm_ramp_steps: optimiser steps over which that share grows from 0. A fusion encoder that starts with hard
+            negatives alone may not learn to match at all.
         mlm_kept_share: share of MLM's words that are left in place. Such a word is easy to tell if the text tower lets
             it through, and nothing else makes a tower do so with words that no video of its training tells apart.
-        plm_form, plm_prefix: see :func:`stoa.objectives.plm.plm_loss`.
+        plm_form: where a word is predicted, see :func:`stoa.objectives.plm.plm_loss`.
+        plm_prefix: what of a caption is given, see there.
         align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
             nothing of the caption.

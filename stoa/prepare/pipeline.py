@@ -25,7 +25,7 @@ from stoa.files import fsync, write_whole
 from stoa.manifest import ClipRow, row_from_json, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
 from stoa.prepare.config import PrepareConfig, StoreKind
-from stoa.prepare.detections import write_class_names
+from stoa.prepare.detections import read_class_names, write_class_names
 from stoa.prepare.engines import Engine, run
 from stoa.prepare.shard import ShardCounts, ShardTask
 from stoa.prepare.summary import write_summary
@@ -158,7 +158,7 @@ def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) ->
     if source is not None:
         return source.class_names
     own = root / "labels.json"
-    return list(json.loads(own.read_text(encoding="utf-8"))) if own.is_file() else []
+    return read_class_names(own) if own.is_file() else []
 
 
 def _make_shards(

@@ -4,6 +4,6 @@ Nothing here imports torch, so that worker processes start quickly.
 """
 
 from stoa.synthetic.build import SynthConfig, build_data_set
-from stoa.synthetic.hard_sets import HARD_KINDS, gallery_of
+from stoa.synthetic.hard_sets import HARD_KINDS
 
-__all__ = ["HARD_KINDS", "SynthConfig", "build_data_set", "gallery_of"]
+__all__ = ["HARD_KINDS", "SynthConfig", "build_data_set"]

@@ -33,21 +33,6 @@ class Gallery:
     reversed_row: tuple[int | None, ...]
 
 
-def gallery_of(clip_id: str) -> str:
-    """The gallery of a hard row: ``role_swap_0012_3`` is in ``role_swap_0012``.
-
-    Raises:
-        ValueError: the id is not one of a hard row.
-    """
-    gallery, _, row = clip_id.rpartition("_")
-    kind, _, number = gallery.rpartition("_")
-    if kind not in HARD_KINDS or not number.isdigit() or not row.isdigit():
-        raise ValueError(
-            f"clip id {clip_id!r} is not one of a hard set; expected <kind>_<gallery>_<row> with kind in {HARD_KINDS}"
-        )
-    return gallery
-
-
 def sample_gallery(
     rng: np.random.Generator, kind: str, paraphrases: int = MOST_PARAPHRASES, ways: Ways = ALL_WAYS
 ) -> Gallery:

@@ -28,6 +28,7 @@ from stoa.tasks.trained import TrainedModel
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_FACTS = {"version", "model", "architecture", "used_token_ids", "abilities", "task", "weights_sha256", "origin"}
 
 
 def export_model(trained: TrainedModel, abilities: Abilities, task: Task | None, folder: Path) -> None:
@@ -75,8 +76,14 @@ def load_exported(
     Raises:
         ValueError: a file is missing or damaged, of another version, or the weights do not fit.
     """
-    facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if facts.get("version") != FORMAT_VERSION:
+    try:
+        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); export it again") from None
+    lost = sorted(_FACTS - facts.keys()) if isinstance(facts, dict) else ["version"]
+    if lost:
+        raise ValueError(f"{folder / CONFIG} has no {lost[0]!r}; export it again")
+    if facts["version"] != FORMAT_VERSION:
         raise ValueError(f"{folder / CONFIG} has version {facts.get('version')!r}; this reads {FORMAT_VERSION}")
     weights = folder / WEIGHTS
     if not weights.is_file() or sha256(weights) != facts["weights_sha256"]:

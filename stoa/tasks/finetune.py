@@ -18,7 +18,7 @@ from stoa.data.question_clips import QuestionClips, answer_classes
 from stoa.models.clip import image_side
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import Trained, load_pretrained
-from stoa.objectives.gather import rank
+from stoa.objectives.gather import from_first_rank, rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.questions import QuestionRow, questions_of_split
 from stoa.tasks.evaluation import Abilities, EvaluationConfig, Task, evaluate
@@ -41,7 +41,9 @@ class ValidationConfig:
         split: of the manifest.
         held_out: so many clips of the training split, chosen by a hash of their ids, take the place of ``split`` and
             are not trained on; for data sets that have no validation split. 0 is none.
-        top_k, generation, batch_size: see :class:`stoa.tasks.evaluation.EvaluationConfig`.
+        top_k: candidates per query that the matching head re-ranks.
+        generation: the search for captions and for answers that are said.
+        batch_size: videos encoded at once.
     """
 
     split: str = "val"
@@ -257,13 +259,9 @@ def _validation(
     task: Task = "retrieval" if config.task == "multiple_choice" else config.task
     side = image_side(model_config.backbone)
 
+    @torch.no_grad()
     def score(model: VideoLanguageModel) -> float:
-        value = [0.0]
-        if rank() == 0:
-            trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
-            with torch.no_grad():
-                value = [evaluate(task, trained, abilities, evaluation, clips).headline]
-        dist.broadcast_object_list(value)
-        return float(value[0])
+        trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
+        return from_first_rank(lambda: float(evaluate(task, trained, abilities, evaluation, clips).headline))
 
     return score

@@ -12,9 +12,8 @@ import numpy as np
 from stoa.files import write_whole
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics
-from stoa.tasks.retrieval import RetrievalScores
+from stoa.tasks.retrieval import GALLERY_SIZE, RetrievalScores
 
-HARD_CHANCE = 25.0
 _DIRECTIONS = ("text-to-video", "video-to-text")
 
 
@@ -111,15 +110,13 @@ def _retrieval_lines(report: Mapping[str, Any]) -> list[str]:
                 row(f"  {method}" if model == "trained" else f"  {method}, {model}", metrics[direction])
         row("  chance", report["chance"][direction])
     if report["hard_sets"]:
-        lines += [
-            "",
-            f"{'hard sets, accuracy of 4 (%)':32}{'vtm':>8}{'plm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}",
-        ]
+        title = f"hard sets, accuracy of {GALLERY_SIZE} (%)"
+        lines += ["", f"{title:32}{'vtm':>8}{'plm':>8}{'itc':>8}{'untrained':>11}{'chance':>8}"]
         for kind, result in report["hard_sets"].items():
             trained, fresh = result["trained"], result.get("untrained")
             beside = f"{fresh['vtm']:11.1f}" if fresh else f"{'-':>11}"
             scores = "".join(f"{trained[method]:8.1f}" for method in ("vtm", "plm", "itc"))
-            lines.append(f"  {kind:30}{scores}{beside}{HARD_CHANCE:8.1f}")
+            lines.append(f"  {kind:30}{scores}{beside}{100 / GALLERY_SIZE:8.1f}")
     if report["matches"].get("trained"):
         title = "trajectories matched to nouns (%)"
         lines += ["", f"{title:32}{'right':>8}{'untrained':>11}{'chance':>8}{'matches':>9}"]

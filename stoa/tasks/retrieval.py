@@ -19,6 +19,7 @@ from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics, rank_metrics
 from stoa.tasks.trained import TrainedModel
 
+GALLERY_SIZE = 4  # clips of a hard set that are told apart
 # Added to the scores of items that are no candidates: their itc order, under every candidate.
 _BELOW_CANDIDATES = -1e6
 
@@ -152,7 +153,7 @@ def dual_softmaxed(scores_NM: torch.Tensor) -> torch.Tensor:
 
 
 def evaluate_hard_set(
-    trained: TrainedModel, gallery: Gallery, size: int = 4, *, form: PlmForm = "one_pass"
+    trained: TrainedModel, gallery: Gallery, size: int = GALLERY_SIZE, *, form: PlmForm = "one_pass"
 ) -> dict[str, float]:
     """Text-to-video accuracy (percent) within galleries of ``size``, by ``vtm`` (the headline), ``plm`` (how likely the
     caption is, given the video) and ``itc`` (a control).

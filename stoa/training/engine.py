@@ -99,15 +99,12 @@ def _autocast(config: dict[str, Any]) -> str | None:
 
 
 def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str | None]:
-    """Turn off a half precision the device lacks, before DeepSpeed refuses it.
+    """Turn off fp16 on a CPU, before DeepSpeed refuses it.
 
     Returns:
         (config to use, what was changed or None)
     """
-    if device.type == "cuda":
-        return config, None
-    asked = [name for name in ("fp16", "bf16") if config.get(name, {}).get("enabled")]
-    if "fp16" not in asked:
+    if device.type == "cuda" or not config.get("fp16", {}).get("enabled"):
         return config, None
     changed = {**config, "fp16": {"enabled": False}}
     return changed, f"fp16 needs a GPU and this machine has none: training in fp32 on {device.type}"
@@ -129,10 +126,6 @@ def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: d
     config = {"zero_allow_untested_optimizer": True, **config}
     engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config)
     return engine
-
-
-def micro_batch_size(engine: Any) -> int:
-    return int(engine.train_micro_batch_size_per_gpu())
 
 
 def accumulation_steps(engine: Any) -> int:
@@ -168,6 +161,9 @@ def load_states(engine: Any, folder: Path, tag: str) -> None:
 
     DeepSpeed's files are pickles: call this only for files whose hashes a manifest of ours vouches for.
     They also hold the hyper-parameters of the time; this run's stay in force.
+
+    Raises:
+        ValueError: there is nothing to load.
     """
     names = ("peak_lr", "weight_decay", "betas", "eps")
     settings = [{name: group[name] for name in names} for group in engine.optimizer.param_groups]

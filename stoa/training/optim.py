@@ -19,7 +19,9 @@ class OptimConfig:
         new_lr: peak learning rate of everything that is not in CLIP.
         objects_lr: peak learning rate of the modules of objects, motion, trajectories and actions; none is ``new_lr``.
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
-        beta1, beta2, eps: of AdamW.
+        beta1: decay of AdamW's mean of gradients.
+        beta2: decay of AdamW's mean of their squares.
+        eps: what AdamW adds to the root of the latter.
         warmup_steps: optimiser steps from 0 to the peak.
         frozen_vision_blocks: blocks of the vision tower, from the first, that are not trained, nor are its embeddings;
             0 trains the whole tower. None is as in the run that fine-tuning starts from, and 0 in pre-training.

@@ -21,7 +21,7 @@ from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import Trained, initialize, load_pretrained
-from stoa.objectives.gather import rank, world_size
+from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
@@ -168,18 +168,15 @@ def train(
             f"objectives.csal.from_step is {csal.from_step} and the run ends at step {training.max_steps}: VTC keeps "
             "the own pairs as its target to the end"
         )
-    shared: list[Any] = [None]
-    if rank() == 0:
-        shared = [
-            {**run_facts(config.to_dict(), architecture(config.model.backbone), process.deepspeed_config), **facts}
-        ]
-    dist.broadcast_object_list(shared)
+    own_facts = from_first_rank(
+        lambda: run_facts(config.to_dict(), architecture(config.model.backbone), process.deepspeed_config) | facts
+    )
     trainer = Trainer(
         training,
         engine,
         sampler,
         device=process.device,
-        run_facts=shared[0],
+        run_facts=own_facts,
         console=process.console,
         validation=None if validate is None else Validation(every, validate),
     )
@@ -198,9 +195,5 @@ def _manifest(config: Config, default_data: Callable[[int, int], Path], process:
     if config.data.manifest is not None:
         return config.data.manifest
     process.console.say("no data.manifest given: training on Moving Shapes, generated on this machine")
-    result: list[Any] = [None]
-    if rank() == 0:
-        global_batch = process.deepspeed_config["train_micro_batch_size_per_gpu"] * world_size()
-        result = [str(default_data(image_side(config.model.backbone), global_batch))]
-    dist.broadcast_object_list(result)
-    return str(result[0])
+    global_batch = process.deepspeed_config["train_micro_batch_size_per_gpu"] * world_size()
+    return from_first_rank(lambda: str(default_data(image_side(config.model.backbone), global_batch)))

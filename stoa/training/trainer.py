@@ -18,7 +18,7 @@ import torch.distributed as dist
 from stoa.data.dataset import LoadedBatch
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
-from stoa.objectives.gather import mean_over_ranks, rank, world_size
+from stoa.objectives.gather import from_first_rank, mean_over_ranks, rank, world_size
 from stoa.objectives.total import LOSSES, TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
@@ -136,28 +136,18 @@ class Trainer:
         """Clips that share a contrastive loss."""
         return self.sampler.global_batch
 
-    def resume(self) -> bool:
+    def resume(self) -> None:
         """Continue from the newest sound checkpoint of ``output_dir``, if there is one.
 
         Raises:
             ValueError: it is of another model, precision, data order, number of processes or fine-tuning, or all are
                 damaged.
         """
-        # One rank reads and verifies the files, which all ranks share.
-        found: list[Any] = [None]
-        if rank() == 0:
-            try:
-                found = [checkpoint.newest(self.checkpoints)]
-            except ValueError as error:
-                found = [error]
-        dist.broadcast_object_list(found)
-        (path,) = found
-        if isinstance(path, ValueError):
-            raise path
+        path = from_first_rank(lambda: checkpoint.newest(self.checkpoints))  # which verifies files that all ranks share
         if path is None:
             if rank() == 0:
                 checkpoint.set_aside(self.best)  # its score would be compared with those of another training
-            return False
+            return
         run = checkpoint.read_run(path)
         _check_same(run, self.run_facts, path)
         self.sampler.load_state_dict(run["sampler"])
@@ -166,7 +156,6 @@ class Trainer:
             checkpoint.set_aside_after(path)
         self.step = self._saved_step = int(run["step"])
         self.console.say(f"resuming from {path} at step {self.step}")
-        return True
 
     def fit(self, batches: Iterator[LoadedBatch]) -> None:
         """Train to ``max_steps``.
@@ -313,10 +302,8 @@ class Trainer:
         """Whether the run was ended between the checkpoint of this step and what validation says of it."""
         if not self._validates_here():
             return False
-        records = read_metrics(Path(self.config.output_dir) / METRICS_FILE) if rank() == 0 else []
-        owed = [not any(r["step"] == self.step and "validation" in r for r in records)]
-        dist.broadcast_object_list(owed)
-        return owed[0]
+        log = Path(self.config.output_dir) / METRICS_FILE
+        return from_first_rank(lambda: not any(r["step"] == self.step and "validation" in r for r in read_metrics(log)))
 
     def _validate(self, log: MetricsLog | None) -> None:
         """Ask for the score of the weights as they are, and keep them if they are the best so far."""

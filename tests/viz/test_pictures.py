@@ -158,8 +158,8 @@ def test_the_command_writes_a_picture(run_folder, shapes, tmp_path, capsys):
     ("options", "message"),
     [
         (["--clip", "nobody"], "--clip 'nobody' is not in .*its clips are 'train_000000' to 'test_000002'"),
-        (["--labels", "absent.json"], "--labels absent.json does not exist; pass a JSON file"),
-        (["--labels", "README.md"], "README.md: not valid JSON .*; expected a list of class names"),
+        (["--labels", "absent.json"], "labels absent.json: .*; pass a list of class names"),
+        (["--labels", "ds_configs/demo.json"], "labels ds_configs/demo.json: neither a JSON list of names nor a map"),
     ],
 )
 def test_a_mistake_of_the_command_is_one_line(run_folder, shapes, capsys, options, message):

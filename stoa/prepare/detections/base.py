@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,36 +17,6 @@ from stoa.prepare.detections.filtering import FilterConfig, filter_detections
 
 # A stated duration and the frames of a file differ by a few frames.
 _SLACK_SECONDS = 0.5
-
-
-class DetectionSource(Protocol):
-    """Detections of many videos. ``class_names`` is what the labels are an index into."""
-
-    class_names: list[str]
-
-    def find(
-        self,
-        video: str,
-        *,
-        size_wh: tuple[int, int],
-        duration_seconds: float,
-        start_seconds: float | None = None,
-        end_seconds: float | None = None,
-    ) -> Detections | None:
-        """The detections of a clip, filtered, in pixels of the displayed frame.
-
-        Args:
-            video: as the source names it.
-            size_wh: of the displayed frame.
-            duration_seconds: of the video file.
-            start_seconds, end_seconds: of the part of it that is the clip; ``None`` is the file's own start or end.
-
-        Returns:
-            ``None`` when the source has nothing usable on the video. ``frame_times_seconds`` counts from the
-            start of the file; of frames outside the part, the two next to it are kept, so that the nearest frame of
-            any time in the part is the same as with all of them.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +80,13 @@ class Drops:
             yield f"{count} {plural} dropped: {reason}, such as {self._examples[what, reason]}"
 
 
-class FileSource(ABC):
-    """A :class:`DetectionSource` read from files; a format says how the frames of a video are read."""
+class DetectionSource(ABC):
+    """Detections of many videos, read from files; a format says how the frames of a video are read.
+
+    Attributes:
+        class_names: what the labels are an index into.
+        options: how the files are read.
+    """
 
     def __init__(self, class_names: list[str], options: ReadOptions) -> None:
         self.class_names = class_names
@@ -138,7 +113,19 @@ class FileSource(ABC):
         start_seconds: float | None = None,
         end_seconds: float | None = None,
     ) -> Detections | None:
-        """See :meth:`DetectionSource.find`."""
+        """The detections of a clip, filtered, in pixels of the displayed frame.
+
+        Args:
+            video: as the source names it.
+            size_wh: of the displayed frame.
+            duration_seconds: of the video file.
+            start_seconds, end_seconds: of the part of it that is the clip; ``None`` is the file's own start or end.
+
+        Returns:
+            ``None`` when the source has nothing usable on the video. ``frame_times_seconds`` counts from the
+            start of the file; of frames outside the part, the two next to it are kept, so that the nearest frame of
+            any time in the part is the same as with all of them.
+        """
         start = start_seconds or 0.0
         end = duration_seconds if end_seconds is None else min(end_seconds, duration_seconds)
         drops = Drops()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stoa.prepare.detections.base import Drops, FileSource, FrameBoxes, ReadOptions
+from stoa.prepare.detections.base import DetectionSource, Drops, FrameBoxes, ReadOptions
 from stoa.prepare.detections.keys import FrameKey, KeyPattern
 from stoa.prepare.detections.labels import label_of_name
 from stoa.prepare.detections.vinvl import is_number, load_json
@@ -23,7 +23,7 @@ _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp)$", re.IGNORECASE)
 _FRAME_NUMBERS = ("frame", "frame_index", "frame_id")
 
 
-class CocoFile(FileSource):
+class CocoFile(DetectionSource):
     """One file, held in memory.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stoa.prepare.detections.base import Drops, FileSource, FrameBoxes, ReadOptions
+from stoa.prepare.detections.base import DetectionSource, Drops, FrameBoxes, ReadOptions
 from stoa.prepare.detections.bottom_up import bottom_up_columns, read_bottom_up
 from stoa.prepare.detections.keys import KeyPattern
 from stoa.prepare.detections.labels import label_of_name
@@ -16,7 +16,7 @@ from stoa.prepare.detections.tsv_index import TsvIndex, TsvRow, first_row
 from stoa.prepare.detections.vinvl import is_number, load_json, read_objects
 
 
-class TsvSource(FileSource):
+class TsvSource(DetectionSource):
     """Rows read through a :class:`TsvIndex`; a row that cannot be read drops its frame."""
 
     def __init__(self, path: Path, class_names: list[str], keys: KeyPattern, options: ReadOptions) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from stoa.data.sampling import sample_times
-from stoa.prepare.detections.base import Drops, FileSource, FrameBoxes, ReadOptions
+from stoa.prepare.detections.base import DetectionSource, Drops, FrameBoxes, ReadOptions
 from stoa.prepare.detections.labels import label_of_name
 
 
-class VinVLFolder(FileSource):
+class VinVLFolder(DetectionSource):
     """A folder of ``{video}.json`` files."""
 
     def __init__(self, folder: Path, class_names: list[str], options: ReadOptions) -> None:
