@@ -30,5 +30,6 @@ def open_model(path: str) -> tuple[TrainedModel, Abilities, dict[str, Any], Path
     folder = checkpoint.find(path)
     facts = checkpoint.read_run(folder)
     config = from_dict(facts["config"])
-    abilities = Abilities(config.objectives.plm_form, config.objectives.null_token, facts.get("answers"))
+    objectives = config.objectives
+    abilities = Abilities(objectives.plm_form, objectives.null_token, facts.get("answers"), facts.get("losses"))
     return load_trained(folder, config.model, device), abilities, facts, folder.parent.parent

@@ -10,12 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
 
 from stoa.cli._model import open_model
 from stoa.tasks.evaluation import EvaluationConfig, Task, evaluate, score_file
 from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, published_of
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
+from stoa.tasks.trained import resized
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,6 +38,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="JSON report; default: <task>-<split>.json beside the checkpoints (a control: <task>-<split>-<view>.json)",
     )
+    parser.add_argument(
+        "--num_frames", type=PositiveInt | None, default=None, help="frames of a clip; default: as trained"
+    )
+    parser.add_argument(
+        "--max_tokens",
+        type=PositiveInt | None,
+        default=None,
+        help="text length; default: as trained",
+    )
     parser.add_class_arguments(EvaluationConfig, None)
 
 
@@ -47,6 +58,7 @@ def run(args: Namespace) -> None:
     if args.run is None:
         raise ValueError("--run is missing; name a run's output_dir, or pass --predictions FILE to score")
     trained, abilities, facts, folder = open_model(args.run)
+    trained = resized(trained, num_frames=args.num_frames, max_tokens=args.max_tokens)
     task: Task = args.task or facts.get("task") or "retrieval"
     published = None if args.compare is None else published_of(task, args.compare)
     result = evaluate(task, trained, abilities, config)

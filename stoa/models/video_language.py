@@ -194,8 +194,17 @@ class VideoLanguageModel(nn.Module):
             self.graph.start_from(clip.visual)
 
     def encode_video(self, batch: VideoTextBatch) -> VideoFeatures:
-        """Frames and boxes -> video-side tokens: one [CLS] a frame, their mean, trajectories, actions, graph."""
+        """Frames and boxes -> video-side tokens: one [CLS] a frame, their mean, trajectories, actions, graph.
+
+        Raises:
+            ValueError: the clips have another number of frames than the model.
+        """
         config, depth = self.config, len(self.clip.visual.blocks)
+        if batch.frames_BTCHW.shape[1] != config.num_frames:
+            raise ValueError(
+                f"batch.frames_BTCHW has {batch.frames_BTCHW.shape[1]} frames a clip, and the model is of "
+                f"{config.num_frames}; stoa.tasks.trained.resized makes one of other frames from it"
+            )
         readers: dict[str, ObjectConfig | ActionConfig | GraphConfig]
         readers = {"objects": config.objects, "actions": config.actions, "graph": config.graph}
         taps = {

@@ -45,7 +45,13 @@ class CsalConfig:
 
 @torch.no_grad()
 def csal_targets(
-    video_AA: torch.Tensor, text_AA: torch.Tensor, *, scale: float | None, mass: float, cut: float
+    video_AA: torch.Tensor,
+    text_AA: torch.Tensor,
+    repeats_AA: torch.Tensor | None = None,
+    *,
+    scale: float | None,
+    mass: float,
+    cut: float,
 ) -> torch.Tensor:
     """``softmax(scale * C)`` of ``C = max(0, V) * max(0, X)``, where C is at least ``cut``; for both directions.
 
@@ -54,6 +60,7 @@ def csal_targets(
     Args:
         video_AA: cosines of the clips.
         text_AA: cosines of the captions.
+        repeats_AA: True where a pair has a clip or caption of the own one: left out, but for the own pair.
         scale, mass, cut: see :class:`CsalConfig`.
 
     Returns:
@@ -61,7 +68,8 @@ def csal_targets(
     """
     alike_AA = video_AA.clamp(min=0) * text_AA.clamp(min=0)
     own_AA = torch.eye(len(alike_AA), dtype=torch.bool, device=alike_AA.device)
-    alike_AA = alike_AA.masked_fill((alike_AA < cut) & ~own_AA, -torch.inf)
+    left_out_AA = alike_AA < cut if repeats_AA is None else (alike_AA < cut) | repeats_AA
+    alike_AA = alike_AA.masked_fill(left_out_AA & ~own_AA, -torch.inf)
     if scale is not None:
         return (scale * alike_AA).softmax(dim=1)
     return (_least_scale(alike_AA, mass) * alike_AA).softmax(dim=1)

@@ -82,6 +82,11 @@ class ObjectivesConfig:
             raise ValueError("all weights under objectives are 0; give at least one a positive weight")
 
     @property
+    def trained(self) -> list[str]:
+        """Names of the losses that are not left out."""
+        return [name for name, weight in self.weights.items() if weight]
+
+    @property
     def weights(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in LOSSES}
 

@@ -86,11 +86,10 @@ def vtc_loss(scores: Similarities, *, smoothing: float = 0.0) -> torch.Tensor:
 def csal_loss(scores: Similarities, config: CsalConfig) -> torch.Tensor:
     """As :func:`vtc_loss`, with other pairs that are alike in the target (STGT, CSAL)."""
     own_BA = _own_pairs(scores)
-    cosines = (exact_product(x_Ad.detach(), x_Ad.detach().T) for x_Ad in (scores.video_Ad, scores.text_Ad))
-    alike_AA = csal_targets(*cosines, scale=config.scale, mass=config.mass, cut=config.cut)
-    columns_B = own_columns(len(own_BA), own_BA.device)
-    alike_BA = alike_AA[columns_B].masked_fill(scores.same_BA & ~own_BA, 0)
-    alike_BA = alike_BA / alike_BA.sum(dim=1, keepdim=True)
+    video_AA, text_AA = (exact_product(x_Ad.detach(), x_Ad.detach().T) for x_Ad in (scores.video_Ad, scores.text_Ad))
+    same_AA = gather_rows_no_grad(scores.same_BA.to(torch.uint8)).bool()
+    alike_AA = csal_targets(video_AA, text_AA, same_AA, scale=config.scale, mass=config.mass, cut=config.cut)
+    alike_BA = alike_AA[own_columns(len(own_BA), own_BA.device)]
     return _cross_entropy(scores, config.share * alike_BA + (1 - config.share) * own_BA, own_BA, config.smoothing)
 
 

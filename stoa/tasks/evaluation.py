@@ -80,11 +80,17 @@ class Abilities(NamedTuple):
         plm_form: where it has learned to predict the next word.
         null_token: of its objectives.
         answers: the classes of its answer head, if it has one.
+        losses: it was trained with, in the last run or before; none where that is not on record.
     """
 
     plm_form: PlmForm
     null_token: NullToken
     answers: list[str] | None
+    losses: list[str] | None = None
+
+    def lacks(self, *losses: str) -> list[str]:
+        """Which of the losses it was certainly never trained with."""
+        return [] if self.losses is None else [name for name in losses if name not in self.losses]
 
 
 class Evaluation(NamedTuple):
@@ -186,6 +192,8 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
     facts: dict[str, Any] = {"captions": len(gallery.video_of_text_Q)}
     if hard:
         facts |= {"hard sets": config.hard, "hard sets sha256": hard_sums}
+    if abilities.lacks("vtm"):
+        facts["never trained"] = "the matching head: vtm is that of random weights"
     facts["re-ranked candidates"] = min(config.top_k, len(gallery.ids))
     report["protocol"] = _card(trained, videos, config, **facts)
     headline = metrics["trained"]["itc+vtm"]["text-to-video"].r1
@@ -194,6 +202,7 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
 
 def _captioning(trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig) -> Evaluation:
     require_scorers()
+    _require_words("captioning", abilities)
     videos = _reader(trained, clips, config)
     predictions = caption_videos(trained, videos, config.generation, abilities.plm_form)
     card = _card(trained, videos, config, **_search(config.generation), metrics=METRICS)
@@ -215,11 +224,14 @@ def _answering(
     videos = _reader(trained, clips, config)
     if task == "multiple_choice":
         picked = pick_options(trained, videos, questions)
+        if abilities.lacks("vtm"):
+            facts["never trained"] = "the matching head: vtm is that of random weights"
         facts["answers"] = f"picked from {len(questions[0].options)} options"
     elif abilities.answers is not None:
         picked = {"chosen": choose_answers(trained, videos, questions, abilities.answers)}
         facts["answers"] = f"chosen among {len(abilities.answers)} of training; any other is wrong"
     else:
+        _require_words("answering", abilities)
         picked = {"said": say_answers(trained, videos, questions, config.generation, abilities.plm_form)}
         facts |= {"answers": "said, exact match", **_search(config.generation)}
     unreadable = dict(videos.unreadable)
@@ -271,6 +283,14 @@ def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow
     if absent:
         facts["questions without their clip"] = f"{len(absent)}, the first about {absent[0].clip!r}"
     return asked, facts
+
+
+def _require_words(task: Task, abilities: Abilities) -> None:
+    if abilities.lacks("plm"):
+        raise ValueError(
+            f"--task is {task}, and --run was never trained to say words (plm; its losses: "
+            f"{', '.join(abilities.losses or ())}); fine-tune it with a recipe of recipes/finetune for {task}"
+        )
 
 
 def _search(config: GenerationConfig) -> dict[str, Any]:

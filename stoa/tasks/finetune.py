@@ -26,7 +26,7 @@ from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
 from stoa.tasks.trained import TrainedModel
 from stoa.training import checkpoint
-from stoa.training.run import Process, join, train
+from stoa.training.run import Process, join, losses_until_now, train
 from stoa.training.trainer import TrainingConfig
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
         "used_token_ids": used,
         "task": config.task,
         "answers": answers,
+        "losses": losses_until_now(objectives, run),
         "pretrained": {"checkpoint": str(from_folder), "step": run["step"], "weights sha256": weights_sha256},
     }
     abilities = Abilities(stored.objectives.plm_form, stored.objectives.null_token, answers)

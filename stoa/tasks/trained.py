@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from stoa.models.clip import image_side, require_architecture
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
-from stoa.models.weights import load_strictly
+from stoa.models.weights import Trained, load_pretrained, load_strictly
 from stoa.training import checkpoint
 
 
@@ -55,6 +55,24 @@ def load_trained(folder: Path, config: ModelConfig, device: torch.device) -> Tra
         "weights sha256": weights_sha256,
     }
     return TrainedModel(model.to(device).eval(), device, image_side(config.backbone), origin)
+
+
+def resized(trained: TrainedModel, *, num_frames: int | None, max_tokens: int | None) -> TrainedModel:
+    """The model for other numbers of frames or text tokens than it was trained with; none is as it is.
+
+    Embeddings of frames are interpolated in time; longer texts get positions of the text tower.
+    """
+    config = trained.model.config
+    changed = replace(config, num_frames=num_frames or config.num_frames, max_tokens=max_tokens or config.max_tokens)
+    if changed == config:
+        return trained
+    used_ids = trained.model.lm_head.used_ids
+    used = None if used_ids is None else used_ids.tolist()
+    model = VideoLanguageModel(changed, used_token_ids=used)
+    load_pretrained(model, Trained(trained.model.state_dict(), config, used, str(trained.origin["checkpoint"])))
+    if config.num_answers:
+        model.answer_head.load_state_dict(trained.model.answer_head.state_dict())
+    return replace(trained, model=model.to(trained.device).eval())
 
 
 def untrained(trained: TrainedModel, *, seed: int = 0) -> TrainedModel:

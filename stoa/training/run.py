@@ -22,7 +22,7 @@ from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import Trained, initialize, load_pretrained
 from stoa.objectives.gather import from_first_rank, rank, world_size
-from stoa.objectives.total import TrainingObjective
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.console import Console
@@ -81,21 +81,28 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     manifest = _manifest(config, default_data, process)
     clips = open_clips(manifest, config.data.split, process.ledger if rank() == 0 else Ledger(None))
     clips = to_train_on(clips, config.data)
-    model, used, said = _start(config, clips)
+    model, used, before, said = _start(config, clips)
     process.console.say(said)
-    train(process, config, model, clips, facts={"used_token_ids": used})
+    facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
+    train(process, config, model, clips, facts=facts)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] | None, str]:
-    """The model with what it starts from, the token ids that it predicts (none is all), and a line that says so."""
+def losses_until_now(objectives: ObjectivesConfig, before: dict[str, Any] | None) -> list[str]:
+    """Names of the losses of a run and of that which it starts from, if from any."""
+    return sorted({*objectives.trained, *(before or {}).get("losses", ())})
+
+
+def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] | None, dict[str, Any] | None, str]:
+    """The model, the token ids that it predicts (none is all), the run it starts from, and a line that says so."""
     used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
     if config.init is None or not Path(config.init).is_dir():
         model = VideoLanguageModel(config.model, used_token_ids=used)
         if config.init is not None:
-            return model, used, initialize(model, config.init)
-        return model, used, f"{config.model.backbone.name} starts from random weights; --init names pretrained ones"
+            return model, used, None, initialize(model, config.init)
+        name = config.model.backbone.name
+        return model, used, None, f"{name} starts from random weights; --init names pretrained ones"
     folder = checkpoint.find(config.init)
     run = checkpoint.read_run(folder)
     name, own = run["config"]["model"]["backbone"]["name"], config.model.backbone.name
@@ -108,7 +115,7 @@ def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] 
     weights, _ = checkpoint.read_weights(folder)
     trained = Trained(weights, model_from_dict(run["config"]["model"]), run["used_token_ids"], f"--init {folder}")
     load_pretrained(model, trained)
-    return model, used, f"all that {folder} holds starts from there, step {run['step']}"
+    return model, used, run, f"all that {folder} holds starts from there, step {run['step']}"
 
 
 def train(

@@ -56,6 +56,18 @@ def test_the_mass_that_is_held(size, alike):
     torch.testing.assert_close(held.sum(dim=1), torch.ones(size))
 
 
+def test_repeats_have_no_part_in_the_mass():
+    """Of 64 clips 16 are there twice; what is left of the others is alike by 0.4."""
+    level = torch.full((64, 64), math.sqrt(0.4)).fill_diagonal_(1)
+    keys = torch.arange(64).where(torch.arange(64) < 48, torch.arange(64) - 48)
+    repeats = keys[:, None] == keys
+    level = level.masked_fill(repeats, 1)
+    held = csal_targets(level, level, repeats, scale=None, mass=0.5, cut=0.05)
+    assert held.diagonal().mean().item() == pytest.approx(0.5, rel=1e-3)
+    assert not held[repeats & ~torch.eye(64, dtype=torch.bool)].any()
+    torch.testing.assert_close(held.sum(dim=1), torch.ones(64))
+
+
 def test_few_alike_are_not_given_more_than_the_release_gives_them():
     few = torch.eye(64)
     few[0, 1] = few[1, 0] = 0.5

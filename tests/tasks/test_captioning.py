@@ -43,6 +43,12 @@ def test_a_report(trained, shapes, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["captioning"]["cider"] == scores.cider
 
 
+def test_a_model_that_never_learned_to_write_is_refused(trained, shapes):
+    config = EvaluationConfig(manifest=str(shapes / "manifest.jsonl"))
+    with pytest.raises(ValueError, match=r"--task is captioning, and --run was never trained to say words \(plm; its"):
+        evaluate("captioning", trained, Abilities("one_pass", "end", None, ["vtc", "vtm"]), config)
+
+
 def test_the_references_themselves_score_full_marks_and_other_clips_are_named(shapes):
     config = EvaluationConfig(manifest=str(shapes / "manifest.jsonl"))
     said = {row.id: row.captions[0].text for row in read_manifest(shapes / "manifest.jsonl", split="test")}

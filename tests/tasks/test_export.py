@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from factories import USED, tiny_model
+from factories import USED, random_batch, tiny_model
 
 from stoa.cli import main
 from stoa.config import model_from_dict
@@ -15,7 +15,7 @@ from stoa.tasks.evaluation import Abilities, open_split
 from stoa.tasks.export import export_dual_encoder, export_model, load_exported
 from stoa.tasks.gallery import encode_galleries
 from stoa.tasks.retrieval import itc_scores
-from stoa.tasks.trained import TrainedModel
+from stoa.tasks.trained import TrainedModel, resized
 from stoa.tasks.videos import VideoReader
 
 ABILITIES = Abilities("two_stream", "start", ["one", "two"])
@@ -59,11 +59,32 @@ def test_damage_is_told(exported):
     with pytest.raises(ValueError, match="was trained when stoa-tiny stood for {}"):
         load_exported(exported, cpu, model_from_dict)
     config.write_text(json.dumps(facts))
+    config.write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: not valid JSON .*; export it again"):
+        load_exported(exported, cpu, model_from_dict)
+    config.write_text(json.dumps({name: value for name, value in facts.items() if name != "origin"}))
+    with pytest.raises(ValueError, match=r"config.json has no 'origin'; export it again"):
+        load_exported(exported, cpu, model_from_dict)
+    config.write_text(json.dumps(facts))
     with open(exported / "model.safetensors", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x55")
     with pytest.raises(ValueError, match="is missing or not the file that config.json was written for"):
         load_exported(exported, cpu, model_from_dict)
+
+
+def test_other_frames_and_text_lengths(trained):
+    same = {"num_frames": trained.model.config.num_frames, "max_tokens": None}
+    assert resized(trained, **same) is trained
+    other = resized(trained, num_frames=1, max_tokens=20)
+    assert (other.model.config.num_frames, other.model.config.max_tokens) == (1, 20)
+    for name, weight in trained.model.answer_head.state_dict().items():
+        torch.testing.assert_close(other.model.answer_head.state_dict()[name], weight)
+    batch = random_batch(2, frames=1, side=trained.side)
+    with torch.no_grad():
+        assert other.model.encode_video(batch).pooled_Bd.isfinite().all()
+    with pytest.raises(ValueError, match=f"has 1 frames a clip, and the model is of {same['num_frames']}"):
+        trained.model.encode_video(batch)
 
 
 @pytest.fixture
@@ -115,6 +136,9 @@ def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, c
     (other,) = exported.glob("retrieval-val-????????.json")
     assert json.loads(other.read_text()) == reports["retrieval-val.json"]
     assert json.loads((exported / "retrieval-val.json").read_text()) == reports["retrieval-test.json"]
+    assert main([*arguments, "--num_frames", "2", "--max_tokens", "14", "--out", str(tmp_path / "r.json")]) == 0
+    card = json.loads((tmp_path / "r.json").read_text())["protocol"]
+    assert (card["frames"], card["text"]) == ("2 by time, 32 px", "14 tokens")
     assert main([*arguments, "--hard", str(shapes / "hard")]) == 0
     assert json.loads((exported / "retrieval-test.json").read_text()) == reports["retrieval-test.json"]
     (other,) = exported.glob("retrieval-test-????????.json")

@@ -114,7 +114,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     config = EvaluationConfig(
         manifest=str(folder / "m.jsonl"), hard=str(folder / "hard"), top_k=3, batch_size=4, dual_softmax=True
     )
-    result = evaluate("retrieval", loaded, ABILITIES, config)
+    result = evaluate("retrieval", loaded, ABILITIES._replace(losses=["vtc"]), config)
     report = result.report
 
     gallery = gallery_of(trained, folder)
@@ -131,6 +131,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     assert report["protocol"]["videos"] == "4 of 5 readable"
     assert report["protocol"]["hard sets sha256"].keys() == {"kind"}
     assert report["protocol"]["text"].endswith(" tokens")
+    assert report["protocol"]["never trained"] == "the matching head: vtm is that of random weights"
     assert report["protocol"]["weights sha256"] == "f00d"
     assert report["protocol"]["trained at commit"] == "abc"
     write_report(report, tmp_path / "report.json")

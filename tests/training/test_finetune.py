@@ -138,6 +138,8 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     assert best.parent == output / "best"
     assert facts["validation"] == max(scores) and facts["task"] == name
     assert facts["pretrained"]["step"] == 2
+    before = {"asp", "mlm", "ota", "plm", "vtc", "vtm"}
+    assert set(facts["losses"]) == before | ({"answer"} if task == "answering" else set())
     assert (facts["answers"] is None) == (task != "answering")
 
     questions = ["--questions", str(data_set / "qa")] if name == "answering" else []
