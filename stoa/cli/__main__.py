@@ -1,7 +1,12 @@
-"""Lets ``python -m stoa.cli`` run the ``stoa`` command."""
+"""The ``stoa`` command, also as ``python -m stoa.cli``."""
 
 from stoa.cli import main
 from stoa.cli._errors import leave
 
-if __name__ == "__main__":
+
+def run() -> None:
     leave(main())
+
+
+if __name__ == "__main__":
+    run()

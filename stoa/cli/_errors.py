@@ -19,8 +19,8 @@ def complain_once(command: str, message: str) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process. Other ranks may wait in a collective: after an error no clean-up waits for them."""
-    if code and _many():
+    """End the process. After an error no clean-up waits for other ranks in a collective, or for loader processes."""
+    if code:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -465,7 +465,7 @@ def test_exit_status_and_the_ledger_beside_the_data(tmp_path, sound, capsys):
         (["videos", "--ledger", "m.jsonl"], "m.jsonl, row 1: is no verdict of a check"),
         (["m.jsonl", "--timeout_seconds", "0"], "timeout_seconds is 0.0; expected a positive number"),
         (["m.jsonl", "--workrs", "2"], "did you mean --workers?"),
-        (["broken.jsonl"], "broken.jsonl, line 1: field 'video' is missing or empty"),
+        (["broken.jsonl"], "broken.jsonl, row 1: field 'video' is missing or empty"),
     ],
 )
 def test_mistakes_of_the_user(tmp_path, monkeypatch, capsys, arguments, message):
