@@ -24,7 +24,7 @@ class Published(NamedTuple):
 
 _CAPTIONS = {"BLEU-4": "bleu4", "METEOR": "meteor", "ROUGE-L": "rouge_l", "CIDEr": "cider"}
 _CAPTION_NOTE = (
-    "the released code scores captions without the PTB tokenizer and chooses weights on the test split; a blank at the "
+    "the released code scores captions without the PTB tokenizer and chooses weights on the test split; a space at the "
     "end of every caption lifts its ROUGE-L by several points"
 )
 

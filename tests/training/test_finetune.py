@@ -158,6 +158,20 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     called_again(lambda *more: finetune(tmp_path, data_set, pretrained, task, more=more), output)
 
 
+def test_a_graph_answers_questions(data_set, tmp_path):
+    """STGT, frozen and of other frames than it was trained with."""
+    graph = ("--model.graph.layers", "1", "--training.optim.frozen_vision_blocks", "2", "--training.max_steps", "2")
+    finish(start_training(data_set, tmp_path, tmp_path / "run", *graph))
+    more = ("--epochs", "0.5", "--num_frames", "5")
+    done = finetune(tmp_path, data_set, tmp_path / "run", "answering", more=more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    command = ["--run", str(tmp_path / "answering"), "--manifest", str(data_set / "manifest.jsonl"), "--split", "val"]
+    out = tmp_path / "r.json"
+    assert main(["evaluate", *command, "--questions", str(data_set / "qa"), "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report["protocol"]["frames"].startswith("5 by time") and report["answering"].keys() == {"chosen"}
+
+
 def test_a_choice_needs_no_run_of_its_own(pretrained, data_set, tmp_path, capsys):
     rows = [json.loads(line) for line in (data_set / "manifest.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["split"] == "test"][:3]

@@ -78,6 +78,8 @@ def test_three_steps(name):
         optimizer.step()
         assert torch.isfinite(loss)
     assert {k for k, weight in config.objectives.weights.items() if weight} <= scalars.keys()
+    if "graph" in config.model.group_sizes:
+        assert 0 < scalars["graph_density"] <= 1
     moved = {name for name, p in objective.named_parameters() if not torch.equal(p, before[name])}
     for part in ("objects", "actions", "graph"):
         assert any(f"model.{part}." in name for name in moved) == (part in config.model.group_sizes)
