@@ -12,7 +12,7 @@ A plan is a YAML file::
     tables:                          # what to print of the results: means and spreads over all that a row does not name
       retrieval:
         rows: pretrain-{recipe}
-        values: {R@1: evaluate.retrieval.trained.itc.text-to-video.r1}      # a list of paths is their mean
+        values: {R@1: evaluate.retrieval.trained.itc.text-to-video.r1}      # or 100 * path; a list is the mean of all
 
 A cell names only the values it differs in; one without ``{...}`` is run once. On a machine with GPUs ``train.py`` and
 ``stoa finetune`` are started by DeepSpeed's launcher. ``stoa evaluate`` writes its report into the cell's result.
@@ -260,13 +260,14 @@ def _row_of(pattern: str, cell: Cell) -> str | None:
 
 
 def _look_up(result: Any, path: str, cell: str) -> float:
+    factor, _, path = path.rpartition(" * ")
     value = result
     for key in path.split("."):
         try:
             value = value[int(key)] if isinstance(value, list) else value[key]
         except (KeyError, IndexError, TypeError, ValueError):
             raise ValueError(f"the result of {cell} has no {path!r} (at {key!r})") from None
-    return float(value)
+    return float(factor or 1) * float(value)
 
 
 def _run(

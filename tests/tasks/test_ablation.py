@@ -24,7 +24,7 @@ cells:
 tables:
   scores:
     rows: "train-{recipe}"
-    values: {first: score.a.b.0, both: [score.a.b.0, score.a.b.1]}
+    values: {first: score.a.b.0, both: [score.a.b.0, 10 * score.a.b.1]}
 """
 
 
@@ -148,12 +148,12 @@ def test_tables_hold_means_and_spreads_of_what_is_finished(plan_file, tmp_path):
     (tmp_path / "out" / "train-full-1.json").unlink()
     (rows,) = tabulate(plan).values()
     assert [(row.name, row.columns) for row in rows] == [
-        ("train-base", {"first": [0, 1], "both": [3.5, 4]}),
-        ("train-full", {"first": [0], "both": [3.5]}),
+        ("train-base", {"first": [0, 1], "both": [35, 35.5]}),
+        ("train-full", {"first": [0], "both": [35]}),
     ]
     text = format_tables(tabulate(plan))
-    assert "| train-base | 0.5 (0.0 to 1.0) | 3.8 (3.5 to 4.0) | 2 |" in text
-    assert "| train-full | 0.0 | 3.5 | 1 |" in text
+    assert "| train-base | 0.5 (0.0 to 1.0) | 35.2 (35.0 to 35.5) | 2 |" in text
+    assert "| train-full | 0.0 | 35.0 | 1 |" in text
 
 
 def test_tables_of_results_that_lie_elsewhere(plan_file, tmp_path, capsys):
