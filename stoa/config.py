@@ -78,7 +78,11 @@ def parse_run(arguments: Sequence[str] | None, default_recipe: Path) -> tuple[Co
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The reverse of :meth:`Config.to_dict`, for the configuration stored in a checkpoint."""
+    """The reverse of :meth:`Config.to_dict`, for the configuration stored in a checkpoint.
+
+    Raises:
+        ValueError: a key is unknown or a value wrong; the message names it.
+    """
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config, None)
     try:
@@ -89,7 +93,7 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 
 def model_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """A model's configuration from JSON."""
+    """A model's configuration from JSON; raises as :func:`from_dict` does."""
     return from_dict({"model": values}).model
 
 

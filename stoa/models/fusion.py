@@ -41,6 +41,9 @@ class FusionEncoder(nn.Module):
         group_sizes: tokens of each video-side group, in order.
         text_blocks, text_positions_Lw, final_norm: the text tower's, copied; the positions at the scale of the others.
         joint_width: width of the tokens that come in.
+
+    Raises:
+        ValueError: it is deeper than the text tower.
     """
 
     type_of_slot_G: torch.Tensor

@@ -18,6 +18,7 @@ _ANNOTATED_SECONDS = 30.0
 
 
 def didemo(folder: Path) -> Annotations:
+    """DiDeMo: ``<split>_data.json``, whose moments of a video make one paragraph."""
     sources, absent = split_sources(folder, {s: (f"{s}_data.json",) for s in ("train", "val", "test")}, "didemo")
     return Annotations(
         "didemo",

@@ -22,6 +22,7 @@ _CELLS = 6
 
 
 def lsmdc(folder: Path) -> Annotations:
+    """LSMDC: a tab-separated file a split, with clip, times and sentence."""
     sources, absent = split_sources(folder, _FILES, "lsmdc")
     return Annotations(
         "lsmdc",

@@ -10,6 +10,7 @@ from stoa.prepare.adapters.files import as_object, read_json, read_names, requir
 
 
 def msvd(folder: Path) -> Annotations:
+    """MSVD: all captions of a clip in ``captions_msvd.json``, the clips of a split in ``<split>_list.txt``."""
     described = require_source(folder, "captions_msvd.json", "msvd")
     lists, absent = split_sources(folder, {s: (f"{s}_list.txt",) for s in ("train", "val", "test")}, "msvd")
 
