@@ -44,7 +44,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    from stoa.cli._errors import leave
+    from stoa.cli._errors import run_and_leave
 
-    leave(code)
+    run_and_leave(main)

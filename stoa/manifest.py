@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not text:
                 continue
             try:
-                raw = json.loads(text)
+                raw = json.loads(text, object_pairs_hook=partial(unique_keys, where=where))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
             if not isinstance(raw, dict):
@@ -162,10 +163,27 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, raw
 
 
+def unique_keys(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """An object of a JSON file.
+
+    Raises:
+        ValueError: a key stands twice in it.
+    """
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        seen: set[str] = set()
+        for place, (key, _) in enumerate(pairs, start=1):
+            if key in seen:
+                first = [k for k, _ in pairs].index(key) + 1
+                raise ValueError(f"{where}: key {key!r} stands twice, as entry {first} and as entry {place}; keep one")
+            seen.add(key)
+    return out
+
+
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)  # captions may be longer than csv's own limit
+    csv.field_size_limit(1 << 24)  # a longer caption is a quote that is never closed
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         try:
             if "caption" not in (reader.fieldnames or ()):
                 raise ValueError(f"{path}: column 'caption' is missing; every row needs 'id', 'video' and 'caption'")
@@ -181,7 +199,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 ({error.reason}); re-save the file as UTF-8") from None
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+            raise ValueError(f"{path}, line {reader.reader.line_num}: not valid CSV ({error})") from None
 
 
 def row_from_json(raw: dict[str, Any], where: str) -> ClipRow:

@@ -71,6 +71,20 @@ def test_a_wrong_row_is_named(tmp_path, row, message):
         read_manifest(write(tmp_path / "m.jsonl", row))
 
 
+def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text('id,video,caption\na,a.mp4,"a man runs\nb,b.mp4,a dog\n')
+    with pytest.raises(ValueError, match=r"m.csv, line 3: not valid CSV \(unexpected end of data\)"):
+        read_manifest(path)
+
+
+def test_a_key_stands_once(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"id": "a", "video": "a.mp4", "caption": "x", "caption": "y"}\n')
+    with pytest.raises(ValueError, match=r"m.jsonl, row 1: key 'caption' stands twice"):
+        read_manifest(path)
+
+
 def test_wrong_csv_files_are_named(tmp_path):
     path = tmp_path / "m, n.csv"
     path.write_text("id,video,text\na,a.mp4,x\n")

@@ -14,7 +14,8 @@ from stoa.memory import KEEP_FREED_MEMORY
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
 FAULTS = """
-import resource, sys, torch
+import ctypes, resource, torch
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page would be one fault
 from stoa.memory import keep_freed_memory
 {prepare}
 def faults():
@@ -32,10 +33,11 @@ join(TrainingConfig(), "ds_configs/demo.json")
 
 
 def faults(prepare: str, **environment: str) -> float:
-    plain = {name: value for name, value in os.environ.items() if name not in (*KEEP_FREED_MEMORY, "GLIBC_TUNABLES")}
+    others = (*KEEP_FREED_MEMORY, "GLIBC_TUNABLES", "LD_PRELOAD")
+    plain = {name: value for name, value in os.environ.items() if name not in others}
     ran = subprocess.run(
         [sys.executable, "-c", FAULTS.format(prepare=prepare)],
-        env={**plain, "OMP_NUM_THREADS": "1", **environment},
+        env={**plain, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
         check=True,

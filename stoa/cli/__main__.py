@@ -1,11 +1,11 @@
 """The ``stoa`` command, also as ``python -m stoa.cli``."""
 
 from stoa.cli import main
-from stoa.cli._errors import leave
+from stoa.cli._errors import run_and_leave
 
 
 def run() -> None:
-    leave(main())
+    run_and_leave(main)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from collections.abc import Callable
 
 
 def complain(command: str, message: str) -> None:
     """One line on stderr, with the rank where there are several."""
-    rank = f"rank {os.environ['RANK']}: " if _many() else ""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank = f"rank {os.environ.get('RANK', '?')}: " if several else ""
     print(f"{command}: {rank}{message}", file=sys.stderr, flush=True)
 
 
@@ -18,14 +21,18 @@ def complain_once(command: str, message: str) -> None:
         print(f"{command}: {message}", file=sys.stderr, flush=True)
 
 
-def leave(code: int) -> None:
-    """End the process. After an error no clean-up waits for other ranks in a collective, or for loader processes."""
+def run_and_leave(main: Callable[[], int]) -> None:
+    """End the process with the status that ``main`` returns, or with 1 and the traceback of what it raises.
+
+    After a failure no clean-up waits for other ranks in a collective, or for loader processes.
+    """
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
     if code:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _many() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -62,7 +62,10 @@ def run(args: Namespace) -> None:
     task: Task = args.task or facts.get("task") or "retrieval"
     published = None if args.compare is None else published_of(task, args.compare)
     result = evaluate(task, trained, abilities, config)
-    out = Path(args.out) if args.out else _free_path(folder, task, config, data_sha256(result.report["protocol"]))
+    sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
+    resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
+    name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to
+    out = Path(args.out) if args.out else _free_path(folder, name, data_sha256(result.report["protocol"]))
     write_report(result.report, out)
     print(format_report(result.report))
     print(f"written to {out}")
@@ -78,9 +81,8 @@ def run(args: Namespace) -> None:
         print("\n".join(comparison(args.compare, published, result.report)))
 
 
-def _free_path(folder: Path, task: Task, config: EvaluationConfig, data: str) -> Path:
-    """Where no report on other data, or on all that is to be seen of them, is overwritten."""
-    name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}")
+def _free_path(folder: Path, name: str, data: str) -> Path:
+    """Where no report on other data is overwritten."""
     path = folder / f"{name}.json"
     try:
         there = data_sha256(json.loads(path.read_text(encoding="utf-8"))["protocol"])

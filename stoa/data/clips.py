@@ -64,7 +64,7 @@ class Clips(Protocol):
         """How many captions every clip has, in order.
 
         Raises:
-            ValueError: a store does not say.
+            ValueError: a store's list of them is damaged.
         """
         ...
 

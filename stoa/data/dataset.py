@@ -242,8 +242,9 @@ class ClipDataset(Dataset[Sample]):
         decoded, reason = decode_guarded(
             self._guard, media.video, self.shape.num_frames, media.start_seconds, media.end_seconds, self.decoder
         )
-        if reason is not None and index not in self._fallbacks:  # a long run would repeat it every epoch
-            self._fallbacks.add(index)
+        source = self.clips.source(index)
+        if reason is not None and source not in self._fallbacks:  # a long run would repeat it every epoch
+            self._fallbacks.add(source)
             self.ledger.record("fallback", clip.row.id, reason)
         return decoded
 

@@ -82,7 +82,7 @@ def to_train_on(clips: Clips, config: DataConfig) -> Clips:
     """The clips as an epoch has them.
 
     Raises:
-        ValueError: all captions are asked for, of a store that does not say how many there are.
+        ValueError: all captions are asked for, of a store whose list of them is damaged.
     """
     return CaptionClips(clips) if config.captions == "all" else clips
 

@@ -28,18 +28,24 @@ def from_first_rank(make: Callable[[], T]) -> T:
     """What ``make``, called on the first rank alone, returns or raises there, on all ranks.
 
     Raises:
-        ValueError, OSError: ``make`` did.
+        ValueError, OSError, RuntimeError: on the other ranks in the place of what ``make`` raised, with its message.
     """
     shared: list[Any] = [None, None]
+    failure: Exception | None = None
     if rank() == 0:
         try:
             shared[0] = make()
-        except (ValueError, OSError) as error:
-            shared[1] = error
+        except Exception as error:
+            failure = error
+            kind = next(kind for kind in (ValueError, OSError, Exception) if isinstance(error, kind))
+            shared[1] = (RuntimeError if kind is Exception else kind, str(error))
     if world_size() > 1:
         dist.broadcast_object_list(shared)
+    if failure is not None:
+        raise failure
     if shared[1] is not None:
-        raise shared[1]
+        raised, message = shared[1]
+        raise raised(message)
     return cast(T, shared[0])
 
 

@@ -42,6 +42,7 @@ from stoa.files import write_whole
 from stoa.training.state import commit, versions
 
 _KEYS = {"out", "matrix", "passes", "cells", "tables"}
+_VALUE = re.compile(r"(\d+(?:\.\d+)? \* )?[^\s*]+")
 _FIELD = re.compile(r"\{(\w+)\}")
 Values = Mapping[str, Any]
 
@@ -101,6 +102,13 @@ def read_plan(path: Path) -> Plan:
     for title, table in (raw.get("tables") or {}).items():
         if not isinstance(table, dict) or table.keys() != {"rows", "values"} or not isinstance(table["values"], dict):
             raise ValueError(f"plan {path}: table {title!r} needs 'rows', a name, and 'values', paths by column")
+        for column, paths in table["values"].items():
+            for value in [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else [None]:
+                if not isinstance(value, str) or not _VALUE.fullmatch(value):
+                    raise ValueError(
+                        f"plan {path}: table {title!r}, column {column!r} is {paths!r}; expected a path such as "
+                        "evaluate.captioning.cider, or 100 * such a path, or a list of them"
+                    )
     cells: dict[str, Cell] = {}
     for name, commands in raw["cells"].items():
         for values in _combinations(f"{name} {' '.join(commands)}", matrix, str(path)):

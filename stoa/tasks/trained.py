@@ -69,7 +69,8 @@ def resized(trained: TrainedModel, *, num_frames: int | None, max_tokens: int | 
     used_ids = trained.model.lm_head.used_ids
     used = None if used_ids is None else used_ids.tolist()
     model = VideoLanguageModel(changed, used_token_ids=used)
-    load_pretrained(model, Trained(trained.model.state_dict(), config, used, str(trained.origin["checkpoint"])))
+    weights = {name: tensor.cpu() for name, tensor in trained.model.state_dict().items()}
+    load_pretrained(model, Trained(weights, config, used, str(trained.origin["checkpoint"])))
     if config.num_answers:
         model.answer_head.load_state_dict(trained.model.answer_head.state_dict())
     return replace(trained, model=model.to(trained.device).eval())

@@ -89,9 +89,10 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     dist.destroy_process_group()
 
 
-def losses_until_now(objectives: ObjectivesConfig, before: dict[str, Any] | None) -> list[str]:
-    """Names of the losses of a run and of that which it starts from, if from any."""
-    return sorted({*objectives.trained, *(before or {}).get("losses", ())})
+def losses_until_now(objectives: ObjectivesConfig, before: dict[str, Any] | None) -> list[str] | None:
+    """Names of the losses of a run and of the one it starts from; none where those of the latter are not on record."""
+    earlier = [] if before is None else before.get("losses")
+    return None if earlier is None else sorted({*objectives.trained, *earlier})
 
 
 def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] | None, dict[str, Any] | None, str]:

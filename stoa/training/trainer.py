@@ -150,6 +150,8 @@ class Trainer:
             return
         run = checkpoint.read_run(path)
         _check_same(run, self.run_facts, path)
+        if self.run_facts.get("losses") and run.get("losses"):  # weights of losses may change from call to call
+            self.run_facts["losses"] = sorted({*self.run_facts["losses"], *run["losses"]})
         self.sampler.load_state_dict(run["sampler"])
         checkpoint.load(self.engine, path)
         if rank() == 0:

@@ -162,9 +162,11 @@ def test_how_many_captions_each_clip_has(stores, server, tmp_path):
     np.save(copy / "captions.npy", [1, 1])
     with pytest.raises(ValueError, match=r"captions.npy is of 2 clips, store.json says 5"):
         ShardClips(str(copy), None).caption_counts()
-    (copy / "captions.npy").unlink()
+    (copy / "captions.npy").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"captions.npy: .*; run 'stoa prepare' again as before, which makes it anew"):
         ShardClips(str(copy), None).caption_counts()
+    (copy / "captions.npy").unlink()
+    assert ShardClips(str(copy), "train").caption_counts() == [2, 1, 2, 1]
 
 
 def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):

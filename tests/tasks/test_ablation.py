@@ -182,6 +182,11 @@ def test_tables_of_results_that_lie_elsewhere(plan_file, tmp_path, capsys):
         ("out: x\ncells: {a: stoa x}", "cell 'a' is 'stoa x'; expected a list of commands"),
         ("out: x\ncells: {a: [stoa x, 1]}", r"cell 'a' is \['stoa x', 1\]; expected a list of commands"),
         ("out: x\ncells: {}\ntables: {t: {values: {}}}", "table 't' needs 'rows', a name, and 'values'"),
+        (
+            "out: x\ncells: {}\ntables: {t: {rows: a, values: {c: x * a.b}}}",
+            "column 'c' is 'x \\* a.b'; expected a path",
+        ),
+        ("out: x\ncells: {}\ntables: {t: {rows: a, values: {c: [a.b, 5]}}}", r"column 'c' is \['a.b', 5\]; expected"),
         ("out: x\ncells: {}\ntables: {t: {rows: a, values: [b]}}", "table 't' needs 'rows', a name, and 'values'"),
     ],
 )

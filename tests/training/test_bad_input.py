@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from factories import gray_frames, write_video
-from launch import finish
+from launch import ROOT, finish, free_port
 
 from stoa.detections import Detections
 from stoa.training.metrics import read_metrics
@@ -50,6 +53,35 @@ def test_bad_clips_and_captions_do_not_stop_a_run(start, data_set, tmp_path):
     assert all(e["path"].endswith(".mp4") and e["replacement"] for e in replaced.values())
     counted = sum(r["replaced_clips"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl"))
     assert counted == sum(e["event"] == "replaced" for e in events)
+
+
+BROKEN = """
+import runpy, sys
+from stoa.training.trainer import Trainer
+def step(self, batches):
+    next(batches)
+    raise RuntimeError("planted")
+Trainer._train_step = step
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def test_an_error_of_ours_ends_the_process_whatever_its_loaders_do(data_set, tmp_path):
+    ds_config = tmp_path / "ds.json"
+    ds_config.write_text('{"train_micro_batch_size_per_gpu": 8}')
+    given = [
+        *("--deepspeed_config", str(ds_config), "--recipe", "recipes/demo.yaml", "--model.num_frames", "3"),
+        *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--training.max_steps", "9"),
+        *("--data.manifest", str(data_set / "manifest.jsonl"), "--data.num_workers", "1"),
+        *("--training.output_dir", str(tmp_path / "run")),
+    ]
+    settings = {**os.environ, "MASTER_PORT": str(free_port()), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN, *given], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith("RuntimeError: planted")
 
 
 @pytest.mark.dist

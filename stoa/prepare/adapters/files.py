@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stoa.manifest import unique_keys
+
 # A longer field is a quote that is never closed; without a limit it would swallow the rest of a file of gigabytes.
 _LONGEST_FIELD_CHARACTERS = 1 << 24
 
@@ -217,21 +219,9 @@ def _readable(source: Source) -> Iterator[None]:
 
 def _parse_json(text: str, where: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+        return json.loads(text, object_pairs_hook=lambda pairs: unique_keys(pairs, where))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where}: not valid JSON ({error.msg} at character {error.pos} of {len(text)}); "
             f"fetch the file again if it was cut"
         ) from None
-
-
-def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        seen: set[str] = set()
-        for place, (key, _) in enumerate(pairs, start=1):
-            if key in seen:
-                first = [k for k, _ in pairs].index(key) + 1
-                raise ValueError(f"{where}: key {key!r} stands twice, as entry {first} and as entry {place}; keep one")
-            seen.add(key)
-    return out
