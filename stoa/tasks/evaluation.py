@@ -180,10 +180,10 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
             name: evaluate_matching(model, galleries[name], null_token=abilities.null_token)
             for name, model in models.items()
         }
-    hard_sums: dict[str, str] = {}
+    hard_sums: list[tuple[str, str]] = []
     for path in hard:
         hard_videos = _reader(trained, open_split(str(path), None), config)
-        hard_sums[path.stem] = hard_videos.clips.fingerprint
+        hard_sums.append((path.stem, hard_videos.clips.fingerprint))
         of_models = dict(zip(models, encode_galleries(list(models.values()), hard_videos), strict=True))
         report["hard_sets"][path.stem] = {
             name: evaluate_hard_set(model, of_models[name], form=abilities.plm_form) for name, model in models.items()
@@ -191,7 +191,8 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
         report["unreadable"] |= dict(hard_videos.unreadable)
     facts: dict[str, Any] = {"captions": len(gallery.video_of_text_Q)}
     if hard:
-        facts |= {"hard sets": config.hard, "hard sets sha256": hard_sums}
+        digest = hashlib.sha256(repr(hard_sums).encode()).hexdigest()
+        facts |= {"hard sets": f"{config.hard}: {', '.join(name for name, _ in hard_sums)}", "hard sets sha256": digest}
     if abilities.lacks("vtm"):
         facts["never trained"] = "the matching head: vtm is that of random weights"
     facts["re-ranked candidates"] = min(config.top_k, len(gallery.ids))
