@@ -21,12 +21,7 @@ from stoa.tasks.trained import resized
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--run",
-        type=str | None,
-        default=None,
-        help="a run, one of its checkpoints, or an export",
-    )
+    parser.add_argument("--run", type=str | None, default=None, help="a run, one of its checkpoints, or an export")
     parser.add_argument("--task", type=Task | None, default=None, help="default: what the run was fine-tuned for")
     parser.add_argument("--compare", type=str | None, default=None, help="published numbers beside: msrvtt, msvd")
     parser.add_argument(
@@ -41,12 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--num_frames", type=PositiveInt | None, default=None, help="frames of a clip; default: as trained"
     )
-    parser.add_argument(
-        "--max_tokens",
-        type=PositiveInt | None,
-        default=None,
-        help="text length; default: as trained",
-    )
+    parser.add_argument("--max_tokens", type=PositiveInt | None, default=None, help="text length; default: as trained")
     parser.add_class_arguments(EvaluationConfig, None)
 
 

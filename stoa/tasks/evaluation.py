@@ -88,9 +88,9 @@ class Abilities(NamedTuple):
     answers: list[str] | None
     losses: list[str] | None = None
 
-    def lacks(self, *losses: str) -> list[str]:
-        """Which of the losses it was certainly never trained with."""
-        return [] if self.losses is None else [name for name in losses if name not in self.losses]
+    def lacks(self, loss: str) -> bool:
+        """Whether it was certainly never trained with the loss."""
+        return self.losses is not None and loss not in self.losses
 
 
 class Evaluation(NamedTuple):
@@ -193,8 +193,7 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
     if hard:
         digest = hashlib.sha256(repr(hard_sums).encode()).hexdigest()
         facts |= {"hard sets": f"{config.hard}: {', '.join(name for name, _ in hard_sums)}", "hard sets sha256": digest}
-    if abilities.lacks("vtm"):
-        facts["never trained"] = "the matching head: vtm is that of random weights"
+    facts |= _matching_head(abilities)
     facts["re-ranked candidates"] = min(config.top_k, len(gallery.ids))
     report["protocol"] = _card(trained, videos, config, **facts)
     headline = metrics["trained"]["itc+vtm"]["text-to-video"].r1
@@ -225,8 +224,7 @@ def _answering(
     videos = _reader(trained, clips, config)
     if task == "multiple_choice":
         picked = pick_options(trained, videos, questions)
-        if abilities.lacks("vtm"):
-            facts["never trained"] = "the matching head: vtm is that of random weights"
+        facts |= _matching_head(abilities)
         facts["answers"] = f"picked from {len(questions[0].options)} options"
     elif abilities.answers is not None:
         picked = {"chosen": choose_answers(trained, videos, questions, abilities.answers)}
@@ -284,6 +282,11 @@ def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow
     if absent:
         facts["questions without their clip"] = f"{len(absent)}, the first about {absent[0].clip!r}"
     return asked, facts
+
+
+def _matching_head(abilities: Abilities) -> dict[str, Any]:
+    """What the card says of it, if anything."""
+    return {"never trained": "the matching head: vtm is that of random weights"} if abilities.lacks("vtm") else {}
 
 
 def _require_words(task: Task, abilities: Abilities) -> None:
