@@ -42,7 +42,8 @@ class Guard:
         self._owner = 0
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """``function(*arguments)`` in the helper; both and the result must be picklable.
+        """``function(*arguments)`` in the helper; both and the result must be picklable. A helper that starts imports
+        the function's module first, which is no part of the time an input has.
 
         Raises:
             DecodeError: of kind ``crash`` or ``hang`` after the last attempt; or what the function raises.
@@ -76,7 +77,7 @@ class Guard:
         return {**self.__dict__, "_process": None, "_connection": None}
 
     def _call_once(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        connection = self._helper()
+        connection = self._helper(function.__module__)
         try:
             connection.send((function, arguments))
             if not connection.poll(self.timeout_seconds):
@@ -88,14 +89,14 @@ class Guard:
             raise error
         return result
 
-    def _helper(self) -> Connection:
+    def _helper(self, module: str) -> Connection:
         if self._owner != os.getpid():  # a fork has its own
             self._process = self._connection = None
         if self._connection is None:
             ours, theirs = socket.socketpair()
             self._memory = _shared_memory()
             descriptors = theirs.fileno(), self._memory
-            command = [sys.executable, "-m", "stoa.data.decoding.guard", *map(str, descriptors)]
+            command = [sys.executable, "-m", "stoa.data.decoding.guard", *map(str, descriptors), module]
             self._process = subprocess.Popen(
                 command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env={**KEEP_FREED_MEMORY, **os.environ}
             )
@@ -174,12 +175,12 @@ def _receive(connection: Connection, memory: int) -> tuple[Any, Exception | None
     return pickle.loads(content, buffers=arrays)
 
 
-def _serve(descriptor: int, memory: int) -> None:
-    """Answer calls until the other side goes."""
+def _serve(descriptor: int, memory: int, module: str) -> None:
+    """Answer calls, the first of them to a function of ``module``, until the other side goes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the owner ends its helper
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()  # a helper that hangs never reads that its owner has gone
-    importlib.import_module("stoa.data.decoding.cpu")  # the decoders' libraries take their time
+    importlib.import_module(module)  # the decoders' libraries take their time
     connection = Connection(descriptor)
     connection.send("ready")
     while True:
@@ -201,4 +202,4 @@ def _serve(descriptor: int, memory: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
