@@ -76,7 +76,7 @@ def directions(trained: TrainedModel, abilities: Abilities, folder: Path) -> dic
     kinds = [SOLO_ACTIONS[objects[gallery.ids[row]][bit]["action"]][0] for row, bit in places]
     own_P, other_P = torch.tensor([(row, row ^ (1 << bit)) for row, bit in places]).unbind(dim=1)
     values = {name: (x_RV[own_P, own_P % ROWS] > x_RV[own_P, other_P % ROWS]).float() for name, x_RV in scores.items()}
-    values["apart"] = apart(gallery.text_ids_QL, gallery.text_tokens_QLd, own_P, other_P)
+    values["apart"] = apart(gallery.text_ids_QL.cpu(), gallery.text_tokens_QLd, own_P, other_P)
     report = {}
     for name, values_P in values.items():
         of_kind = {kind: values_P[[k == kind for k in kinds]] for kind in sorted(set(kinds))}

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,10 @@ def test_wrong_deepspeed_configs_are_named(tmp_path):
     (tmp_path / "zero3.json").write_text('{"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}')
     with pytest.raises(ValueError, match=r"zero3.json: zero_optimization.stage 3 .* use stage 0, 1 or 2"):
         read_config(tmp_path / "zero3.json")
+    half = {"train_micro_batch_size_per_gpu": 1, "torch_autocast": {"enabled": True, "dtype": "torch.float16"}}
+    (tmp_path / "half.json").write_text(json.dumps(half))
+    with pytest.raises(ValueError, match=r'half.json: torch_autocast.dtype is float16, .* use "fp16"'):
+        read_config(tmp_path / "half.json")
 
 
 def test_fp16_is_turned_off_where_there_is_no_gpu():
@@ -135,3 +141,28 @@ def test_fp16_is_turned_off_where_there_is_no_gpu():
     assert "fp32" in said
     assert fit_precision(config, torch.device("cuda")) == (config, None)
     assert config["fp16"]["enabled"] is True
+
+
+@pytest.mark.parametrize("key", ["bf16", "torch_autocast"])
+def test_bf16_is_refused_where_it_is_emulated(monkeypatch, key):
+    import torch
+
+    config = {"train_micro_batch_size_per_gpu": 1, key: {"enabled": True}}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ValueError, match=r'asks for bf16, which Tesla V100 .* take "fp16": \{"enabled": true\}'):
+        fit_precision(config, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert fit_precision(config, torch.device("cuda")) == (config, None)
+    assert fit_precision(config, torch.device("cpu")) == (config, None)
+
+
+def test_attention_is_chosen_by_device_and_precision():
+    """cuDNN's never, and not the fused one in bf16 on a CPU."""
+    code = (
+        "import torch; from stoa.training.engine import choose_attention; from torch.backends.cuda import *; "
+        "choose_attention({}, torch.device('cpu')); assert cudnn_sdp_enabled() and flash_sdp_enabled(); "
+        "choose_attention({}, torch.device('cuda')); assert not cudnn_sdp_enabled() and flash_sdp_enabled(); "
+        "choose_attention({'bf16': {'enabled': True}}, torch.device('cpu')); assert not flash_sdp_enabled()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

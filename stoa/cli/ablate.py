@@ -8,7 +8,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from stoa.tasks.ablation import format_tables, read_plan, run_plan, tabulate
+from stoa.tasks.ablation.plan import read_plan
+from stoa.tasks.ablation.run import run_plan
+from stoa.tasks.ablation.tables import format_tables, tabulate
 
 
 def add_arguments(parser: ArgumentParser) -> None:

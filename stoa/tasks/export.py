@@ -6,6 +6,7 @@ Shape legend: B clips or texts, T frames, S side of a frame, L text tokens, d jo
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -130,7 +131,8 @@ class TextEncoder(nn.Module):
 
 def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> list[Path]:
     """Write both towers as programs of ``torch.export`` (``.pt2``) and, if wanted, as ONNX. The batch may be of any
-    size; text is padded to the model's ``max_tokens``. Cosines between the outputs are the scores called ``itc``.
+    size; text is padded to the model's ``max_tokens``. Cosines between the outputs are the scores called ``itc``. The
+    programs are for the CPU, whatever the model is on: one for a GPU does not load without it.
 
     Returns:
         the files.
@@ -151,7 +153,8 @@ def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> l
     ]
     for name, encoder, example in encoders:
         batch = torch.export.Dim("batch", min=1, max=65_536)
-        program = torch.export.export(encoder.eval(), (example.to(trained.device),), dynamic_shapes=({0: batch},))
+        on_cpu = copy.deepcopy(encoder).cpu().eval()
+        program = torch.export.export(on_cpu, (example,), dynamic_shapes=({0: batch},))
         torch.export.save(program, folder / f"{name}.pt2")
         written.append(folder / f"{name}.pt2")
         if onnx:

@@ -46,7 +46,8 @@ def evaluate_matching(trained: TrainedModel, gallery: Gallery, *, null_token: Nu
     model = trained.model
     rows_QNd = model.word_head(gallery.video_tokens_VGd[:, model.fusion.slot("objects")])[video_Q]
     columns = word_columns(gallery.noun_QL, null_positions(gallery.text_mask_QL, null_token))
-    match = match_rows(rows_QNd, labels_QN >= 0, at_columns(gallery.text_tokens_QLd, columns), columns)
+    text_QLd = gallery.tokens_of_texts(torch.arange(len(video_Q), device=video_Q.device))
+    match = match_rows(rows_QNd, labels_QN >= 0, at_columns(text_QLd, columns), columns)
     truth = judge_match(
         match,
         columns,

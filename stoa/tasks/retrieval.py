@@ -48,7 +48,7 @@ def match_scores(
         mask = gallery.text_mask_QL[texts]
         seen = bidirectional_mask(mask, gallery.video_valid_VG[videos])
         logits = trained.model.match_logits(
-            gallery.video_tokens_VGd[videos], gallery.text_tokens_QLd[texts], seen, mask
+            gallery.video_tokens_VGd[videos], gallery.tokens_of_texts(texts), seen, mask
         )
         out.append(logits.float().log_softmax(dim=-1)[:, 1])
     return torch.cat(out).view(text_index.shape)
@@ -75,7 +75,7 @@ def caption_scores(
             model,
             gallery.video_tokens_VGd[videos],
             gallery.video_valid_VG[videos],
-            gallery.text_tokens_QLd[texts],
+            gallery.tokens_of_texts(texts),
             mask,
             torch.ones_like(texts),
             form,

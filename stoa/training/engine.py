@@ -75,6 +75,11 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"--deepspeed_config {path}: train_batch_size is {config['train_batch_size']}, which depends on the number "
             "of processes; leave it out and give gradient_accumulation_steps"
         )
+    if _autocast(config.get("torch_autocast", {})) == "float16":
+        raise ValueError(
+            f"--deepspeed_config {path}: torch_autocast.dtype is float16, with which DeepSpeed never lowers the loss "
+            'scale again after an overflow; use "fp16": {"enabled": true}, or bfloat16'
+        )
     if config.get("zero_optimization", {}).get("stage", 0) > 2:
         raise ValueError(
             f"--deepspeed_config {path}: zero_optimization.stage 3 splits the weights themselves, which this model is "
@@ -103,7 +108,16 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
 
     Returns:
         (config to use, what was changed or None)
+
+    Raises:
+        ValueError: bf16 on a GPU that only emulates it.
     """
+    wants_bf16 = config.get("bf16", {}).get("enabled") or _autocast(config.get("torch_autocast", {}))
+    if device.type == "cuda" and wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"the DeepSpeed config asks for bf16, which {torch.cuda.get_device_name(device)} has not and emulates many "
+            'times slower; take "fp16": {"enabled": true} from ds_configs/pretrain.json in its place'
+        )
     if device.type == "cuda" or not config.get("fp16", {}).get("enabled"):
         return config, None
     changed = {**config, "fp16": {"enabled": False}}
@@ -112,7 +126,10 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
 
 def choose_attention(config: dict[str, Any], device: torch.device) -> None:
     """Of torch's attentions, those that serve the device and the precision."""
-    if device.type == "cpu" and config.get("bf16", {}).get("enabled"):
+    if device.type == "cuda":
+        # cuDNN's, torch's first choice on H100 and H200, gives NaN gradients for some lengths (pytorch#196678).
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    elif config.get("bf16", {}).get("enabled"):
         # The backward pass of the fused one takes five to ten times as long as that of the plain one in bf16.
         torch.backends.cuda.enable_flash_sdp(False)
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from stoa.cli import main
-from stoa.tasks.ablation import _row_of, format_tables, read_plan, run_plan, tabulate
+from stoa.tasks.ablation.plan import read_plan
+from stoa.tasks.ablation.run import gpu_shares, run_plan, visible_gpus
+from stoa.tasks.ablation.tables import _row_of, format_tables, tabulate
 
 ROOT = Path(__file__).parent.parent.parent
 PLAN = """
@@ -100,6 +102,61 @@ cells:
     run_plan(plan, workers=2, say=lambda line: None)
     assert not plan.unfinished()
     assert (tmp_path / "out" / "pair-a-threads").read_text().strip() == str(max(1, os.cpu_count() // 2))
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "each", "expected"),
+    [
+        (0, 2, 1, [[], []]),
+        (4, 2, None, [["0", "1"], ["2", "3"]]),
+        (4, 2, 1, [["0"], ["1"]]),
+        (1, 2, None, [["0"], ["0"]]),
+        (3, 2, 2, [["0", "1"], ["2", "0"]]),
+        (8, 1, None, [[str(i) for i in range(8)]]),
+    ],
+)
+def test_gpus_are_shared_among_workers(count, workers, each, expected):
+    assert gpu_shares([str(i) for i in range(count)], workers, each) == expected
+
+
+def test_more_gpus_than_there_are():
+    with pytest.raises(ValueError, match=r"the plan's gpus is 4 and there are 2 here \(3, 5\); lower it"):
+        gpu_shares(["3", "5"], 1, 4)
+
+
+def test_gpus_are_those_that_are_visible(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert visible_gpus() == ["3", "5"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launched"), [("gpus: 1", r"\S*python\S* train.py"), ("", r"deepspeed --master_port \d+ train.py")]
+)
+def test_cells_run_on_their_own_gpus(tmp_path, monkeypatch, gpus, launched):
+    monkeypatch.setattr("stoa.tasks.ablation.run.visible_gpus", lambda: ["3", "5", "6", "7"])
+    (tmp_path / "plan.yaml").write_text(
+        f"""
+out: {tmp_path}/out
+matrix: {{half: [a, b]}}
+{gpus}
+cells:
+  alone:
+    - sh -c 'echo $CUDA_VISIBLE_DEVICES > {{out}}/alone.gpus'
+  "{{half}}":
+    - sh -c 'echo $CUDA_VISIBLE_DEVICES > {{out}}/{{half}}.gpus'
+  last:
+    - train.py --no_such_option
+"""
+    )
+    plan = read_plan(tmp_path / "plan.yaml")
+    with pytest.raises(ValueError, match=rf"cell last: {launched} --no_such_option ended with status"):
+        run_plan(plan, workers=2, say=lambda line: None)
+    used = {name: (tmp_path / "out" / f"{name}.gpus").read_text().strip() for name in ("alone", "a", "b")}
+    assert used["alone"] == ("3" if gpus else "3,5,6,7")
+    assert sorted([used["a"], used["b"]]) == (["3", "5"] if gpus else ["3,5", "6,7"])
 
 
 def test_what_a_cell_reads_must_be_finished(tmp_path):

@@ -67,7 +67,7 @@ def rank_metrics(scores_QG: torch.Tensor, relevant_QG: torch.Tensor) -> RankMetr
 
 def chance_metrics(relevant_QG: torch.Tensor) -> RankMetrics:
     """What a scorer that knows nothing gets, on average."""
-    return rank_metrics(torch.zeros(relevant_QG.shape), relevant_QG)
+    return rank_metrics(torch.zeros(relevant_QG.shape, device=relevant_QG.device), relevant_QG)
 
 
 def _none_in_front(n: torch.Tensor, h: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,124 @@
+"""Many runs that differ in a few values: each cell trains, evaluates and leaves a result, and is not run again.
+
+A plan is a YAML file::
+
+    out: runs/ablation               # a folder a cell, and its result <cell>.json beside it
+    matrix: {recipe: [base, stoa], seed: [0, 1]}
+    passes: seed                     # optional: all cells of the first seed, then all of the next
+    gpus: 1                          # optional: of a cell; without it, all there are, or a worker's share of them
+    cells:                           # in order; {recipe}, {seed}, {out} are filled in, once for every combination
+      pretrain-{recipe}-{seed}:
+        - train.py --recipe recipes/{recipe}.yaml --training.seed {seed} --training.output_dir {out}/{recipe}-{seed} ...
+        - stoa evaluate --run {out}/{recipe}-{seed} --manifest data/test.jsonl ...
+    tables:                          # what to print of the results: means and spreads over all that a row does not name
+      retrieval:
+        rows: pretrain-{recipe}
+        values: {R@1: evaluate.retrieval.trained.itc.text-to-video.r1}      # or 100 * path; a list is the mean of all
+
+A cell names only the values it differs in; one without ``{...}`` is run once. ``train.py`` and ``stoa finetune`` are
+started by DeepSpeed's launcher where a cell has several GPUs. ``stoa evaluate`` writes its report into the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_KEYS = {"out", "matrix", "passes", "gpus", "cells", "tables"}
+_VALUE = re.compile(r"(\d+(?:\.\d+)? \* )?[^\s*]+")
+FIELD = re.compile(r"\{(\w+)\}")
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One entry of a plan. ``values`` are those of the matrix that it names."""
+
+    name: str
+    values: dict[str, Any]
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """See the module."""
+
+    out: Path
+    cells: tuple[Cell, ...]
+    tables: dict[str, dict[str, Any]]
+    gpus: int | None = None
+
+    def result(self, cell: Cell) -> Path:
+        return self.out / f"{cell.name}.json"
+
+    def unfinished(self) -> list[Cell]:
+        return [cell for cell in self.cells if not self.result(cell).is_file()]
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and fill in its cells.
+
+    Raises:
+        ValueError: the file is missing or malformed, a key or a field is unknown, or two cells have one name.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"plan {path} cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"plan {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("cells"), dict) or "out" not in raw:
+        raise ValueError(f"plan {path}: 'out' or 'cells' is missing; see stoa/tasks/ablation/plan.py for the form")
+    unknown = sorted(raw.keys() - _KEYS)
+    if unknown:
+        raise ValueError(f"plan {path}: key {unknown[0]!r} has no meaning here; the keys are {sorted(_KEYS)}")
+    matrix = {name: list(values) for name, values in (raw.get("matrix") or {}).items()}
+    for name, commands in raw["cells"].items():
+        if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
+            raise ValueError(f"plan {path}: cell {name!r} is {commands!r}; expected a list of commands")
+    for title, table in (raw.get("tables") or {}).items():
+        if not isinstance(table, dict) or table.keys() != {"rows", "values"} or not isinstance(table["values"], dict):
+            raise ValueError(f"plan {path}: table {title!r} needs 'rows', a name, and 'values', paths by column")
+        for column, paths in table["values"].items():
+            for value in [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else [None]:
+                if not isinstance(value, str) or not _VALUE.fullmatch(value):
+                    raise ValueError(
+                        f"plan {path}: table {title!r}, column {column!r} is {paths!r}; expected a path such as "
+                        "evaluate.captioning.cider, or 100 * such a path, or a list of them"
+                    )
+    cells: dict[str, Cell] = {}
+    for name, commands in raw["cells"].items():
+        for values in _combinations(f"{name} {' '.join(commands)}", matrix, str(path)):
+            fields = {**values, "out": raw["out"]}
+            cell = Cell(fill(name, fields), values, tuple(fill(command, fields) for command in commands))
+            if cell.name in cells:
+                raise ValueError(f"plan {path}: two cells are named {cell.name!r}; name in it what they differ in")
+            cells[cell.name] = cell
+    order, passes = list(cells.values()), raw.get("passes")
+    if passes is not None:
+        if passes not in matrix:
+            raise ValueError(f"plan {path}: passes is {passes!r}, which is not in its matrix ({', '.join(matrix)})")
+        order.sort(key=lambda cell: matrix[passes].index(cell.values[passes]) if passes in cell.values else 0)
+    gpus = raw.get("gpus")
+    if gpus is not None and (not isinstance(gpus, int) or gpus < 1):
+        raise ValueError(f"plan {path}: gpus is {gpus!r}; expected how many a cell trains on, at least 1")
+    return Plan(Path(raw["out"]), tuple(order), raw.get("tables") or {}, gpus)
+
+
+def _combinations(text: str, matrix: Mapping[str, Sequence[Any]], path: str) -> Iterator[dict[str, Any]]:
+    names = [name for name in dict.fromkeys(FIELD.findall(text)) if name != "out"]
+    for name in names:
+        if name not in matrix:
+            raise ValueError(f"plan {path}: {{{name}}} is not in its matrix ({', '.join(matrix) or 'which is empty'})")
+    for values in itertools.product(*(matrix[name] for name in names)):
+        yield dict(zip(names, values, strict=True))
+
+
+def fill(text: str, values: Values) -> str:
+    return FIELD.sub(lambda match: str(values[match[1]]), text)
