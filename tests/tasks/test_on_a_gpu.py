@@ -17,10 +17,12 @@ from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.questions import read_questions
 from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate
+from stoa.tasks.explain import explain
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.ranking import chance_metrics
 from stoa.tasks.report import write_report, write_scores
 from stoa.tasks.trained import TrainedModel, resized, untrained
+from stoa.viz.explain import draw_explanation
 
 ABILITIES = Abilities("one_pass", "end", None)
 TASKS = {
@@ -83,6 +85,17 @@ def test_a_report_is_that_of_the_cpu(trained, shapes, tmp_path, name):
     assert read[1] == read[0]
     assert on_gpu.predictions == on_cpu.predictions
     assert on_gpu.headline == on_cpu.headline
+
+
+def test_an_explanation_is_that_of_the_cpu(trained, shapes, tmp_path):
+    row = next(row for row in read_manifest(shapes / "manifest.jsonl") if row.split == "test")
+    with sdpa_kernel(SDPBackend.MATH):
+        on_cpu = explain(trained, row, shapes, class_names=[], null_token="end")
+        with simulated_gpu() as gpu:
+            on_gpu = explain(moved(trained, gpu), row, shapes, class_names=[], null_token="end")
+            draw_explanation(on_gpu, tmp_path / "gpu.png")
+    draw_explanation(on_cpu, tmp_path / "cpu.png")
+    assert (tmp_path / "gpu.png").read_bytes() == (tmp_path / "cpu.png").read_bytes()
 
 
 def test_models_made_of_it_are_there_too(trained):
