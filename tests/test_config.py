@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_every_option_of_a_command_is_explained(command):
     importlib.import_module(COMMANDS[command]).add_arguments(parser)
     options = {name: action.help for action in parser._actions for name in action.option_strings or [action.dest]}
     assert len(options) > 2 and all(options.values()), [name for name, text in options.items() if not text]
+    # A reader of --help has no use for the name of a function.
+    assert not [name for name, text in options.items() if re.search(":[a-z]+:`|see there", text)]
 
 
 def test_the_command_line_overrides_the_recipe():

@@ -197,6 +197,12 @@ FAULTS = {
         "frame + 1",
         f"{GRAPH}::test_the_band_equals_all_pairs",
     ),
+    "graph: every graph reaches one frame": Fault(
+        "models/graph.py",
+        "reach=self.config.reach",
+        "reach=1",
+        f"{GRAPH}::test_the_whole_module_equals_its_dense_form",
+    ),
     "graph: no time": Fault(
         "models/graph.py",
         "embedding_TSh = self.frame_embedding + ",

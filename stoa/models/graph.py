@@ -31,13 +31,14 @@ class GraphConfig:
         layers: of the module; 0 leaves it out.
         reach: frames on either side that a patch sees; 0 its own alone, none all.
         threshold: least cosine of two patches that are joined by an edge.
-        edge_mode: see :func:`stoa.models.graph_attention.graph_attention`.
+        edge_mode: what the cosine of an edge does to the logit of attention: ``multiply`` it, as released, add its
+            logarithm (``log_bias``), or nothing but keep the edge (``mask_only``).
         pool: what leaves a frame beside its [CLS]: ``rowcol`` the maxima of each column and row of its patches,
             ``mean`` one token, ``none`` all of them.
         global_repeats: how often the block over the [CLS] tokens of the frames is applied.
         residual: normalise before the graph attention and add what it gives, zero at first, so that a fresh module
             leaves CLIP's features as they are. The release replaces the patches.
-        positions: ``sincos``, or the fixed ``random`` vectors of the release.
+        positions: ``sincos``, or fixed ``random`` vectors as in the release.
         tap_from_top: it reads the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
     """
@@ -99,7 +100,8 @@ class GraphEncoder(nn.Module):
             self.register_buffer("positions_Sh", sincos_positions(self.grid_hw, h), persistent=False)
         else:
             shape = 1 + self.grid_hw[0] * self.grid_hw[1], h
-            self.register_buffer("positions_Sh", nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+            std = 0.5**0.5 if config.residual else 0.02  # of sines and cosines; of the release
+            self.register_buffer("positions_Sh", nn.init.trunc_normal_(torch.empty(shape), std=std))
         self.blocks = nn.ModuleList(GraphBlock(config, block) for block in self._sources(vision))
         self.gate = nn.Parameter(torch.zeros(1))
         self.pooled_proj = nn.Linear(h, d, bias=False)

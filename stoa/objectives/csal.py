@@ -19,10 +19,10 @@ class CsalConfig:
     Attributes:
         share: of the target; the rest is on the own pair. 1 is the second stage of STGT, 0 leaves it out.
         from_step: optimiser steps before it, with the own pair as the target: similarities mean nothing at first.
-        scale: by which similarities are multiplied before the softmax: the release's is 5. None is the least, from 5
-            on, that leaves ``mass`` on the own pairs, since a fixed one leaves the less the larger the batch is.
-        mass: see ``scale``.
-        cut: pairs less alike than this are left out of the target.
+        scale: by which similarities are multiplied before the softmax: the release's is 5. None is the least from 5 to
+            100 that leaves ``mass`` on the own pairs, since a fixed one leaves the less the larger the batch is.
+        mass: see ``scale``. Where all pairs are alike 100 leaves less; ``csal_own`` in the log says how much.
+        cut: pairs less alike than this are left out of the target; above 1 these are all but the own pair.
         smoothing: share of the target that is spread over all pairs.
     """
 

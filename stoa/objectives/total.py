@@ -43,9 +43,11 @@ class ObjectivesConfig:
             negatives alone may not learn to match at all.
         mlm_kept_share: share of MLM's words that are left in place. Such a word is easy to tell if the text tower lets
             it through, and nothing else makes a tower do so with words that no video of its training tells apart.
-        plm_form: where a word is predicted, see :func:`stoa.objectives.plm.plm_loss`.
-        plm_prefix: what of a caption is given, see there.
-        align_loss: of OTA and ASP, see :func:`stoa.objectives.alignment.alignment_loss`.
+        plm_form: where a word is predicted: ``one_pass`` at the word before it, as in a language model; ``two_stream``
+            at a blank that reads the text before it, which takes a pass for every word of a caption, as released.
+        plm_prefix: what of a caption is given: as many words as a draw says (``random``), or none (``start``).
+        align_loss: of OTA and ASP: ``mse``, the squared distance to the word; ``cosine``, one minus the cosine;
+            ``nce``, the cross-entropy of the cosines over the words of the caption.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
             nothing of the caption.
         pad_null: in ASP draw every unmatched action token to the null, not one alone.
@@ -78,6 +80,11 @@ class ObjectivesConfig:
                 raise ValueError(f"objectives.{name} is {getattr(self, name)}; expected 0 to 1")
         if self.vtm_ramp_steps < 0:
             raise ValueError(f"objectives.vtm_ramp_steps is {self.vtm_ramp_steps}; expected 0 or more")
+        if self.csal.share and not self.vtc:
+            raise ValueError(
+                f"objectives.csal.share is {self.csal.share} and objectives.vtc, whose target it is a share of, is 0; "
+                "raise vtc or set the share to 0"
+            )
         if not any(self.weights.values()):
             raise ValueError("all weights under objectives are 0; give at least one a positive weight")
 
@@ -151,7 +158,7 @@ class TrainingObjective(nn.Module):
             )
         if config.vtc:
             if config.csal.share and optimiser_step >= config.csal.from_step:
-                losses["vtc"] = csal_loss(scores, config.csal)
+                losses["vtc"], extras["csal_own"] = csal_loss(scores, config.csal)
             else:
                 losses["vtc"] = vtc_loss(scores, smoothing=config.vtc_smoothing)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()

@@ -56,8 +56,8 @@ class SynthConfig:
         siblings: training clips in a row that show the same objects in the same layout and differ in who does what, in
             the same words: 1 (none), 2 or 4.
         paraphrases: ways to say each action, 1 to 3.
-        families: of what objects do on their own, names in :data:`stoa.synthetic.actions.SOLO`; none is all. Fewer are
-            learned sooner.
+        families: of what objects do on their own: horizontal, vertical, size, bounce, sway, spin, ripple, light,
+            colour, flash, pulse, rock; none is all. Fewer are learned sooner.
     """
 
     num_train: int = 4000

@@ -32,7 +32,7 @@ def action_tokens():
     [
         lambda: scores().video_to_text_BA,
         lambda: scores().text_to_video_BA,
-        lambda: csal_loss(scores(), CsalConfig(share=1.0)),
+        lambda: csal_loss(scores(), CsalConfig(share=1.0))[0],
         action_tokens,
         lambda: band_edges(rows(1, 3, 4, 8), reach=1, threshold=0.1)[1].similarity_BPK,
         lambda: match_probabilities(rows(2, 4, 8), rows(2, 3, 8), COLUMNS),

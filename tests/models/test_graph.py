@@ -9,6 +9,7 @@ import torch
 from factories import has_gradient, random_batch, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from stoa.models.clip import PRESETS, BackboneConfig, Clip, image_side
 from stoa.models.graph import GraphConfig, GraphEncoder, sincos_positions
@@ -154,6 +155,97 @@ def test_rows_and_columns_of_a_grid():
     grid = torch.tensor([[1.0, 2, 3], [6, 5, 4]])
     tokens = torch.cat([torch.tensor([9.0]), grid.flatten()]).view(1, 1, 7, 1)
     assert module._pool(tokens).flatten().tolist() == [9, 6, 5, 4, 3, 6]  # [CLS], columns, rows
+
+
+def randomised(module: GraphEncoder) -> GraphEncoder:
+    """Nothing zero at first, else what passes through it is not seen."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, dtype=parameter.dtype)
+    return module
+
+
+def dense_module(module: GraphEncoder, tokens_BTSh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The whole module written out, the graph attention over all pairs of patches."""
+    config, T, h = module.config, tokens_BTSh.shape[1], tokens_BTSh.shape[3]
+    embedding = module.frame_embedding + module.positions_Sh
+    if config.residual:
+        size = (tokens_BTSh.square().sum(dim=-1, keepdim=True) / h).sqrt()
+        x = tokens_BTSh + 0.3 * size * embedding
+    else:
+        x = tokens_BTSh + embedding
+    for block in module.blocks:
+        x = x @ block.proj_fc.weight.T + block.proj_fc.bias
+        cls, patches = x[:, :, 0], x[:, :, 1:]
+        for _ in range(config.global_repeats):
+            cls = block.cross_frame(cls)
+        asked = F.layer_norm(patches, (h,), block.ln_graph.weight, block.ln_graph.bias) if config.residual else patches
+        attention = block.graph
+        qkv = asked @ attention.in_proj_weight.T + attention.in_proj_bias
+        q, k, v = (
+            part.unflatten(-1, (attention.heads, -1)).permute(0, 3, 1, 2, 4) for part in qkv.split(h, dim=-1)
+        )  # (B, H, T, P, D)
+        seen = dense(q, k, v, patches, config.reach, config.threshold, config.edge_mode)
+        seen = seen.permute(0, 2, 3, 1, 4).flatten(3) @ attention.out_proj.weight.T + attention.out_proj.bias
+        patches = patches + seen if config.residual else seen
+        x = torch.cat([cls[:, :, None], patches], dim=2)
+        x = torch.stack([block.spatial(x[:, t]) for t in range(T)], dim=1)
+    rows, columns = module.grid_hw
+    grid = x[:, :, 1:].unflatten(2, module.grid_hw)
+    pooled = [x[:, :, 0], *(grid[:, :, :, c].amax(dim=2) for c in range(columns))]
+    out = torch.stack([*pooled, *(grid[:, :, r].amax(dim=2) for r in range(rows))], dim=2)
+    out = F.layer_norm(out, (h,), module.ln_out.weight, module.ln_out.bias)
+    if not config.residual:
+        mixing, norm = module.between
+        out = F.layer_norm(out @ mixing.weight.T, (h,), norm.weight, norm.bias)
+    mean = sum(out[:, t, 0] for t in range(T)) / T
+    return (out @ module.proj.weight.T).flatten(1, 2), module.gate * (mean @ module.pooled_proj.weight.T)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reach": 0},
+        {"reach": 2, "threshold": 0.3},
+        {"reach": None, "threshold": -1.0, "edge_mode": "mask_only"},
+        {"edge_mode": "log_bias"},
+        {"threshold": 1.5},
+        {"layers": 2, "tap_from_top": 2},
+        {"residual": False, "positions": "random", "global_repeats": 2},
+        {"residual": False, "positions": "random", "edge_mode": "log_bias", "reach": None},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frames", [1, 4])
+def test_the_whole_module_equals_its_dense_form(changes, frames):
+    module, _ = encoder(frames=frames, **{"threshold": 0.1, **changes})
+    module = randomised(module.double())
+    tokens = torch.randn(2, frames, 17, 48, dtype=torch.float64) + 0.3
+    with torch.no_grad():
+        ours, (theirs, pooled) = module(tokens), dense_module(module, tokens)
+    torch.testing.assert_close(ours.tokens_BRd, theirs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ours.pooled_Bd, pooled, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("change", [{"reach": 0}, {"threshold": 0.9}, {"edge_mode": "mask_only"}], ids=str)
+def test_what_is_asked_of_the_graph_changes_what_comes_out(change):
+    """So that none of them can be left unread, by the module and by its dense form alike."""
+    tokens = torch.randn(2, 4, 17, 48) + 0.3
+    out = []
+    for values in ({"threshold": 0.1}, {"threshold": 0.1, **change}):
+        module, _ = encoder(frames=4, **values)
+        torch.manual_seed(1)
+        out.append(randomised(module)(tokens).tokens_BRd)
+    assert (out[0] - out[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("residual", "rms"), [(True, 2**-0.5), (False, 0.02)])
+def test_random_positions_weigh_as_much_as_fixed_ones(residual, rms):
+    """In the form of ours; the release's are as small as it has them."""
+    module, _ = encoder(residual=residual, positions="random")
+    assert module.positions_Sh.square().mean().sqrt() == pytest.approx(rms, rel=0.05)
+    assert encoder()[0].positions_Sh[1:].square().mean().sqrt() == pytest.approx(2**-0.5)
 
 
 @pytest.mark.parametrize(("pool", "tokens"), [("rowcol", 9), ("mean", 2), ("none", 17)])

@@ -92,7 +92,7 @@ def test_the_loss_is_that_of_soft_targets(share, smoothing):
     targets = share * targets + (1 - share) * torch.eye(6)
     both = (scores.video_to_text_BA, scores.text_to_video_BA)
     expected = sum(F.cross_entropy(x, targets, label_smoothing=smoothing) for x in both) / 2
-    torch.testing.assert_close(csal_loss(scores, config), expected)
+    torch.testing.assert_close(csal_loss(scores, config)[0], expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -109,7 +109,8 @@ def test_the_same_clip_twice_is_neither_target_nor_negative(share, smoothing):
         target = share * csal_targets(*cosines, **AS_RELEASED)[place] + (1 - share) * F.one_hot(place, len(others))
         for x in (scores.video_to_text_BA, scores.text_to_video_BA):
             rows.append(F.cross_entropy(x[row, others], target, label_smoothing=smoothing))
-    loss = csal_loss(scores, CsalConfig(share=share, scale=5.0, smoothing=smoothing))
+    loss, own = csal_loss(scores, CsalConfig(share=share, scale=5.0, smoothing=smoothing))
+    assert 0 < own < 1
     torch.testing.assert_close(loss, sum(rows) / len(rows))
 
 
@@ -117,10 +118,10 @@ def test_the_same_clip_twice_is_neither_target_nor_negative(share, smoothing):
 def test_without_a_share_it_is_vtc(smoothing):
     _, repeated = scored(clip_keys=[0, 1, 2, 3, 4, 0])
     torch.testing.assert_close(
-        csal_loss(repeated, CsalConfig(share=0.0, smoothing=smoothing)), vtc_loss(repeated, smoothing=smoothing)
+        csal_loss(repeated, CsalConfig(share=0.0, smoothing=smoothing))[0], vtc_loss(repeated, smoothing=smoothing)
     )
     _, scores = scored()
-    loss = csal_loss(scores, CsalConfig(share=0.0, smoothing=smoothing))
+    loss, _ = csal_loss(scores, CsalConfig(share=0.0, smoothing=smoothing))
     torch.testing.assert_close(loss, vtc_loss(scores, smoothing=smoothing))
     both = (scores.video_to_text_BA, scores.text_to_video_BA)
     own = torch.arange(6)
@@ -162,10 +163,32 @@ def test_the_second_stage_begins_at_its_optimiser_step(accumulation):
     assert [objective(batch, step)[0] for step in (begins, begins + 7)] == [alike, alike]
 
 
+def test_a_cut_above_one_leaves_the_own_pair():
+    _, scores = scored()
+    loss, own = csal_loss(scores, CsalConfig(share=1.0, cut=2.0, smoothing=0.1))
+    assert own == 1
+    torch.testing.assert_close(loss, vtc_loss(scores, smoothing=0.1))
+
+
+def test_the_share_of_the_own_pairs_is_logged():
+    _, scores = scored()
+    targets = csal_targets(scores.video_Ad @ scores.video_Ad.T, scores.text_Ad @ scores.text_Ad.T, **AS_RELEASED)
+    torch.testing.assert_close(csal_loss(scores, CsalConfig(share=0.3, scale=5.0))[1], targets.diagonal().mean())
+    weights = {"vtc": 1.0, "vtm": 0.0, "mlm": 0.0, "plm": 0.0, "ota": 0.0, "asp": 0.0}
+    config = ObjectivesConfig(**weights, csal=CsalConfig(share=1.0, from_step=1))
+    objective, batch = TrainingObjective(tiny_model(), config, seed=0), random_batch(4)
+    assert "csal_own" not in objective(batch, 0)[1] and 0.5 <= objective(batch, 1)[1]["csal_own"] <= 1
+
+
+def test_it_needs_vtc():
+    with pytest.raises(ValueError, match=r"objectives.csal.share is 1.0 and objectives.vtc, .* is 0; raise vtc or"):
+        ObjectivesConfig(vtc=0.0, csal=CsalConfig(share=1.0))
+
+
 def test_no_gradient_reaches_the_targets():
     video, scores = scored()
     config = CsalConfig(share=1.0, scale=5.0, smoothing=0.0)
-    (ours,) = torch.autograd.grad(csal_loss(scores, config), video)
+    (ours,) = torch.autograd.grad(csal_loss(scores, config)[0], video)
     video, scores = scored()
     targets = csal_targets(scores.video_Ad @ scores.video_Ad.T, scores.text_Ad @ scores.text_Ad.T, **AS_RELEASED)
     loss = sum(F.cross_entropy(x, targets.detach()) for x in (scores.video_to_text_BA, scores.text_to_video_BA)) / 2

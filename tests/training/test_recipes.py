@@ -50,6 +50,35 @@ def test_a_twin_differs_in_size_alone(method):
         assert (a.layers, a.tap_from_top, a.detach_tap) == (b.layers, b.tap_from_top, b.detach_tap)
 
 
+GRAPH_SWITCHES = {"model.graph.reach", "model.graph.edge_mode", "model.graph.threshold"}
+CONTROLS = {
+    ("stgt", "base"): {"model.graph.layers", "objectives.csal.share", "objectives.csal.from_step"},
+    ("stgt", "stgt_full"): GRAPH_SWITCHES,
+    ("stgt", "stgt_frame"): {"model.graph.reach"},
+    ("stgt", "stgt_onehot"): {"objectives.csal.share", "objectives.csal.from_step"},
+    ("stgt", "stgt_unpooled"): {"model.graph.pool"},
+    ("stoa", "stoa_stgt"): {"model.graph.layers", "objectives.csal.share", "objectives.csal.from_step"},
+    ("stoa", "obj_act_ota"): {"objectives.asp"},
+    ("stoa", "stoa_paper"): {
+        *("model.objects.motion", "model.objects.word_head", "training.optim.objects_lr"),
+    },
+}
+
+
+@pytest.mark.parametrize(("row", "control"), CONTROLS, ids="-".join)
+def test_a_row_of_the_study_differs_in_what_it_is_named_after(row, control):
+    a, b = (flat(parse(f"study/{name}.yaml").to_dict()) for name in (row, control))
+    different = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+    assert different - {"training.output_dir"} == CONTROLS[row, control]
+
+
+def flat(values: dict, prefix: str = "") -> dict:
+    out = {}
+    for key, value in values.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
 def test_the_default_is_the_paper():
     config = parse("stoa.yaml")
     model, objectives = config.model, config.objectives
