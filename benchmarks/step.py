@@ -1,11 +1,12 @@
 """Forward and backward time of recipes, as ratios against the first of them.
 
     python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
-    python benchmarks/step.py --recipes recipes/base.yaml recipes/stgt.yaml --model.num_frames 8
+    python benchmarks/step.py --recipes recipes/base.yaml recipes/stgt.yaml recipes/stgt.yaml,model.graph.pool=mean \\
+      --model.num_frames 8 --model.activation_checkpointing false
 
-The recipes take turns in one process, so that what else the machine does meets all of them alike; a ratio is the
-median over rounds of the ratio within a round. Values that are given hold for all recipes. Data are random: every
-caption is full, every box slot filled. In fp32.
+A recipe may have values of its own, after commas; values that are given hold for all. The recipes take turns in one
+process, so that what else the machine does meets all of them alike; a ratio is the median over rounds of the ratio
+within a round. Data are random: every caption is full, every box slot filled. In fp32.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stoa.objectives.total import TrainingObjective
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", type=Path, required=True, help="the first is the unit")
+    parser.add_argument("--recipes", nargs="+", required=True, help="PATH[,key=value...]; the first is the unit")
     parser.add_argument("--batch", type=int, default=2, help="clips")
     parser.add_argument("--rounds", type=int, default=5, help="after one that is not counted")
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -34,12 +35,14 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     runs = {}
     for recipe in args.recipes:
-        config, _ = parse_run(["--recipe", str(recipe), "--deepspeed_config", "none", *values], recipe)
+        path, *own = recipe.split(",")
+        given = [*values, *(f"--{value}" for value in own)]
+        config, _ = parse_run(["--recipe", path, "--deepspeed_config", "none", *given], Path(path))
         torch.manual_seed(0)
         used = [*range(320, 420), START, END] if config.model.lm_vocab == "used" else None
         model = VideoLanguageModel(config.model, used_token_ids=used)
         objective = TrainingObjective(model, config.objectives, seed=0).to(device)
-        runs[recipe.with_suffix("").as_posix()] = (objective, full_batch(config.model, args.batch, device))
+        runs[recipe] = (objective, full_batch(config.model, args.batch, device))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(args.rounds + 1):
         for name, (objective, batch) in runs.items():
