@@ -35,6 +35,8 @@ class GraphConfig:
             logarithm (``log_bias``), or nothing but keep the edge (``mask_only``).
         pool: what leaves a frame beside its [CLS]: ``rowcol`` the maxima of each column and row of its patches,
             ``mean`` one token, ``none`` all of them.
+        contrast: how many times a token's difference from its mean over the frames is added to it when it leaves.
+            What all frames show alike is most of a token, and hides from attention what moves. 0 is the paper.
         global_repeats: how often the block over the [CLS] tokens of the frames is applied.
         residual: normalise before the graph attention and add what it gives, zero at first, so that a fresh module
             leaves CLIP's features as they are. The release replaces the patches.
@@ -48,6 +50,7 @@ class GraphConfig:
     threshold: float = 0.5
     edge_mode: EdgeMode = "multiply"
     pool: Pool = "rowcol"
+    contrast: float = 0.0
     global_repeats: int = 1
     residual: bool = True
     positions: Literal["sincos", "random"] = "sincos"
@@ -55,7 +58,7 @@ class GraphConfig:
     detach_tap: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("layers", 0), ("global_repeats", 1), ("tap_from_top", 0)):
+        for name, least in (("layers", 0), ("contrast", 0), ("global_repeats", 1), ("tap_from_top", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"model.graph.{name} is {getattr(self, name)}; expected at least {least}")
         if self.reach is not None and self.reach < 0:
@@ -140,7 +143,10 @@ class GraphEncoder(nn.Module):
         edges: Sequence[Edges] = ()
         for block in self.blocks:
             x_BTSh, edges = block(x_BTSh)
-        x_BTRh = self.between(self.ln_out(self._pool(x_BTSh)))
+        x_BTRh = self._pool(x_BTSh)
+        if self.config.contrast:
+            x_BTRh = x_BTRh + self.config.contrast * (x_BTRh - x_BTRh.mean(dim=1, keepdim=True))
+        x_BTRh = self.between(self.ln_out(x_BTRh))
         pooled_Bd = self.gate * self.pooled_proj(x_BTRh[:, :, 0].mean(dim=1))
         return GraphFeatures(self.proj(x_BTRh).flatten(1, 2), pooled_Bd, density(edges))
 

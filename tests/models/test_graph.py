@@ -194,6 +194,8 @@ def dense_module(module: GraphEncoder, tokens_BTSh: torch.Tensor) -> tuple[torch
     grid = x[:, :, 1:].unflatten(2, module.grid_hw)
     pooled = [x[:, :, 0], *(grid[:, :, :, c].amax(dim=2) for c in range(columns))]
     out = torch.stack([*pooled, *(grid[:, :, r].amax(dim=2) for r in range(rows))], dim=2)
+    mean = sum(out[:, t] for t in range(T)) / T
+    out = torch.stack([out[:, t] + config.contrast * (out[:, t] - mean) for t in range(T)], dim=1)
     out = F.layer_norm(out, (h,), module.ln_out.weight, module.ln_out.bias)
     if not config.residual:
         mixing, norm = module.between
@@ -212,6 +214,7 @@ def dense_module(module: GraphEncoder, tokens_BTSh: torch.Tensor) -> tuple[torch
         {"edge_mode": "log_bias"},
         {"threshold": 1.5},
         {"layers": 2, "tap_from_top": 2},
+        {"contrast": 3.0},
         {"residual": False, "positions": "random", "global_repeats": 2},
         {"residual": False, "positions": "random", "edge_mode": "log_bias", "reach": None},
     ],
@@ -228,7 +231,9 @@ def test_the_whole_module_equals_its_dense_form(changes, frames):
     torch.testing.assert_close(ours.pooled_Bd, pooled, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("change", [{"reach": 0}, {"threshold": 0.9}, {"edge_mode": "mask_only"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"reach": 0}, {"threshold": 0.9}, {"edge_mode": "mask_only"}, {"contrast": 3.0}], ids=str
+)
 def test_what_is_asked_of_the_graph_changes_what_comes_out(change):
     """So that none of them can be left unread, by the module and by its dense form alike."""
     tokens = torch.randn(2, 4, 17, 48) + 0.3
@@ -363,6 +368,7 @@ def test_a_graph_token_sees_the_order_of_frames():
     ("changes", "message"),
     [
         ({"layers": -1}, "model.graph.layers is -1; expected at least 0"),
+        ({"contrast": -1.0}, "model.graph.contrast is -1.0; expected at least 0"),
         ({"reach": -2}, "model.graph.reach is -2; expected 0 or more, or null for all frames"),
         ({"global_repeats": 0}, "model.graph.global_repeats is 0; expected at least 1"),
     ],

@@ -50,14 +50,15 @@ def test_a_twin_differs_in_size_alone(method):
         assert (a.layers, a.tap_from_top, a.detach_tap) == (b.layers, b.tap_from_top, b.detach_tap)
 
 
-GRAPH_SWITCHES = {"model.graph.reach", "model.graph.edge_mode", "model.graph.threshold"}
+GRAPH = {"model.graph.layers", "model.graph.contrast", "objectives.csal.share", "objectives.csal.from_step"}
 CONTROLS = {
-    ("stgt", "base"): {"model.graph.layers", "objectives.csal.share", "objectives.csal.from_step"},
-    ("stgt", "stgt_full"): GRAPH_SWITCHES,
+    ("stgt", "base"): GRAPH,
+    ("stgt", "stgt_paper"): {"model.graph.contrast"},
+    ("stgt", "stgt_full"): {"model.graph.reach", "model.graph.edge_mode", "model.graph.threshold"},
     ("stgt", "stgt_frame"): {"model.graph.reach"},
     ("stgt", "stgt_onehot"): {"objectives.csal.share", "objectives.csal.from_step"},
     ("stgt", "stgt_unpooled"): {"model.graph.pool"},
-    ("stoa", "stoa_stgt"): {"model.graph.layers", "objectives.csal.share", "objectives.csal.from_step"},
+    ("stoa", "stoa_stgt"): GRAPH,
     ("stoa", "obj_act_ota"): {"objectives.asp"},
     ("stoa", "stoa_paper"): {
         *("model.objects.motion", "model.objects.word_head", "training.optim.objects_lr"),
