@@ -8,7 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stoa.data.text import encode_caption, foreign_script_share, tokenizer, used_token_ids, word_ending_at
@@ -164,8 +164,10 @@ SEPARATORS = [" ", "  ", "\n", "&nbsp;", ", ", " &amp; ", " &lt;b&gt; ", " “",
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(sorted(MENDED)), st.sampled_from(SEPARATORS))))
+@example([("café", "plain", "  "), ("犬", "mojibake", " ")])  # not mended, for the é beside it
 def test_marks_never_slip_to_another_word(drawn):
-    """Each word marked by itself: its tokens spell it, or, where mojibake is not mended, nothing."""
+    """Each word marked by itself: its tokens spell it; mojibake, which is mended or not as the whole text decides, may
+    have what it spells unmended, or nothing."""
     text, places = "", []
     for word, how, separator in drawn:
         raw = MENDED[how](word)
@@ -174,7 +176,9 @@ def test_marks_never_slip_to_another_word(drawn):
     sequence = {span: b"".join(marked_bytes(text, span)).decode() for span in places}
     mojibake = any(how == "mojibake" for _, how, _ in drawn)
     for span, found in sequence.items():
-        assert (mojibake and not found) or found == tokenizer().clean_fn(text[slice(*span)]), (text, span)
+        raw = text[slice(*span)]
+        allowed = {tokenizer().clean_fn(raw)} | ({"", raw.lower()} if mojibake else set())
+        assert found in allowed, (text, span)
 
 
 @settings(max_examples=100, deadline=None)
