@@ -87,18 +87,34 @@ def to_train_on(clips: Clips, config: DataConfig) -> Clips:
     return CaptionClips(clips) if config.captions == "all" else clips
 
 
-def open_clips(manifest: str, split: str | None, ledger: Ledger) -> Clips:
+def open_clips(manifest: str, split: str | None, ledger: Ledger, *, together: int = 1) -> Clips:
     """Clips of a split, or of all. Rows without a caption go to the ledger; captions in another script are warned of.
 
+    Args:
+        together: consecutive clips that belong to each other.
+
     Raises:
-        ValueError: the manifest or store is missing, damaged, or has nothing of the split.
+        ValueError: the manifest or store is missing, damaged, or has nothing of the split; or clips that belong to each
+            other can no longer be told, as some are left out.
     """
     clips: Clips
     if is_store(manifest):
-        clips = ShardClips(manifest, split)
+        clips = store = ShardClips(manifest, split)
+        left_out = store.left_out
     else:
-        rows = read_manifest(manifest, split=split, on_skip=lambda clip, why: ledger.record("skipped", clip, why))
-        clips = FileClips(rows, Path(manifest).parent)
+        skipped = set[str]()
+
+        def skip(clip: str, why: str) -> None:
+            skipped.add(clip)
+            ledger.record("skipped", clip, why)
+
+        clips = FileClips(read_manifest(manifest, split=split, on_skip=skip), Path(manifest).parent)
+        left_out = len(skipped)
+    if together > 1 and left_out:
+        raise ValueError(
+            f"data.together is {together} and {manifest} leaves out {left_out} clip(s), so that those after them would "
+            "be grouped with others; mend these clips, or take them and their group out of the manifest"
+        )
     share = clips.foreign_script_share()
     if share:
         warnings.warn(

@@ -73,6 +73,11 @@ class ShardClips:
         self._split = split
 
     @property
+    def left_out(self) -> int:
+        """Clips of what it was made of, of all splits, that it lacks: without a caption, or not to be decoded."""
+        return int(self._store.get("left_out", 0))
+
+    @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((self._sums, self._split)).encode()).hexdigest()
 

@@ -58,7 +58,7 @@ def prepare(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     found = Found(annotations)
-    _spool(config, annotations, root, found, out)
+    left_out = _spool(config, annotations, root, found, out)
     for line in found.lines():
         say(line)
     if annotations.question_rows is not None:
@@ -70,7 +70,7 @@ def prepare(
     tallies: dict[StoreKind, Tallies] = {}
     for kind in config.stores:
         paths = _make_shards(config, kind, out, engine, workers, say)
-        tallies[kind] = _finish(config, kind, class_names, token_ids, paths, out)
+        tallies[kind] = _finish(config, kind, class_names, token_ids, left_out, paths, out)
         if class_names:
             say(f"{kind}: {tallies[kind].clips_with_boxes:,} of {tallies[kind].clips:,} clips have detections")
     write_summary(out, config, found.lines(), tallies)
@@ -79,14 +79,16 @@ def prepare(
         say(f"train on it with --data.manifest {out / kind}")
 
 
-def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> None:
-    """Write the rows whose videos are there, the plan, and a ledger of those left out."""
+def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> int:
+    """Write the rows whose videos are there, the plan, and a ledger of those left out. Returns how many these are."""
     rows, ledger = out / "rows.jsonl", out / "ledger.jsonl"
     new_rows, new_ledger = out / "rows.jsonl.tmp", out / "ledger.jsonl.tmp"
-    digest, count = hashlib.sha256(), 0
+    digest, count, left_out = hashlib.sha256(), 0, 0
     with open(new_rows, "wb") as kept, open(new_ledger, "w", encoding="utf-8") as skipped:
 
         def skip(clip: str, reason: str) -> None:
+            nonlocal left_out
+            left_out += 1
             skipped.write(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
 
         for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
@@ -107,6 +109,7 @@ def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: F
         fsync(new)
         os.replace(new, old)
     write_whole(out / "plan.json", json.dumps(plan, indent=2) + "\n")
+    return left_out
 
 
 def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
@@ -218,6 +221,7 @@ def _finish(
     kind: StoreKind,
     class_names: list[str],
     token_ids: list[int],
+    left_out: int,
     paths: list[Path],
     out: Path,
 ) -> Tallies:
@@ -239,6 +243,7 @@ def _finish(
         tallies.add(shard["tallies"])
         for failure in shard["failures"]:
             ledger.record(**{"store": kind, **failure})
+            left_out += failure["event"] == "failed"
     index = np.concatenate(parts)
     if not len(index):
         raise ValueError(f"none of the clips could be prepared; {out / 'ledger.jsonl'} says why")
@@ -256,6 +261,7 @@ def _finish(
         "version": STORE_VERSION,
         "kind": kind,
         "clips": len(index),
+        "left_out": left_out,
         "captions": tallies.captions,
         "splits": splits,
         "settings": _settings(config),

@@ -194,7 +194,7 @@ def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | 
     """What to train on, and the answers to choose from."""
     assert config.data.manifest is not None
     ledger = process.ledger if rank() == 0 else Ledger(None)
-    clips = open_clips(config.data.manifest, config.data.split, ledger)
+    clips = open_clips(config.data.manifest, config.data.split, ledger, together=config.data.together)
     if config.validation.held_out:
         clips = SomeClips(clips, _held_out(clips, config.validation.held_out)[1])
     if config.questions is None:

@@ -79,7 +79,8 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     """
     process = join(config.training, deepspeed_config)
     manifest = _manifest(config, default_data, process)
-    clips = open_clips(manifest, config.data.split, process.ledger if rank() == 0 else Ledger(None))
+    ledger = process.ledger if rank() == 0 else Ledger(None)
+    clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
     clips = to_train_on(clips, config.data)
     model, used, before, said = _start(config, clips)
     process.console.say(said)

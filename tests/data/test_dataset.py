@@ -234,6 +234,15 @@ def test_empty_captions_go_to_the_ledger_and_other_scripts_are_warned_of_once(tm
     assert events(tmp_path / "ledger.jsonl") == [{"event": "skipped", "clip": "b", "reason": "empty caption"}]
 
 
+def test_groups_of_clips_are_refused_where_one_is_left_out(tmp_path):
+    rows = [ClipRow(name, f"{name}.mp4", (Caption("a"),)) for name in "abcd"]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    assert len(open_clips(str(tmp_path / "m.jsonl"), "train", Ledger(None), together=2)) == 4
+    write_manifest(tmp_path / "m.jsonl", [*rows, ClipRow("e", "e.mp4", (Caption(" "),))])
+    with pytest.raises(ValueError, match=r"data.together is 2 and .*m.jsonl leaves out 1 clip\(s\)"):
+        open_clips(str(tmp_path / "m.jsonl"), "train", Ledger(None), together=2)
+
+
 def test_latin_captions_give_no_warning(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [ClipRow("a", "a.mp4", (Caption("naïve café"),))])
     with warnings.catch_warnings():

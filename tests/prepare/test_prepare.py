@@ -16,6 +16,8 @@ from factories import gray_frames, gray_number, write_video
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from stoa.data.decoding.cpu import decode_clip
+from stoa.data.ledger import Ledger
+from stoa.data.loader import open_clips
 from stoa.data.media import FramePack, decode_pack
 from stoa.data.shards import ShardClips
 from stoa.detections import Detections
@@ -246,6 +248,9 @@ def test_what_cannot_be_decoded_goes_to_the_ledger(tmp_path, decoder_faults):
     }
     assert kinds["cut"] in ("truncated", "unreadable")
     assert {e["clip"] for e in written if e["event"] == "skipped"} == {"absent"}
+    assert ShardClips(str(out / "frames"), None).left_out == 7
+    with pytest.raises(ValueError, match=r"data.together is 2 and .*frames leaves out 7 clip\(s\).*mend these clips"):
+        open_clips(str(out / "frames"), None, Ledger(None), together=2)
     page = (out / "summary.html").read_text()
     assert "crashed its process" in page
 
