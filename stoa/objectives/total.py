@@ -141,7 +141,8 @@ class TrainingObjective(nn.Module):
             step: index of the micro-step; with the seed and the positions it fixes every draw.
 
         Returns:
-            (total, scalars to log, detached and on the device). Averaged over ranks, each is its global mean.
+            (total, scalars to log, detached and on the device). They are the same ones in every step, not a number where
+            there is nothing to measure; averaged over ranks, each is its global mean.
         """
         model, config = self.model, self.config
         draws: Any = {"seed": self.seed, "step": step}
@@ -161,6 +162,8 @@ class TrainingObjective(nn.Module):
                 losses["vtc"], extras["csal_own"] = csal_loss(scores, config.csal)
             else:
                 losses["vtc"] = vtc_loss(scores, smoothing=config.vtc_smoothing)
+                if config.csal.share:  # every step has the same scalars
+                    extras["csal_own"] = losses["vtc"].new_full((), torch.nan)
             extras["temperature"] = temperature(model.clip.logit_scale).detach()
         if config.vtm:
             hard_share = config.vtm_hard_share

@@ -164,7 +164,7 @@ def uses_fp16(engine: Any) -> bool:
 
 
 def skipped_steps(engine: Any) -> int:
-    """Steps the fp16 loss scaler has skipped because gradients overflowed."""
+    """Steps without an update because gradients were not finite, in all of the run."""
     return int(engine.skipped_steps)
 
 

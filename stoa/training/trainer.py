@@ -121,6 +121,7 @@ class Trainer:
         self.step = 0
         self._saved_step = 0
         self._updating = False
+        self._skipped_steps = 0
         self._signals: set[int] = set()
         self._replaced_clips = 0.0
         self._said_slow = False
@@ -167,7 +168,7 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: it was ended by a signal, after saving.
-            FloatingPointError: a loss or gradient is not finite; nothing is saved.
+            FloatingPointError: a loss, a gradient or a weight is not finite; nothing is saved.
         """
         owed = self._owes_validation()
         if self.step >= self.config.max_steps and not owed:
@@ -180,6 +181,7 @@ class Trainer:
         folder = Path(self.config.output_dir)
         log = MetricsLog(folder, last_step=self.step, tensorboard=self.config.tensorboard) if rank() == 0 else None
         self.engine.train()
+        self._skipped_steps = ds.skipped_steps(self.engine)  # of the run until here
         self._window_start = time.perf_counter()
         with self._signals_end_at_a_step():
             try:
@@ -191,8 +193,7 @@ class Trainer:
             except Exception:
                 # With several processes the others wait in a collective and cannot take part in a save.
                 if world_size() == 1 and not self._updating:
-                    self._report(log)
-                    self.save()
+                    self._save_after_an_error(log)
                 if self._signals:  # which also ended the loader's processes
                     self._stop()
                 raise
@@ -252,16 +253,18 @@ class Trainer:
 
         Raises:
             FloatingPointError: a loss or gradient is not finite.
+            OSError: the log cannot be written.
         """
         if not self._pending:
             return bool(self._signals)
         names = self._pending[0].names
+        assert all(record.names == names for record in self._pending)
         scalars = torch.stack([record.scalars for record in self._pending])
         host = [[r.waited, r.replaced, r.dropped, float(bool(self._signals))] for r in self._pending]
         table = torch.cat([scalars, torch.tensor(host, device=scalars.device)], dim=1)
         rows = mean_over_ranks(table).tolist()
-        now = time.perf_counter()
-        elapsed, steps = now - self._window_start, len(self._pending)
+        records, self._pending = self._pending, []  # an error from here on must not bring them up again
+        elapsed, steps = time.perf_counter() - self._window_start, len(records)
         samples = self.accumulation * self.global_batch
         timing = {
             "samples_per_second": steps * samples / elapsed,
@@ -270,28 +273,29 @@ class Trainer:
             "eta_seconds": (self.config.max_steps - self.step) * elapsed / steps,
             "skipped_steps": float(ds.skipped_steps(self.engine)),
         }
-        norm = ds.grad_norm(self.engine)
-        values: dict[str, float] = {}
-        for record, row in zip(self._pending, rows, strict=True):
+        lines: list[dict[str, float]] = []
+        for record, row in zip(records, rows, strict=True):
             _, replaced, dropped, _ = (x * world_size() for x in row[-4:])
             self._replaced_clips += replaced
             # A metric with nothing to measure is not a number; a loss that is none is an error.
             values = {n: x for n, x in zip(names, row[:-4], strict=True) if not math.isnan(x) or n in _CHECKED}
             values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
-            values |= timing
-            if record is self._pending[-1] and norm is not None:
-                values["grad_norm"] = norm
+            lines.append(values | timing)
+        norm = ds.grad_norm(self.engine)
+        if norm is not None:
+            lines[-1]["grad_norm"] = norm
+        try:
             if log is not None:
-                log.write(record.step, values)
-            self._check_finite(record.step, values)
-        if log is not None:
-            log.flush()
-        shown = {**values, "replaced_clips": self._replaced_clips}
+                for record, values in zip(records, lines, strict=True):
+                    log.write(record.step, values)
+                log.flush()
+        finally:
+            self._check_finite(records, lines)
+        shown = {**lines[-1], "replaced_clips": self._replaced_clips}
         self.console.progress(progress_line(self.step, self.config.max_steps, shown))
         if self.device.type == "cpu" and timing["step_seconds"] > 5 and not self._said_slow:
             self.console.say(f"a step takes {duration(timing['step_seconds'])} on the CPU of this machine")
             self._said_slow = True
-        self._pending.clear()
         self._window_start = time.perf_counter()
         return rows[-1][-1] > 0
 
@@ -325,20 +329,46 @@ class Trainer:
         dist.barrier()
         self._window_start = time.perf_counter()
 
-    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+    def _check_finite(self, records: list[_StepRecord], lines: list[dict[str, float]]) -> None:
         """The fp16 loss scaler meets infinite gradients by skipping a step; anywhere else they are an end."""
-        for name in ("loss", "grad_norm"):
-            value = values.get(name, 0.0)
-            if not math.isfinite(value) and not (name == "grad_norm" and ds.uses_fp16(self.engine)):
-                raise FloatingPointError(
-                    f"{name} of step {step} is {value}; lower the learning rates under training.optim, or "
-                    f"raise its warmup_steps. The last good checkpoint is under {self.checkpoints}"
-                )
+        for record, values in zip(records, lines, strict=True):
+            if not math.isfinite(values["loss"]):
+                self._diverged(f"loss of step {record.step} is {values['loss']}")
+        if ds.uses_fp16(self.engine):
+            return
+        norm, skipped = lines[-1].get("grad_norm", 0.0), ds.skipped_steps(self.engine)
+        if not math.isfinite(norm):
+            self._diverged(f"grad_norm of step {self.step} is {norm}")
+        if skipped > self._skipped_steps:  # DeepSpeed tells the norm of the last step alone
+            self._diverged(f"grad_norm of {skipped - self._skipped_steps} step(s) up to {self.step} is not finite")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{what}; lower the learning rates under training.optim, or raise its warmup_steps. "
+            f"The last good checkpoint is under {self.checkpoints}"
+        )
+
+    def _save_after_an_error(self, log: MetricsLog | None) -> None:
+        try:
+            self._report(log)  # what is not finite is not saved
+        except FloatingPointError:
+            raise
+        except Exception as error:
+            self.console.say(f"the steps up to {self.step} are not in the log: {error}")
+        self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of the current step."""
+        """Write a checkpoint of the current step.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+            OSError: the disk refuses.
+        """
         if self._saved_step == self.step:
             return
+        norm = float(torch.nn.utils.get_total_norm([p.detach() for p in self.objective.parameters()]))
+        if not math.isfinite(norm):  # of gradients that nobody has looked at: ZeRO 0 does not tell their norm
+            self._diverged(f"the norm of the weights after step {self.step} is {norm}")
         run = {**self.run_facts, "step": self.step, "sampler": self.sampler.state_dict()}
         path = checkpoint.save(
             self.engine, self.objective.model, self.checkpoints, self.step, run, keep=self.config.keep_checkpoints

@@ -18,18 +18,20 @@ def start_training(
     manifest: Path | None = None,
     processes: int = 1,
     bf16: bool = False,
+    stage: int = 1,
+    program: tuple[str, ...] = ("train.py",),
 ) -> subprocess.Popen:
     """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
-    ``folder``."""
-    ds_config = folder / f"ds{processes}{'-bf16' if bf16 else ''}.json"
+    ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own."""
+    ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
     values = {
         "train_micro_batch_size_per_gpu": 8 // processes,
         "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": 1},
+        "zero_optimization": {"stage": stage},
         "bf16": {"enabled": bf16},
     }
     ds_config.write_text(json.dumps(values))
-    launcher = [sys.executable, "train.py"] if processes == 1 else ["cluster/node.sh"]
+    launcher = [sys.executable, *program] if processes == 1 else ["cluster/node.sh"]
     command = [
         *(*launcher, "--deepspeed_config", str(ds_config)),
         *("--recipe", "recipes/demo.yaml"),

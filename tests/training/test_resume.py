@@ -73,6 +73,23 @@ def test_kill_and_resume(start, tmp_path):
     assert "the checkpoint's data order has seed 0, this run has 4" in err
 
 
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("stage", [0, 2])
+def test_stages_of_zero_train_alike_and_resume(start, tmp_path, stage):
+    one, straight, killed = tmp_path / "one", tmp_path / "straight", tmp_path / "killed"
+    finish(start(one))
+    finish(start(straight, stage=stage))
+    kill_when(start(killed, stage=stage), killed / "checkpoints" / "step-00000005")
+    finish(start(killed, stage=stage))
+    records = [read_metrics(folder / "metrics.jsonl") for folder in (one, straight, killed)]
+    for a, b, c in zip(*records, strict=True):
+        assert b["loss"] == c["loss"] == pytest.approx(a["loss"], rel=1e-4), a["step"]
+
+    _, err = finish(start(straight), code=2)
+    assert f"is of another DeepSpeed configuration: DeepSpeed.ZeRO stage is {stage} there and 1 here" in err
+
+
 @pytest.mark.dist
 def test_bf16_trains_as_fp32_does_and_resumes(start, tmp_path):
     full, straight, killed = tmp_path / "full", tmp_path / "straight", tmp_path / "killed"

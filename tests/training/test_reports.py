@@ -1,0 +1,54 @@
+"""Steps are reported several at a time; what is not finite ends a run and is never saved, and what is, is not lost."""
+
+from pathlib import Path
+
+import pytest
+from launch import finish
+
+from stoa.training.metrics import read_metrics
+
+WORKER = str(Path(__file__).parent / "faulty_worker.py")
+
+
+def checkpoints(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.dist
+def test_a_second_stage_may_begin_between_two_reports(start, tmp_path):
+    run = tmp_path / "run"
+    csal = ("--objectives.csal.share", "1.0", "--objectives.csal.from_step", "4")
+    finish(start(run, "--training.log_every", "3", *csal))
+    records = read_metrics(run / "metrics.jsonl")
+    assert [r["step"] for r in records] == list(range(1, 11))
+    assert ["csal_own" in r for r in records] == [False] * 4 + [True] * 6
+
+
+@pytest.mark.dist
+def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path):
+    """DeepSpeed leaves such a step out and tells the norm of the last step alone."""
+    run = tmp_path / "run"
+    arguments = ("--training.log_every", "4", "--training.save_every", "4")
+    _, err = finish(start(run, *arguments, program=(WORKER, "gradient", "6")), code=2)
+    assert "train.py: grad_norm of 1 step(s) up to 8 is not finite; lower the learning rates" in err
+    assert checkpoints(run) == ["step-00000004"]
+    assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == list(range(1, 9))
+
+
+@pytest.mark.dist
+def test_weights_that_are_not_finite_are_not_saved(start, tmp_path):
+    """Without ZeRO nobody looks at the gradients of fp32, and the loss of the step was still finite."""
+    run = tmp_path / "run"
+    _, err = finish(start(run, stage=0, program=(WORKER, "gradient", "5")), code=2)
+    assert "train.py: the norm of the weights after step 5 is nan; lower the learning rates" in err
+    assert not checkpoints(run)
+
+
+@pytest.mark.dist
+def test_a_log_that_cannot_be_written_costs_no_step(start, tmp_path):
+    run = tmp_path / "run"
+    _, err = finish(start(run, "--training.log_every", "4", program=(WORKER, "log", "6")), code=2)
+    assert "No space left on device" in err
+    assert checkpoints(run) == ["step-00000005", "step-00000008"]
+    out, _ = finish(start(run))
+    assert "at step 8" in out
