@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+
+from stoa.files import OF_STORAGE
 
 _FIELDS = ("frame_times_seconds", "frame_index", "boxes", "labels", "scores", "size_wh", "true_labels")
 _OPTIONAL = {"true_labels"}
@@ -69,10 +72,14 @@ class Detections:
 
         Raises:
             ValueError: the file is missing, unreadable or lacks a field; the message names it.
+            OSError: the storage does not answer.
         """
         try:
             with np.load(file, allow_pickle=False) as data:
                 return cls(**{name: data[name] for name in _FIELDS if name in data or name not in _OPTIONAL})
-        except Exception as error:  # zip, zlib and numpy each have their own for a damaged file
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in {errno.EIO, *OF_STORAGE}:
+                raise
+            # Zip, zlib and numpy each have their own for a damaged file.
             where = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "of a shard"
             raise ValueError(f"detections {where}: {type(error).__name__}: {error}") from None

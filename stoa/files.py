@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+OF_STORAGE = {
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.EMFILE, errno.ENFILE),
+}
+"""Errors for which no file is to blame. Of the system itself EIO is one too; FFmpeg says it of damaged files."""
 
 
 def sha256(path: Path) -> str:

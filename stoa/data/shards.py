@@ -35,7 +35,7 @@ from stoa.data.media import FramePack, VideoMedia
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, row_from_json
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 STORE_FILE = "store.json"
 INDEX_FILE = "index.npy"
 IDS_FILE = "ids.jsonl"
@@ -132,7 +132,8 @@ class ShardClips:
         return counts[self._chosen].tolist()
 
     def used_token_ids(self) -> list[int]:
-        return list(self._store["token_ids"])
+        of_split = self._store["token_ids"]
+        return sorted({token for name in of_split if self._split in (None, name) for token in of_split[name]})
 
     def foreign_script_share(self) -> float:
         return float(self._store["foreign_script_share"])

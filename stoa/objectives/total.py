@@ -141,8 +141,8 @@ class TrainingObjective(nn.Module):
             step: index of the micro-step; with the seed and the positions it fixes every draw.
 
         Returns:
-            (total, scalars to log, detached and on the device). They are the same ones in every step, not a number where
-            there is nothing to measure; averaged over ranks, each is its global mean.
+            (total, scalars to log, detached and on the device). All steps have the same ones, NaN where there is
+            nothing to measure; averaged over ranks, each is its global mean.
         """
         model, config = self.model, self.config
         draws: Any = {"seed": self.seed, "step": step}

@@ -134,11 +134,14 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
     return {key: values[key] for key in ("videos", "spacy", "store", "detections")}
 
 
-def _token_ids(rows: Path) -> list[int]:
-    """Of the captions, those of clips that will turn out unreadable included."""
+def _token_ids(rows: Path) -> dict[str, list[int]]:
+    """Of the captions by split, those of clips that will turn out unreadable included."""
+    found = dict[str, set[int]]()
     with open(rows, "rb") as file:
-        captions = (c for line in file for c in row_from_json(json.loads(line), str(rows)).captions)
-        return used_token_ids(captions)
+        for line in file:
+            row = row_from_json(json.loads(line), str(rows))
+            found.setdefault(row.split, set()).update(used_token_ids(row.captions))
+    return {split: sorted(ids) for split, ids in found.items()}
 
 
 def _caption_counts(rows: Path) -> dict[str, int]:
@@ -220,7 +223,7 @@ def _finish(
     config: PrepareConfig,
     kind: StoreKind,
     class_names: list[str],
-    token_ids: list[int],
+    token_ids: dict[str, list[int]],
     left_out: int,
     paths: list[Path],
     out: Path,

@@ -48,6 +48,7 @@ class EvaluationConfig:
         baseline: evaluate the same architecture with random weights as well.
         generation: the search for captions and for answers that are said.
         decoder: of videos.
+        decode_timeout_seconds: a video that takes longer counts as unreadable; 0 decodes without a process of its own.
         batch_size: videos encoded at once.
         num_workers: loader processes; 0 decodes in this one.
         view: what of a clip is seen; less than ``whole`` is a control.
@@ -63,6 +64,7 @@ class EvaluationConfig:
     baseline: bool = True
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     decoder: CpuDecoder = "auto"
+    decode_timeout_seconds: float = 60.0
     batch_size: int = 16
     num_workers: int = 0
     view: View = "whole"
@@ -71,6 +73,8 @@ class EvaluationConfig:
         for name, least in (("top_k", 1), ("batch_size", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if not self.decode_timeout_seconds >= 0:
+            raise ValueError(f"decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
 
 
 class Abilities(NamedTuple):
@@ -138,6 +142,7 @@ def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> Vi
         trained.model.config,
         trained.side,
         decoder=config.decoder,
+        timeout_seconds=config.decode_timeout_seconds,
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         view=config.view,

@@ -21,7 +21,7 @@ from stoa.models.weights import Trained, load_pretrained
 from stoa.objectives.gather import from_first_rank, rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.questions import QuestionRow, questions_of_split
-from stoa.tasks.evaluation import Abilities, EvaluationConfig, Task, evaluate
+from stoa.tasks.evaluation import Abilities, Evaluation, EvaluationConfig, Task, evaluate
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
 from stoa.tasks.trained import TrainedModel
@@ -51,6 +51,11 @@ class ValidationConfig:
     top_k: int = 32
     generation: GenerationConfig = field(default_factory=lambda: GenerationConfig(beams=1))
     batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        for name, least in (("held_out", 0), ("top_k", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--validation.{name} is {getattr(self, name)}; expected at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +103,6 @@ class FinetuneConfig:
             )
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"--epochs is {self.epochs}; expected more than 0, or null for training.max_steps")
-        if self.validation.held_out < 0:
-            raise ValueError(f"--validation.held_out is {self.validation.held_out}; expected 0 or more")
         if self.validation.held_out and self.data.together > 1:
             raise ValueError(
                 f"--validation.held_out is {self.validation.held_out} and --data.together {self.data.together}: clips "
@@ -253,6 +256,7 @@ def _validation(
         baseline=False,
         generation=config.validation.generation,
         decoder="auto" if data.decoder == "dali" else data.decoder,
+        decode_timeout_seconds=data.decode_timeout_seconds,
         batch_size=config.validation.batch_size,
         num_workers=data.num_workers,
         view=data.view,
@@ -263,6 +267,15 @@ def _validation(
     @torch.no_grad()
     def score(model: VideoLanguageModel) -> float:
         trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
-        return from_first_rank(lambda: float(evaluate(task, trained, abilities, evaluation, clips).headline))
+        return from_first_rank(lambda: headline(evaluate(task, trained, abilities, evaluation, clips)))
+
+    def headline(found: Evaluation) -> float:
+        unreadable = found.report["unreadable"]
+        if unreadable:
+            clip, why = next(iter(unreadable.items()))
+            process.console.say(
+                f"validation is without {len(unreadable)} unreadable clip(s), the first {clip!r}: {why}"
+            )
+        return float(found.headline)
 
     return score

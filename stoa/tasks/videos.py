@@ -36,6 +36,7 @@ class VideoReader:
         config: of the model that sees them.
         side: of the frames it sees.
         decoder: see :class:`stoa.data.loader.DataConfig`.
+        timeout_seconds: a video that takes longer is unreadable; 0 decodes without a process of its own.
         batch_size: clips at a time.
         num_workers: loader processes; 0 decodes in this one.
         view: what of a clip is seen.
@@ -51,6 +52,7 @@ class VideoReader:
         side: int,
         *,
         decoder: CpuDecoder = "auto",
+        timeout_seconds: float = 60.0,
         batch_size: int = 16,
         num_workers: int = 0,
         view: View = "whole",
@@ -60,7 +62,9 @@ class VideoReader:
         )
         self.clips = clips
         self.unreadable: list[tuple[str, str]] = []
-        self._samples = _Samples(ClipDataset(clips, shape, seed=0, decoder=decoder, view=view))
+        self._samples = _Samples(
+            ClipDataset(clips, shape, seed=0, decoder=decoder, timeout_seconds=timeout_seconds, view=view)
+        )
         self._batch_size, self._num_workers = batch_size, num_workers
 
     def __len__(self) -> int:

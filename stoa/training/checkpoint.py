@@ -103,17 +103,33 @@ def newest(folder: Path) -> Path | None:
     Raises:
         ValueError: there are checkpoints and all are damaged: going on would start from scratch.
     """
+    found, problems = _newest_sound(folder)
+    if found is None and problems:
+        raise ValueError(f"no checkpoint is sound ({'; '.join(problems)}); remove {folder} to start from scratch")
+    return found
+
+
+def chosen(folder: Path) -> Path | None:
+    """The checkpoint that validation has chosen, or ``None``. A damaged one is named and set aside."""
+    found, problems = _newest_sound(folder)
+    if found is None and problems:
+        print(f"checkpoint {'; '.join(problems)}; the next validation chooses anew", flush=True)
+        for path in _steps(folder):
+            _rename(path, _DAMAGED)
+    return found
+
+
+def _newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest sound checkpoint, and what is wrong with those after it, which is said where there is a sound one."""
     problems: list[str] = []
     for path in reversed(_steps(folder)):
         problem = damage(path)
         if problem is None:
             for other in problems:
                 print(f"checkpoint {other}; using {path.name}", flush=True)
-            return path
+            return path, problems
         problems.append(f"{path} is damaged: {problem}")
-    if problems:
-        raise ValueError(f"no checkpoint is sound ({'; '.join(problems)}); remove {folder} to start from scratch")
-    return None
+    return None, problems
 
 
 def set_aside_after(path: Path) -> None:
@@ -178,9 +194,11 @@ def find(path: str | os.PathLike[str]) -> Path:
             raise ValueError(f"checkpoint {path} is damaged: {problem}; choose another")
         return path
     for folder in (path, path / BEST, path / "checkpoints"):
-        found = newest(folder)
+        found, problems = _newest_sound(folder)
         if found is not None:
             return found
+        if problems:
+            raise ValueError(f"no checkpoint is sound ({'; '.join(problems)}); name another folder")
     raise ValueError(f"no checkpoint under {path}; name a run's folder (training.output_dir) or a step-N folder")
 
 

@@ -129,7 +129,7 @@ def choose_attention(config: dict[str, Any], device: torch.device) -> None:
     if device.type == "cuda":
         # cuDNN's, torch's first choice on H100 and H200, gives NaN gradients for some lengths (pytorch#196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
-    elif config.get("bf16", {}).get("enabled"):
+    elif config.get("bf16", {}).get("enabled") or _autocast(config.get("torch_autocast", {})):
         # The backward pass of the fused one takes five to ten times as long as that of the plain one in bf16.
         torch.backends.cuda.enable_flash_sdp(False)
 

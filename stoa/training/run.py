@@ -188,6 +188,7 @@ def train(
         run_facts=own_facts,
         console=process.console,
         validation=None if validate is None else Validation(every, validate),
+        length_key="training.max_steps" if epochs is None else "epochs",
     )
     trainer.resume()
     shape = ClipShape(

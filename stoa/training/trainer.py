@@ -95,6 +95,7 @@ class Trainer:
         run_facts: JSON-able facts stored with every checkpoint (:func:`stoa.training.state.run_facts`).
         console: shows progress.
         validation: chooses the best weights.
+        length_key: what a user changes to train longer, for messages.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Trainer:
         run_facts: dict[str, Any],
         console: Console,
         validation: Validation | None = None,
+        length_key: str = "training.max_steps",
     ) -> None:
         self.config = config
         self.engine = engine
@@ -115,6 +117,7 @@ class Trainer:
         self.run_facts = run_facts
         self.console = console
         self.validation = validation
+        self.length_key = length_key
         self.accumulation = ds.accumulation_steps(engine)
         self.checkpoints = Path(config.output_dir) / "checkpoints"
         self.best = Path(config.output_dir) / checkpoint.BEST
@@ -174,7 +177,7 @@ class Trainer:
         if self.step >= self.config.max_steps and not owed:
             self.console.say(
                 f"{self.config.output_dir} is already trained to step {self.step}; nothing to do "
-                "(raise training.max_steps or choose another training.output_dir)"
+                f"(raise {self.length_key} or choose another training.output_dir)"
             )
             return
         self._announce()
@@ -317,7 +320,7 @@ class Trainer:
         self.engine.eval()
         score = self.validation.score(self.objective.model)
         self.engine.train()
-        found = checkpoint.newest(self.best) if rank() == 0 else None
+        found = checkpoint.chosen(self.best) if rank() == 0 else None
         best = -math.inf if found is None else checkpoint.read_run(found)["validation"]
         self.console.say(f"validation at step {self.step}: {score:.2f}" + (f" (best {best:.2f})" if found else ""))
         if rank() == 0 and score > best:

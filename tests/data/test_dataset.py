@@ -95,6 +95,15 @@ def test_storage_that_does_not_answer_is_no_bad_clip(folder, monkeypatch):
         with pytest.raises(OSError, match="Stale file handle"):
             data[SampleKey(2, 0, 0)]
     assert not ledger.path.exists()
+
+    boxed = ClipDataset(
+        FileClips([dataclasses.replace(rows()[2], detections="2.npz")], folder), SHAPE, seed=0, ledger=ledger
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", stale)
+        with pytest.raises(OSError, match="Stale file handle"):
+            boxed[SampleKey(0, 0, 0)]
+    assert not ledger.path.exists()
     too_long = ClipDataset(FileClips([*rows(5), ClipRow("long", "x" * 300, (Caption("y"),))], folder), SHAPE, seed=0)
     assert too_long[SampleKey(5, 0, 0)].replaced == 1
     assert isinstance(as_decode_error(av.error.TimeoutError(errno.ETIMEDOUT, "timed out", "x.mp4")), OSError)

@@ -230,6 +230,10 @@ def test_tables_of_results_that_lie_elsewhere(plan_file, tmp_path, capsys):
         ("out: x\ncells: {a: ['stoa x {seed}']}", r"\{seed\} is not in its matrix"),
         ("out: x\nmatrix: {seed: [0, 1]}\ncells: {a: ['stoa x {seed}']}", "two cells are named 'a'"),
         (
+            "out: x\ncells: {a: [stoa evaluate b, stoa evaluate c]}",
+            "two reports of cell 'a' are named 'evaluate'; add --as",
+        ),
+        (
             "out: x\npasses: x\nmatrix: {seed: [0]}\ncells: {}",
             r"passes is 'x', which is not in its matrix \(seed\)",
         ),

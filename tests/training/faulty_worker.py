@@ -10,7 +10,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train  # noqa: E402
-
 from stoa.cli._errors import run_and_leave  # noqa: E402
 from stoa.training import run  # noqa: E402
 from stoa.training.metrics import MetricsLog  # noqa: E402

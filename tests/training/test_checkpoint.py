@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from stoa.config import Config
-from stoa.training.checkpoint import damage, find, newest, save_weights, set_aside_after
+from stoa.training.checkpoint import chosen, damage, find, newest, save_weights, set_aside_after
 from stoa.training.trainer import _check_same
 
 
@@ -88,3 +88,16 @@ def test_the_weights_that_validation_chose_go_before_the_newest(tmp_path):
     best = save_weights(model, tmp_path / "best", 10, {"validation": 2.0})
     assert find(tmp_path) == best and damage(best) is None
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000010"]
+
+
+def test_a_damaged_choice_of_validation_is_not_silently_passed_over(tmp_path, capsys):
+    make(tmp_path / "checkpoints", 20)
+    best = save_weights(nn.Linear(2, 2), tmp_path / "best", 10, {"validation": 2.0})
+    assert chosen(tmp_path / "best") == best
+    (best / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no checkpoint is sound \(.*run.json has changed.*name another folder"):
+        find(tmp_path)
+    assert chosen(tmp_path / "best") is None and chosen(tmp_path / "absent") is None
+    assert "run.json has changed since it was written; the next validation chooses anew" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000010.damaged"]
+    assert find(tmp_path) == tmp_path / "checkpoints" / "step-00000020"

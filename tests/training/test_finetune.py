@@ -16,6 +16,7 @@ from launch import ROOT, finish, free_port, start_training
 from stoa.cli import finetune as cli
 from stoa.cli import main
 from stoa.data.clips import FileClips
+from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
 from stoa.data.loader import open_clips
 from stoa.manifest import read_manifest, write_manifest
@@ -86,7 +87,7 @@ def finetune(*where, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
 
 
 def is_already_done(again, output):
-    assert "is already trained to step" in again().stdout
+    assert "is already trained to step 12; nothing to do (raise epochs or choose another" in again().stdout
 
 
 def is_validated_where_it_was_ended(again, output):
@@ -208,6 +209,7 @@ def test_the_launcher_puts_the_rank_first(pretrained, data_set, tmp_path, capsys
         (("--validation.held_out", "8", "--data.together", "2"), "--validation.held_out is 8 and --data.together 2"),
         (("--objectives.plm_form", "two_stream"), "plm_form is 'two_stream', and --run was trained with 'one_pass'"),
         (("--epochs", "0"), "--epochs is 0.0; expected more than 0"),
+        (("--validation.top_k", "0"), "--validation.top_k is 0; expected at least 1"),
         (("--run", "nowhere"), "no checkpoint under nowhere"),
         (("--traning.seed", "1"), "did you mean --training.seed"),
     ],
@@ -223,11 +225,14 @@ def test_mistakes_are_one_line(arguments, message, pretrained, data_set, tmp_pat
 def test_validation_on_what_is_held_out(pretrained, data_set, tmp_path):
     held_out = ("--validation.held_out", "16", "--validation.split", "there is none", "--epochs", "1")
     rows = read_manifest(data_set / "manifest.jsonl")
-    write_manifest(data_set / "twice.jsonl", [replace(row, captions=2 * row.captions) for row in rows])
+    lost = min((row.id for row in rows if row.split == "train"), key=stable_hash)  # which is held out
+    rows = [replace(row, captions=2 * row.captions, video="x" * (row.id == lost) or row.video) for row in rows]
+    write_manifest(data_set / "twice.jsonl", rows)
     every = ("--data.manifest", str(data_set / "twice.jsonl"), "--data.captions", "all")
     done = finetune(tmp_path, data_set, pretrained, "retrieval", more=(*held_out, *every))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "validation at step 8:" in done.stdout  # 2 captions of (48 - 16) clips in batches of 8
+    assert f"validation is without 1 unreadable clip(s), the first '{lost}': " in done.stdout
 
 
 def test_clips_may_be_held_out_of_training(data_set):

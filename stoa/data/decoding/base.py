@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-OF_STORAGE = {errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-"""Errors for which no file is to blame."""
+from stoa.files import OF_STORAGE
 
 Video = str | bytes
 """A video file: its path, or its content."""

@@ -6,7 +6,8 @@ import av
 import av.container
 import numpy as np
 
-from stoa.data.decoding.base import OF_STORAGE, DecodeError, FrameIndex, Video, as_file
+from stoa.data.decoding.base import DecodeError, FrameIndex, Video, as_file
+from stoa.files import OF_STORAGE
 
 # A file that stops before this share of what its header promises is truncated, not merely imprecise.
 COMPLETE_SHARE = 0.9
@@ -44,7 +45,7 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
 def as_decode_error(error: av.FFmpegError) -> DecodeError | OSError:
     """FFmpeg's error by class: what cannot be opened is unreadable, what cannot be decoded is corrupt. For storage that
     does not answer no video is to blame."""
-    if error.errno in OF_STORAGE:  # without EIO, which FFmpeg says of damaged files as well
+    if error.errno in OF_STORAGE:
         return OSError(error.errno, error.strerror, error.filename)
     if isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError)):
         return DecodeError("codec", f"PyAV: {error.strerror}")

@@ -16,13 +16,15 @@ A plan is a YAML file::
         values: {R@1: evaluate.retrieval.trained.itc.text-to-video.r1}      # or 100 * path; a list is the mean of all
 
 A cell names only the values it differs in; one without ``{...}`` is run once. ``train.py`` and ``stoa finetune`` are
-started by DeepSpeed's launcher where a cell has several GPUs. ``stoa evaluate`` writes its report into the result.
+started by DeepSpeed's launcher where a cell has several GPUs. ``stoa evaluate`` writes its report into the result, as
+``evaluate``, or by the name that ``--as NAME`` gives at its end: two of a cell need two names.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +67,8 @@ def read_plan(path: Path) -> Plan:
     """Read a plan and fill in its cells.
 
     Raises:
-        ValueError: the file is missing or malformed, a key or a field is unknown, or two cells have one name.
+        ValueError: the file is missing or malformed, a key or a field is unknown, or two cells, or two reports of a
+            cell, have one name.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -99,6 +102,12 @@ def read_plan(path: Path) -> Plan:
             cell = Cell(fill(name, fields), values, tuple(fill(command, fields) for command in commands))
             if cell.name in cells:
                 raise ValueError(f"plan {path}: two cells are named {cell.name!r}; name in it what they differ in")
+            reports = [report for _, report in map(split_command, cell.commands) if report is not None]
+            for report in reports:
+                if reports.count(report) > 1:
+                    raise ValueError(
+                        f"plan {path}: two reports of cell {cell.name!r} are named {report!r}; add --as NAME to one"
+                    )
             cells[cell.name] = cell
     order, passes = list(cells.values()), raw.get("passes")
     if passes is not None:
@@ -109,6 +118,15 @@ def read_plan(path: Path) -> Plan:
     if gpus is not None and (not isinstance(gpus, int) or gpus < 1):
         raise ValueError(f"plan {path}: gpus is {gpus!r}; expected how many a cell trains on, at least 1")
     return Plan(Path(raw["out"]), tuple(order), raw.get("tables") or {}, gpus)
+
+
+def split_command(command: str) -> tuple[list[str], str | None]:
+    """The words of a command, and the name of the report that it leaves, if it does."""
+    words = shlex.split(command)
+    if "--as" in words[:-1]:
+        at = words.index("--as")
+        return words[:at] + words[at + 2 :], words[at + 1]
+    return words, "evaluate" if words[:2] == ["stoa", "evaluate"] else None
 
 
 def _combinations(text: str, matrix: Mapping[str, Sequence[Any]], path: str) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stoa.files import write_whole
-from stoa.tasks.ablation.plan import Cell, Plan
+from stoa.tasks.ablation.plan import Cell, Plan, split_command
 from stoa.training.state import commit, versions
 
 
@@ -130,11 +130,8 @@ def _run_cell(
 def _run(
     command: str, out: Path, cell: str, environment: Mapping[str, str], gpus: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run a command; the report of an evaluation, by the name that ``--as`` gives it or ``evaluate``."""
-    words, name = shlex.split(command), "evaluate"
-    if "--as" in words:
-        at = words.index("--as")
-        name, words = words[at + 1], words[:at] + words[at + 2 :]
+    """Run a command; the report that it leaves, by name."""
+    words, name = split_command(command)
     report = out / f"{cell}.{name}.report.json"
     # Each launch its own port: others run beside it.
     launcher = ["deepspeed", "--master_port", str(_free_port())] if gpus > 1 else [sys.executable]
@@ -150,7 +147,7 @@ def _run(
     done = subprocess.run(words, check=False, env=os.environ | environment)
     if done.returncode:
         raise ValueError(f"cell {cell}: {shlex.join(words)} ended with status {done.returncode}")
-    return {name: json.loads(report.read_text())} if report.is_file() else {}
+    return {} if name is None else {name: json.loads(report.read_text())}
 
 
 def _free_port() -> int:
