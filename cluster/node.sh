@@ -21,11 +21,11 @@ if (( nnodes > 1 )) && [[ -z "${MASTER_ADDR:-}" ]]; then
   exit 2
 fi
 
-# exec: a signal from the job system reaches torchrun, which ends its processes.
+# exec: a signal from the job system reaches torchrun, which ends its processes. After -- nothing is an option of its own.
 exec torchrun \
   --nnodes "$nnodes" \
   --node-rank "${NODE_RANK:-${SLURM_NODEID:-0}}" \
   --nproc-per-node "${NPROC_PER_NODE:-auto}" \
   --master-addr "${MASTER_ADDR:-127.0.0.1}" \
   --master-port "${MASTER_PORT:-29500}" \
-  "${STOA_ENTRY:-train.py}" "$@"
+  -- "${STOA_ENTRY:-train.py}" "$@"

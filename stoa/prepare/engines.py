@@ -50,7 +50,9 @@ def _run_ray(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardCounts]:
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise ValueError("--engine ray needs Ray, which is not installed: pip install stoa[ray]") from None
+        raise ValueError(
+            "--engine ray needs Ray, which is not installed: pip install '.[ray]' in the checkout"
+        ) from None
     ours = not ray.is_initialized()
     if ours:
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False)

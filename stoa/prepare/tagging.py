@@ -66,7 +66,9 @@ class Tagger:
         except ModuleNotFoundError as error:
             if error.name != "spacy":
                 raise
-            raise ValueError("tagging captions needs spaCy, which is not installed: pip install stoa[tag]") from None
+            raise ValueError(
+                "tagging captions needs spaCy, which is not installed: pip install '.[tag]' in the checkout"
+            ) from None
         name = os.fspath(name)
         installed = spacy.util.get_installed_models()
         if name not in installed and not Path(name).exists():

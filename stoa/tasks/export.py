@@ -141,7 +141,7 @@ def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> l
         ValueError: ONNX is wanted and its packages are not there.
     """
     if onnx and importlib.util.find_spec("onnxscript") is None:
-        raise ValueError("ONNX needs two more packages: pip install 'stoa[onnx]'")
+        raise ValueError("ONNX needs two more packages: pip install '.[onnx]' in the checkout")
     folder.mkdir(parents=True, exist_ok=True)
     config, clip = trained.model.config, trained.model.clip
     frames = torch.zeros(2, config.num_frames, 3, trained.side, trained.side, dtype=torch.uint8)

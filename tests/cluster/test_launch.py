@@ -22,7 +22,7 @@ with open(os.path.join(os.environ["RESULTS"], f"rank{dist.get_rank()}"), "w") as
     file.write(line)
 dist.destroy_process_group()
 """
-EXPECTED = [f"rank {rank} of 2 sum 3 arguments ['--recipe', 'a b.yaml']" for rank in (0, 1)]
+EXPECTED = [f"rank {rank} of 2 sum 3 arguments ['--run', 'a b.yaml']" for rank in (0, 1)]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def start(script: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        ["bash", str(script), *arguments, "--recipe", "a b.yaml"],
+        ["bash", str(script), *arguments, "--run", "a b.yaml"],  # which torchrun must not take for its --run-path
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -312,7 +312,7 @@ def test_h264_without_a_gpu_is_one_clear_error_and_no_replacement(tmp_path):
 
 def test_a_missing_dali_is_told_before_anything_is_read(webm, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    with pytest.raises(ValueError, match=r"data.decoder is 'dali', which is not installed: pip install 'stoa\[dali-cu"):
+    with pytest.raises(ValueError, match=r"data.decoder is 'dali', which is not installed: pip install '\.\[dali-cu"):
         build_loader(
             DataConfig(decoder="dali", num_workers=0),
             FileClips([ClipRow("a", "absent.mp4", (Caption("a"),))], webm),

@@ -241,7 +241,7 @@ def test_a_broken_pipeline_is_named(tmp_path):
 
 def test_missing_spacy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(ValueError, match=r"needs spaCy, which is not installed: pip install stoa\[tag\]"):
+    with pytest.raises(ValueError, match=r"needs spaCy, which is not installed: pip install '\.\[tag\]'"):
         Tagger.load("en_core_web_sm")
 
 

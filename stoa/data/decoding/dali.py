@@ -184,5 +184,7 @@ def _import_dali() -> Any:
         import nvidia.dali.types
     except ImportError:
         extra = "dali-cu12" if (torch.version.cuda or "").startswith("12.") else "dali-cu13"
-        raise ValueError(f"data.decoder is 'dali', which is not installed: pip install 'stoa[{extra}]'") from None
+        raise ValueError(
+            f"data.decoder is 'dali', which is not installed: pip install '.[{extra}]' in the checkout"
+        ) from None
     return nvidia.dali

