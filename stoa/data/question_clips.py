@@ -17,28 +17,17 @@ class QuestionClips(SomeClips):
 
     Args:
         clips: that questions are about.
-        questions: to ask; those about no clip of these are left out, and counted.
+        questions: to ask, each about one of these.
         answers: class by class, for a model that chooses one; none for a model that says its answer.
-
-    Attributes:
-        missing: questions whose clip is not there.
-
-    Raises:
-        ValueError: no question is about any of the clips.
     """
 
     def __init__(self, clips: Clips, questions: Sequence[QuestionRow], answers: Sequence[str] | None) -> None:
         place = {clip: index for index, clip in enumerate(clips.ids())}
-        asked = [question for question in questions if question.clip in place]
-        if not asked:
-            first = f" (the first is about {questions[0].clip!r})" if questions else ""
-            raise ValueError(f"none of the {len(questions)} questions is about one of the {len(place)} clips{first}")
-        self.missing = len(questions) - len(asked)
-        super().__init__(clips, [place[question.clip] for question in asked])
+        super().__init__(clips, [place[question.clip] for question in questions])
         classes = {} if answers is None else {answer: number for number, answer in enumerate(answers)}
         self._prompts = [
             Prompt(q.question, answer=q.answer if answers is None else "", target=classes.get(q.answer, -1))
-            for q in asked
+            for q in questions
         ]
 
     @property

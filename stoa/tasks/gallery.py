@@ -36,7 +36,6 @@ class Gallery:
             stay on the CPU: those of MSR-VTT's 59,800 captions take 4 GB.
         noun_QL, noun_labels_QL: bool, the last token of each noun; its class or -1.
         video_of_text_Q: index of each caption's video.
-        unreadable: (id, reason) of the videos left out.
     """
 
     ids: list[str]
@@ -54,7 +53,6 @@ class Gallery:
     noun_QL: torch.Tensor
     noun_labels_QL: torch.Tensor
     video_of_text_Q: torch.Tensor
-    unreadable: list[tuple[str, str]]
 
     def tokens_of_texts(self, texts: torch.Tensor) -> torch.Tensor:
         """(..., L, d) of the captions with these numbers, on the device of the numbers."""
@@ -124,7 +122,6 @@ def encode_galleries(models: Sequence[TrainedModel], videos: VideoReader) -> lis
                 noun_QL=stack(e.noun_mask_L & e.word_end_L for e in encoded),
                 noun_labels_QL=stack(e.noun_labels_L for e in encoded),
                 video_of_text_Q=stack(np.array(video) for video, _ in captions),
-                unreadable=list(videos.unreadable),
             )
         )
     return galleries

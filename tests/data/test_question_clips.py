@@ -30,12 +30,12 @@ def ask(clip: str, question: str, answer: str) -> QuestionRow:
     return QuestionRow(f"{clip}-{question}", clip, question, answer, "what")
 
 
-QUESTIONS = [ask("b", "what spins?", "star"), ask("a", "what grows?", "red heart"), ask("c", "who?", "star")]
+QUESTIONS = [ask("b", "what spins?", "star"), ask("a", "what grows?", "red heart")]
 
 
 def test_a_question_takes_the_place_of_the_caption(clips):
     asked = QuestionClips(clips, QUESTIONS, ["star", "red heart"])
-    assert (len(asked), asked.missing, asked.ids()) == (2, 1, ["b", "a"])
+    assert (len(asked), asked.ids()) == (2, ["b", "a"])
     batch = collate([ClipDataset(asked, SHAPE, seed=0).load(i) for i in range(2)]).batch
     expected = [encode_caption(Caption(q.question), 12) for q in QUESTIONS[:2]]
     np.testing.assert_array_equal(batch.tokens_BL, np.stack([e.tokens_L for e in expected]))
@@ -79,14 +79,10 @@ def test_the_fingerprint_tells_questions_answers_and_clips(clips):
     assert QuestionClips(clips, QUESTIONS, ["star"]).fingerprint in prints
 
 
-def test_questions_about_other_clips_alone_are_an_error(clips):
-    with pytest.raises(ValueError, match=r"none of the 1 questions is about one of the 2 clips \(the first .* 'c'\)"):
-        QuestionClips(clips, QUESTIONS[2:], None)
-
-
 def test_answers_are_counted():
-    assert answer_classes(QUESTIONS) == ["star", "red heart"]
-    assert answer_classes(QUESTIONS, 1) == ["star"]
+    questions = [*QUESTIONS[::-1], ask("c", "who?", "star")]
+    assert answer_classes(questions) == ["star", "red heart"]
+    assert answer_classes(questions, 1) == ["star"]
     assert answer_classes([ask("a", "?", x) for x in "cbacb"]) == ["b", "c", "a"]
 
 
