@@ -75,7 +75,7 @@ class ShardClips:
     @property
     def left_out(self) -> int:
         """Clips of what it was made of, of all splits, that it lacks: without a caption, or not to be decoded."""
-        return int(self._store.get("left_out", 0))
+        return int(self._store["left_out"])
 
     @property
     def fingerprint(self) -> str:

@@ -113,7 +113,7 @@ def chosen(folder: Path) -> Path | None:
     """The checkpoint that validation has chosen, or ``None``. A damaged one is named and set aside."""
     found, problems = _newest_sound(folder)
     if found is None and problems:
-        print(f"checkpoint {'; '.join(problems)}; the next validation chooses anew", flush=True)
+        print(f"checkpoint {'; '.join(problems)}; validation chooses anew", flush=True)
         for path in _steps(folder):
             _rename(path, _DAMAGED)
     return found
