@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from stoa.models.layers import at_least_fp32, exact_product
+from stoa.models.layers import at_least_fp32, attention, exact_product
 
 EdgeMode = Literal["multiply", "log_bias", "mask_only"]
 
@@ -92,5 +92,5 @@ def graph_attention(
             logits_BHPK = torch.addcmul(bias_B1PK, q_BHPD @ k_BHKD.transpose(2, 3), weight_B1PK)
             out.append(logits_BHPK.softmax(dim=-1) @ v_BHKD)
         else:
-            out.append(F.scaled_dot_product_attention(q_BHPD, k_BHKD, v_BHKD, attn_mask=bias_B1PK, scale=1.0))
+            out.append(attention(q_BHPD, k_BHKD, v_BHKD, attn_mask=bias_B1PK, scale=1.0))
     return torch.stack(out, dim=2)

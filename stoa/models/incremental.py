@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from stoa.models.layers import Attend, at_least_fp32
+from stoa.models.layers import Attend, at_least_fp32, attention
 from stoa.models.video_language import VideoFeatures, VideoLanguageModel
 
 PlmForm = Literal["one_pass", "two_stream"]
@@ -30,7 +30,7 @@ class KeyValueCache:
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             room = (0, 0, 0, capacity - k.shape[2])
             self.keys, self.values = F.pad(k, room), F.pad(v, room)
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask_RSS[:, None])
+            return attention(q, k, v, attn_mask=mask_RSS[:, None])
 
         return attend
 
@@ -41,7 +41,7 @@ class KeyValueCache:
             rows_R1 = torch.arange(len(q), device=q.device)[:, None]
             self.keys[rows_R1, :, slots_RQ] = k.transpose(1, 2)
             self.values[rows_R1, :, slots_RQ] = v.transpose(1, 2)
-            return F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=mask_RQS[:, None])
+            return attention(q, self.keys, self.values, attn_mask=mask_RQS[:, None])
 
         return attend
 

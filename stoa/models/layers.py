@@ -21,18 +21,31 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Rows = Callable[[torch.Tensor], torch.Tensor]
 """(B, S, w) -> (B, Q, w): the rows that are wanted of a sequence."""
 
-full: Attend = F.scaled_dot_product_attention
-causal: Attend = partial(F.scaled_dot_product_attention, is_causal=True)
-
-
 POSITION_SCALE = 0.3
 """Root mean square of new position and type embeddings, added to tokens whose own is 1. Much smaller ones (CLIP's 0.01,
 next to tokens of the joint space) hide the order of frames and words for thousands of steps."""
 
 
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attn_mask: torch.Tensor | None = None, **how: Any
+) -> torch.Tensor:
+    """:func:`torch.nn.functional.scaled_dot_product_attention`, on a CPU in fp32 where the arguments are in half
+    precision: the gradient of torch's own takes several times as long there."""
+    if q.device.type != "cpu" or q.dtype not in (torch.float16, torch.bfloat16):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **how)
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.float()
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=attn_mask, **how).to(q.dtype)
+
+
+full: Attend = attention
+causal: Attend = partial(attention, is_causal=True)
+
+
 def masked(mask: torch.Tensor) -> Attend:
     """``mask`` is bool, broadcastable to (B, H, Q, S); True lets a query (row) see a key (column)."""
-    return partial(F.scaled_dot_product_attention, attn_mask=mask)
+    return partial(attention, attn_mask=mask)
 
 
 def coordinate_mlp(width: int, *, weight_std: float, most_bias: float) -> nn.Sequential:

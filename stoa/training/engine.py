@@ -124,14 +124,11 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
     return changed, f"fp16 needs a GPU and this machine has none: training in fp32 on {device.type}"
 
 
-def choose_attention(config: dict[str, Any], device: torch.device) -> None:
-    """Of torch's attentions, those that serve the device and the precision."""
+def choose_attention(device: torch.device) -> None:
+    """Of torch's attentions, those that serve the device."""
     if device.type == "cuda":
         # cuDNN's, torch's first choice on H100 and H200, gives NaN gradients for some lengths (pytorch#196678).
         torch.backends.cuda.enable_cudnn_sdp(False)
-    elif config.get("bf16", {}).get("enabled") or _autocast(config.get("torch_autocast", {})):
-        # The backward pass of the fused one takes five to ten times as long as that of the plain one in bf16.
-        torch.backends.cuda.enable_flash_sdp(False)
 
 
 def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:

@@ -60,7 +60,7 @@ def join(training: TrainingConfig, deepspeed_config: str) -> Process:
     ds_config, changed = ds.fit_precision(ds_config, device)
     if changed is not None:
         console.say(changed)
-    ds.choose_attention(ds_config, device)
+    ds.choose_attention(device)
     torch.manual_seed(training.seed)
     return Process(ds_config, device, console, Ledger(Path(training.output_dir) / "ledger.jsonl"))
 
