@@ -22,7 +22,7 @@ from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.matching import evaluate_matching
 from stoa.tasks.metrics.answers import answer_accuracy
-from stoa.tasks.metrics.captions import require_scorers, score_captions
+from stoa.tasks.metrics.captions import CaptionScores, require_scorers, score_captions
 from stoa.tasks.metrics.ranking import chance_metrics
 from stoa.tasks.protocol import data_card, protocol_card
 from stoa.tasks.retrieval import RetrievalScores, evaluate_hard_set, retrieval_scores
@@ -114,9 +114,16 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    task: Task, trained: TrainedModel, abilities: Abilities, config: EvaluationConfig, clips: Clips | None = None
+    task: Task,
+    trained: TrainedModel,
+    abilities: Abilities,
+    config: EvaluationConfig,
+    clips: Clips | None = None,
+    *,
+    meteor: bool = True,
 ) -> Evaluation:
-    """Evaluate a model on a task, over the clips of the configuration's split or a part of them.
+    """Evaluate a model on a task, over the clips of the configuration's split or a part of them; of captions METEOR
+    may be left out.
 
     Raises:
         ValueError: the manifest or the questions are wrong, none of the videos can be read, the model lacks what the
@@ -127,7 +134,7 @@ def evaluate(
     if task == "retrieval":
         return _retrieval(trained, abilities, clips, config)
     if task == "captioning":
-        return _captioning(trained, abilities, clips, config)
+        return _captioning(trained, abilities, clips, config, meteor)
     return _answering(task, trained, abilities, clips, config)
 
 
@@ -205,21 +212,26 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
     return Evaluation(report, headline, scores=(scores["trained"], gallery))
 
 
-def _captioning(trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig) -> Evaluation:
+def _captioning(
+    trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig, meteor: bool
+) -> Evaluation:
     require_scorers()
     _require_words("captioning", abilities)
     videos = _reader(trained, clips, config)
     predictions = caption_videos(trained, videos, config.generation, abilities.plm_form)
     card = _card(trained, videos, config, **_search(config.generation), metrics=METRICS)
     unreadable = dict(videos.unreadable)
-    report = {"captioning": _score_captions(predictions, clips, unreadable), "unreadable": unreadable, "protocol": card}
-    return Evaluation(report, report["captioning"].cider, predictions)
+    scores = _score_captions(predictions, clips, unreadable, meteor=meteor)
+    report = {"captioning": scores, "unreadable": unreadable, "protocol": card}
+    return Evaluation(report, scores.cider, predictions)
 
 
-def _score_captions(predictions: Mapping[str, str], clips: Clips, unreadable: Mapping[str, str]) -> Any:
+def _score_captions(
+    predictions: Mapping[str, str], clips: Clips, unreadable: Mapping[str, str], *, meteor: bool = True
+) -> CaptionScores:
     rows = [clips.row(index) for index, id in enumerate(clips.ids()) if id not in unreadable]
     references = {row.id: [caption.text for caption in row.captions] for row in rows}
-    return score_captions(predictions, references)
+    return score_captions(predictions, references, meteor=meteor)
 
 
 def _answering(

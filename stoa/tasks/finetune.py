@@ -267,7 +267,7 @@ def _validation(
     @torch.no_grad()
     def score(model: VideoLanguageModel) -> float:
         trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
-        return from_first_rank(lambda: headline(evaluate(task, trained, abilities, evaluation, clips)))
+        return from_first_rank(lambda: headline(evaluate(task, trained, abilities, evaluation, clips, meteor=False)))
 
     def headline(found: Evaluation) -> float:
         unreadable = found.report["unreadable"]

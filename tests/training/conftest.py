@@ -1,12 +1,10 @@
 """A small data set, and train.py started on it."""
 
-import subprocess
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from launch import start_training
+from launch import Program, start_training
 
 from stoa.synthetic import SynthConfig, build_data_set
 
@@ -21,6 +19,14 @@ def data_set(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def start(data_set, tmp_path) -> Callable[..., subprocess.Popen]:
+def start(data_set, tmp_path) -> Iterator[Callable[..., Program]]:
     """Start train.py; see :func:`start_training`."""
-    return partial(start_training, data_set, tmp_path)
+    started = []
+
+    def start(*arguments, **settings) -> Program:
+        started.append(start_training(data_set, tmp_path, *arguments, **settings))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()

@@ -1,4 +1,4 @@
-"""train.py with a fault planted in one step: ``faulty_worker.py gradient|log STEP ...``."""
+"""train.py with a fault planted in one step: ``faulty_worker.py gradient|log|error STEP ...``."""
 
 import errno
 import itertools
@@ -13,6 +13,7 @@ import train  # noqa: E402
 from stoa.cli._errors import run_and_leave  # noqa: E402
 from stoa.training import run  # noqa: E402
 from stoa.training.metrics import MetricsLog  # noqa: E402
+from stoa.training.trainer import Trainer  # noqa: E402
 
 
 def plant_gradient(planted_step: int) -> None:
@@ -40,6 +41,18 @@ def plant_log(planted_step: int) -> None:
     MetricsLog.write = planted
 
 
+def plant_error(planted_step: int) -> None:
+    """An error of ours."""
+    train_step, steps = Trainer._train_step, itertools.count(1)
+
+    def planted(self, batches):
+        if next(steps) == planted_step:
+            raise RuntimeError("planted")
+        return train_step(self, batches)
+
+    Trainer._train_step = planted
+
+
 if __name__ == "__main__":
-    {"gradient": plant_gradient, "log": plant_log}[sys.argv.pop(1)](int(sys.argv.pop(1)))
+    {"gradient": plant_gradient, "log": plant_log, "error": plant_error}[sys.argv.pop(1)](int(sys.argv.pop(1)))
     run_and_leave(train.main)

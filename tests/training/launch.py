@@ -1,13 +1,123 @@
-"""Runs of train.py as processes of their own."""
+"""Runs of train.py and of the ``stoa`` command as processes of their own."""
+
+from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parent.parent.parent
+WORKER = str(Path(__file__).parent / "faulty_worker.py")
+
+# A process that is forked from one that has imported these starts in a third of the time.
+_FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["deepspeed", "stoa.training.run", "stoa.tasks.finetune"])
+
+
+class Program:
+    """A program that runs beside the tests, in the root of the repository and in a session of its own.
+
+    Args:
+        command: what to run; of ``forked``, a file of Python or ``-m`` and a module, with arguments.
+        folder: for the files that its output goes to.
+        forked: not from a fresh interpreter. What Python reads from the environment at its start, it has read before.
+        environment: added to that of the tests.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, *, forked: bool = True, **environment: str) -> None:
+        (out, self._out), (err, self._err) = (tempfile.mkstemp(dir=folder, suffix=name) for name in (".out", ".err"))
+        settings = {**os.environ, "MASTER_PORT": str(free_port()), **environment}
+        if forked:
+            self._forked = _FORKED.Process(target=_run, args=(command, settings, self._out, self._err))
+            self._forked.start()
+        else:
+            self._forked = None
+            self._process = subprocess.Popen(
+                command, stdout=out, stderr=err, env=settings, cwd=ROOT, start_new_session=True
+            )
+        os.close(out)
+        os.close(err)
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid if self._forked is None else self._forked.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def code(self) -> int | None:
+        """Exit status, once it has ended."""
+        return self._process.poll() if self._forked is None else self._forked.exitcode
+
+    @property
+    def output(self) -> tuple[str, str]:
+        """What it has written until now, of either kind."""
+        return Path(self._out).read_text(), Path(self._err).read_text()
+
+    def lines(self) -> Iterator[str]:
+        """Lines of its output as they come, until it ends."""
+        with open(self._out) as file:
+            line = ""
+            while self.code is None:
+                line += file.readline()
+                if line.endswith("\n"):
+                    yield line
+                    line = ""
+                else:
+                    time.sleep(0.002)
+            yield from (line + file.read()).splitlines(keepends=True)
+
+    def wait(self, seconds: float = 200) -> None:
+        """Until it ends; it is killed when the time is over."""
+        deadline = time.monotonic() + seconds
+        while self.code is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"did not end in {seconds} s\n{self.output}")
+            time.sleep(0.005)
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def children(self) -> list[psutil.Process]:
+        """Processes that it has started, and those that these have."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def kill(self) -> None:
+        """SIGKILL it and what it has started: torchrun's processes are in sessions of their own."""
+        if self.code is None:
+            for victim in [*self.children(), psutil.Process(self.pid)]:
+                victim.kill()
+            self.wait()
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
+    os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # the program's own, not this process's
+    for path, descriptor in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    if command[0] == "-m":
+        sys.argv = list(command[1:])
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = list(command)
+        sys.path.insert(0, str(ROOT))
+        runpy.run_path(command[0], run_name="__main__")
 
 
 def start_training(
@@ -20,9 +130,11 @@ def start_training(
     bf16: bool = False,
     stage: int = 1,
     program: tuple[str, ...] = ("train.py",),
-) -> subprocess.Popen:
+    fresh: bool = False,
+) -> Program:
     """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
-    ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own."""
+    ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own,
+    ``fresh`` from an interpreter that reads the environment."""
     ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
     values = {
         "train_micro_batch_size_per_gpu": 8 // processes,
@@ -31,7 +143,7 @@ def start_training(
         "bf16": {"enabled": bf16},
     }
     ds_config.write_text(json.dumps(values))
-    launcher = [sys.executable, *program] if processes == 1 else ["cluster/node.sh"]
+    launcher = [*([sys.executable] if fresh else []), *program] if processes == 1 else ["cluster/node.sh"]
     command = [
         *(*launcher, "--deepspeed_config", str(ds_config)),
         *("--recipe", "recipes/demo.yaml"),
@@ -41,16 +153,7 @@ def start_training(
         *("--training.max_steps", "10", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),
         *("--training.tensorboard", "false", "--data.num_workers", "0", *arguments),
     ]
-    settings = {**os.environ, "NPROC_PER_NODE": str(processes), "MASTER_PORT": str(free_port())}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=settings,
-        cwd=ROOT,
-        start_new_session=True,
-    )
+    return Program(command, folder, forked=processes == 1 and not fresh, NPROC_PER_NODE=str(processes))
 
 
 def free_port() -> int:
@@ -59,8 +162,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def finish(process: subprocess.Popen, *, code: int = 0) -> tuple[str, str]:
+def finish(program: Program, *, code: int = 0) -> tuple[str, str]:
     """Output and errors of a run that must end with ``code``."""
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-2000:]}\n{err[-3000:]}"
+    program.wait()
+    out, err = program.output
+    assert program.code == code, f"exit {program.code}\n{out[-2000:]}\n{err[-3000:]}"
     return out, err

@@ -2,15 +2,12 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from factories import gray_frames, write_video
-from launch import ROOT, finish, free_port
+from launch import WORKER, finish
 
 from stoa.detections import Detections
 from stoa.training.metrics import read_metrics
@@ -55,33 +52,11 @@ def test_bad_clips_and_captions_do_not_stop_a_run(start, data_set, tmp_path):
     assert counted == sum(e["event"] == "replaced" for e in events)
 
 
-BROKEN = """
-import runpy, sys
-from stoa.training.trainer import Trainer
-def step(self, batches):
-    next(batches)
-    raise RuntimeError("planted")
-Trainer._train_step = step
-sys.argv[0] = "train.py"
-runpy.run_path("train.py", run_name="__main__")
-"""
-
-
-def test_an_error_of_ours_ends_the_process_whatever_its_loaders_do(data_set, tmp_path):
-    ds_config = tmp_path / "ds.json"
-    ds_config.write_text('{"train_micro_batch_size_per_gpu": 8}')
-    given = [
-        *("--deepspeed_config", str(ds_config), "--recipe", "recipes/demo.yaml", "--model.num_frames", "3"),
-        *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--training.max_steps", "9"),
-        *("--data.manifest", str(data_set / "manifest.jsonl"), "--data.num_workers", "1"),
-        *("--training.output_dir", str(tmp_path / "run")),
-    ]
-    settings = {**os.environ, "MASTER_PORT": str(free_port()), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", BROKEN, *given], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.rstrip().endswith("RuntimeError: planted")
+@pytest.mark.dist
+def test_an_error_of_ours_ends_the_process_whatever_its_loaders_do(start, tmp_path):
+    program = start(tmp_path / "run", "--data.num_workers", "1", program=(WORKER, "error", "2"))
+    _, err = finish(program, code=1)
+    assert err.rstrip().endswith("RuntimeError: planted")
 
 
 @pytest.mark.dist
@@ -109,10 +84,8 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
         "0",
     )
     process = start(run, *arguments, manifest=manifest)
-    for line in process.stdout:
-        if line.startswith("step 5/"):
-            videos.rename(videos.with_name("away"))
-            break
+    next(line for line in process.lines() if line.startswith("step 5/"))
+    videos.rename(videos.with_name("away"))
     _, err = finish(process, code=2)
     assert err.strip().splitlines()[-1].startswith("train.py: clip 'train_")
     assert "16 replacements could not be read" in err

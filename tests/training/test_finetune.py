@@ -1,17 +1,14 @@
 """From a pre-trained run to a model chosen on validation, and what evaluating it says. Each as a user calls it."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from launch import ROOT, finish, free_port, start_training
+from launch import ROOT, Program, finish, start_training
 
 from stoa.cli import finetune as cli
 from stoa.cli import main
@@ -50,10 +47,9 @@ def test_a_backbone_that_was_frozen_stays_frozen(data_set, tmp_path):
     out, _ = finish(start_training(data_set, tmp_path, tmp_path / "run", *frozen, *late))
     assert "2 of 2 vision blocks stay as they are" in out
     assert "objectives.csal.from_step is 2 and the run ends at step 2: VTC keeps the own pairs" in out
-    done = finetune(tmp_path, data_set, tmp_path / "run", "retrieval", more=("--epochs", "0.5"))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 of 2 vision blocks stay as they are" in done.stdout
-    assert "warmup_steps is 20 and the run ends at step 3: the learning rates rise to 15% of their" in done.stdout
+    out, _ = finetune(tmp_path, data_set, tmp_path / "run", "retrieval", more=("--epochs", "0.5"))
+    assert "2 of 2 vision blocks stay as they are" in out
+    assert "warmup_steps is 20 and the run ends at step 3: the learning rates rise to 15% of their" in out
     before, after = (checkpoint.read_weights(checkpoint.find(tmp_path / run))[0] for run in ("run", "retrieval"))
     same = {name for name, value in before.items() if name in after and torch.equal(value, after[name])}
     assert same >= {name for name in before if name.startswith("clip.visual.")}
@@ -80,40 +76,35 @@ def arguments_of(tmp_path, data_set, run, task) -> list[str]:
     ]
 
 
-def finetune(*where, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "stoa.cli", *arguments_of(*where), *more]
-    settings = {**os.environ, "MASTER_PORT": str(free_port())}
-    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=250)
+def finetune(tmp_path, *what, more: tuple[str, ...] = (), code: int = 0) -> tuple[str, str]:
+    """Output and errors of the command, which must end with ``code``."""
+    return finish(Program(["-m", "stoa.cli", *arguments_of(tmp_path, *what), *more], tmp_path), code=code)
 
 
 def is_already_done(again, output):
-    assert "is already trained to step 12; nothing to do (raise epochs or choose another" in again().stdout
+    assert "is already trained to step 12; nothing to do (raise epochs or choose another" in again()[0]
 
 
 def is_validated_where_it_was_ended(again, output):
     """Ended between its last checkpoint and what validation says of that."""
     log = output / METRICS_FILE
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
-    done = again()
-    assert re.search(r"resuming from .*step-00000012 at step 12\n.*\nvalidation at step 12: ", done.stdout)
+    out, _ = again()
+    assert re.search(r"resuming from .*step-00000012 at step 12\n.*\nvalidation at step 12: ", out)
     assert [r["step"] for r in read_metrics(log) if "validation" in r] == [6, 12]
-    assert "is already trained to step" in again().stdout
+    assert "is already trained to step" in again()[0]
 
 
 def is_refused_from_another_run(again, output):
-    done = again("--run", str(output))
-    assert done.returncode == 2
-    assert re.search(
-        r"is of another fine-tuning: fine-tuning.run \(sha256 of its weights\) is '\w+' there", done.stderr
-    )
+    _, err = again("--run", str(output), code=2)
+    assert re.search(r"is of another fine-tuning: fine-tuning.run \(sha256 of its weights\) is '\w+' there", err)
 
 
 def is_begun_again_without_its_checkpoints(again, output):
     """The weights that the earlier training chose are not taken for the new one's."""
     shutil.rmtree(output / "checkpoints")
     (before,) = (output / "best").iterdir()
-    done = again("--epochs", "1")
-    assert done.returncode == 0 and "(best" not in done.stdout
+    assert "(best" not in again("--epochs", "1")[0]
     assert {path.name for path in (output / "best").iterdir()} == {f"{before.name}.earlier", "step-00000012"}
 
 
@@ -127,10 +118,9 @@ def is_begun_again_without_its_checkpoints(again, output):
     ],
 )
 def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
-    done = finetune(tmp_path, data_set, pretrained, task)
-    assert done.returncode == 0, done.stderr[-3000:]
+    out, _ = finetune(tmp_path, data_set, pretrained, task)
     output, name = tmp_path / task, "answering" if task.startswith("answering") else task
-    assert f"{name}: starts from {checkpoint.find(pretrained)}, step 2" in done.stdout
+    assert f"{name}: starts from {checkpoint.find(pretrained)}, step 2" in out
 
     scores = [r["validation"] for r in read_metrics(output / "metrics.jsonl") if "validation" in r]
     assert len(scores) == 2  # one an epoch
@@ -156,7 +146,10 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     assert report["protocol"]["weights sha256"] == checkpoint.read_weights(best)[1]
     assert "protocol" in capsys.readouterr().out
 
-    called_again(lambda *more: finetune(tmp_path, data_set, pretrained, task, more=more), output)
+    def again(*more: str, code: int = 0) -> tuple[str, str]:
+        return finetune(tmp_path, data_set, pretrained, task, more=more, code=code)
+
+    called_again(again, output)
 
 
 def test_a_graph_answers_questions(data_set, tmp_path):
@@ -164,8 +157,7 @@ def test_a_graph_answers_questions(data_set, tmp_path):
     graph = ("--model.graph.layers", "1", "--training.optim.frozen_vision_blocks", "2", "--training.max_steps", "2")
     finish(start_training(data_set, tmp_path, tmp_path / "run", *graph))
     more = ("--epochs", "0.5", "--num_frames", "5")
-    done = finetune(tmp_path, data_set, tmp_path / "run", "answering", more=more)
-    assert done.returncode == 0, done.stderr[-2000:]
+    finetune(tmp_path, data_set, tmp_path / "run", "answering", more=more)
     command = ["--run", str(tmp_path / "answering"), "--manifest", str(data_set / "manifest.jsonl"), "--split", "val"]
     out = tmp_path / "r.json"
     assert main(["evaluate", *command, "--questions", str(data_set / "qa"), "--out", str(out)]) == 0
@@ -229,10 +221,9 @@ def test_validation_on_what_is_held_out(pretrained, data_set, tmp_path):
     rows = [replace(row, captions=2 * row.captions, video="x" * (row.id == lost) or row.video) for row in rows]
     write_manifest(data_set / "twice.jsonl", rows)
     every = ("--data.manifest", str(data_set / "twice.jsonl"), "--data.captions", "all")
-    done = finetune(tmp_path, data_set, pretrained, "retrieval", more=(*held_out, *every))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "validation at step 8:" in done.stdout  # 2 captions of (48 - 16) clips in batches of 8
-    assert f"validation is without 1 unreadable clip(s), the first '{lost}': " in done.stdout
+    out, _ = finetune(tmp_path, data_set, pretrained, "retrieval", more=(*held_out, *every))
+    assert "validation at step 8:" in out  # 2 captions of (48 - 16) clips in batches of 8
+    assert f"validation is without 1 unreadable clip(s), the first '{lost}': " in out
 
 
 def test_clips_may_be_held_out_of_training(data_set):

@@ -4,11 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from launch import finish
+from launch import WORKER, finish
 
 from stoa.training.metrics import read_metrics
-
-WORKER = str(Path(__file__).parent / "faulty_worker.py")
 
 
 def checkpoints(run: Path) -> list[str]:

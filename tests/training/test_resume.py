@@ -5,7 +5,6 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from launch import finish
@@ -32,17 +31,10 @@ def assert_same_run(a: Path, b: Path) -> None:
 def kill_when(process, path: Path) -> None:
     deadline = time.monotonic() + 120
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert process.code is None, process.output
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    kill_all(process)
-
-
-def kill_all(process) -> None:
-    """SIGKILL a run and what it has started: torchrun's processes are in sessions of their own."""
-    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
-        victim.kill()
-    process.communicate()
+    process.kill()
 
 
 @pytest.mark.dist
@@ -133,10 +125,8 @@ def test_two_processes_train_as_one_and_resume(start, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_signal_ends_a_run_saved(start, tmp_path, number):
     process = start(tmp_path, "--training.max_steps", "100000", "--training.save_every", "100000")
-    for line in process.stdout:
-        if line.startswith("step 3/"):
-            process.send_signal(number)
-            break
+    next(line for line in process.lines() if line.startswith("step 3/"))
+    process.signal(number)
     _, err = finish(process, code=130)
     (saved,) = (tmp_path / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))
@@ -150,14 +140,13 @@ def test_sigterm_ends_several_processes_saved(start, tmp_path):
     """torchrun sends it to a whole group, loader processes included; Slurm has sent one before."""
     endless = ("--training.max_steps", "100000", "--training.save_every", "100000", "--data.num_workers", "1")
     process = start(tmp_path, *endless, processes=2)
-    for line in process.stdout:
-        if line.startswith("step 3/"):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGTERM)
-            break
-    _, err = process.communicate(timeout=200)
-    assert process.returncode != 0
+    next(line for line in process.lines() if line.startswith("step 3/"))
+    for child in process.children():
+        child.send_signal(signal.SIGTERM)
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert process.code != 0
+    _, err = process.output
     (saved,) = (tmp_path / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))
     assert step >= 3 and f"interrupted, saved at step {step}; the same command goes on from there" in err
@@ -186,11 +175,11 @@ def test_killed_at_random_moments(start, tmp_path):
         before = set((killed / "checkpoints").glob("*"))
         process = start(killed, "--training.save_every", "1")
         # Every run gets at least to its first save, so it goes forward on a machine of any speed.
-        while not set((killed / "checkpoints").glob("*")) - before and process.poll() is None:
+        while not set((killed / "checkpoints").glob("*")) - before and process.code is None:
             time.sleep(0.002)
         time.sleep(rng.uniform(0.0, 0.3))
-        kills += process.poll() is None
-        kill_all(process)
+        kills += process.code is None
+        process.kill()
     finish(start(killed, "--training.save_every", "1"))
     assert kills > 2
     assert_same_run(straight, killed)

@@ -20,13 +20,13 @@ _UTF8 = "C.UTF-8"  # before Java 18 the locale decides how text is encoded
 @dataclass(frozen=True, slots=True)
 class CaptionScores:
     """Over ``num_clips`` clips, each in its usual unit: all but CIDEr in 0..1, CIDEr in 0..10. ``cider_of`` is that of
-    each clip."""
+    each clip; METEOR is missing where it was not asked for."""
 
     bleu1: float
     bleu2: float
     bleu3: float
     bleu4: float
-    meteor: float
+    meteor: float | None
     rouge_l: float
     cider: float
     num_clips: int
@@ -39,12 +39,15 @@ class CaptionScores:
         return out
 
 
-def score_captions(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
+def score_captions(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], *, meteor: bool = True
+) -> CaptionScores:
     """Score one caption a clip against its references.
 
     Args:
         predictions: by clip. An empty one scores 0 on every count.
         references: by clip, one at least each.
+        meteor: METEOR too, which takes longer to start than all the others to compute.
 
     Raises:
         ValueError: clips differ between the two, a clip has no reference, or pycocoevalcap or Java is not there.
@@ -62,18 +65,18 @@ def score_captions(predictions: Mapping[str, str], references: Mapping[str, Sequ
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
 
-        said = _tokenize(references)
-        ours = _tokenize({clip: [predictions[clip]] for clip in references})
+        both = _tokenize({clip: [predictions[clip], *captions] for clip, captions in references.items()})
+        ours, said = ({clip: texts[part] for clip, texts in both.items()} for part in (slice(1), slice(1, None)))
         (bleu1, bleu2, bleu3, bleu4), _ = Bleu(4).compute_score(said, ours, verbose=0)
         rouge_l, _ = Rouge().compute_score(said, ours)
         cider, cider_of = Cider().compute_score(said, ours)
-        meteor = _meteor(said, ours)
+        meteor_score = _meteor(said, ours) if meteor else None
     return CaptionScores(
         bleu1=float(bleu1),
         bleu2=float(bleu2),
         bleu3=float(bleu3),
         bleu4=float(bleu4),
-        meteor=meteor,
+        meteor=meteor_score,
         rouge_l=float(rouge_l),
         cider=float(cider),
         num_clips=len(said),
