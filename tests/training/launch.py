@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 
 ROOT = Path(__file__).parent.parent.parent
 WORKER = str(Path(__file__).parent / "faulty_worker.py")
@@ -28,15 +29,17 @@ class Program:
     """A program that runs beside the tests, in the root of the repository and in a session of its own.
 
     Args:
-        command: what to run; of ``forked``, a file of Python or ``-m`` and a module, with arguments.
+        command: what to run; ``forked``, a file of Python or ``-m`` and a module, with arguments.
         folder: for the files that its output goes to.
-        forked: not from a fresh interpreter. What Python reads from the environment at its start, it has read before.
+        forked: from a process that has imported torch. What Python reads when it starts is then of an earlier time.
         environment: added to that of the tests.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, *, forked: bool = True, **environment: str) -> None:
         (out, self._out), (err, self._err) = (tempfile.mkstemp(dir=folder, suffix=name) for name in (".out", ".err"))
         settings = {**os.environ, "MASTER_PORT": str(free_port()), **environment}
+        if forked and torch.cuda.is_available():  # which a process that is forked from one that has asked cannot use
+            command, forked = [sys.executable, *command], False
         if forked:
             self._forked = _FORKED.Process(target=_run, args=(command, settings, self._out, self._err))
             self._forked.start()
