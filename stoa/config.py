@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonargparse
 
+from stoa.arguments import recipe_first
 from stoa.data.loader import DataConfig
 from stoa.models.video_language import ModelConfig
 from stoa.objectives.total import ObjectivesConfig
@@ -25,7 +26,7 @@ class Config:
 
     Attributes:
         init: weights to start the CLIP towers from: an open_clip pretrained tag (``openai``) or a local
-            checkpoint file; none is a random start. A run's folder, or one of its checkpoints', starts all that it
+            checkpoint file; null is a random start. A run's folder, or one of its checkpoints', starts all that it
             holds, fusion encoder and heads as well.
     """
 
@@ -47,7 +48,7 @@ def run_parser() -> jsonargparse.ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--recipe", action="config", help="YAML file; later arguments override it")
+    parser.add_argument("--recipe", action="config", help="YAML file; the other options override it")
     parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
     parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
     parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
@@ -65,7 +66,7 @@ def parse_run(arguments: Sequence[str] | None, default_recipe: Path) -> tuple[Co
         ValueError: an unknown key (the message names the nearest valid one) or a bad value.
     """
     parser = run_parser()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = recipe_first(sys.argv[1:] if arguments is None else arguments)
     if not any(argument.split("=")[0] == "--recipe" for argument in arguments):
         arguments = ["--recipe", str(default_recipe), *arguments]
     try:

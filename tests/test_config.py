@@ -56,6 +56,19 @@ def test_the_command_line_overrides_the_recipe():
     assert config.objectives.vtc == 1.0
 
 
+@pytest.mark.parametrize("recipe", [["--recipe", "{}"], ["--recipe={}"]])
+def test_the_command_line_overrides_a_recipe_that_comes_after_it(recipe):
+    given = [word.format(ROOT / "recipes" / "stgt.yaml") for word in recipe]
+    config = parse("--training.max_steps", "2", "--training.output_dir", "runs/mine", *given)
+    assert (config.training.max_steps, config.training.output_dir) == (2, "runs/mine")
+    assert config.model.graph.layers == 1
+
+
+def test_recipe_without_a_file_is_one_line():
+    with pytest.raises(ValueError, match="--recipe: expected one argument"):
+        parse("--training.max_steps", "2", "--recipe")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
+from stoa.arguments import recipe_first
 from stoa.cli._errors import complain, complain_once
 
 COMMANDS = {
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False)
     module.add_arguments(parser)
     try:
-        arguments = parser.instantiate(parser.parse_args(rest))
+        arguments = parser.instantiate(parser.parse_args(recipe_first(rest)))
     except (ValueError, argparse.ArgumentError) as error:
         complain_once(f"stoa {name}", f"error: {' '.join(str(error).split())}{_hint(parser, rest)}")
         return 2

@@ -34,8 +34,8 @@ class DataConfig:
     """Where clips come from and how they are read.
 
     Attributes:
-        manifest: a ``.jsonl`` or ``.csv`` file, or a store that ``stoa prepare`` has made: its folder or URL; none
-            means Moving Shapes, generated on the spot.
+        manifest: a ``.jsonl`` or ``.csv`` file, or a store that ``stoa prepare`` has made: its folder or URL; null
+            means Moving Shapes, generated on the spot, in pre-training, and is refused in fine-tuning.
         split: clips of it to train on.
         decoder: ``auto`` is decord where it can be trusted, PyAV for the rest; ``dali`` decodes on the GPU, or on the
             CPU what it can there: frame packs, VP8, VP9 and MJPEG.

@@ -29,7 +29,7 @@ class GraphConfig:
 
     Attributes:
         layers: of the module; 0 leaves it out.
-        reach: frames on either side that a patch sees; 0 its own alone, none all.
+        reach: frames on either side that a patch sees; 0 its own alone, null all.
         threshold: least cosine of two patches that are joined by an edge.
         edge_mode: what the cosine of an edge does to the logit of attention: ``multiply`` it, as released, add its
             logarithm (``log_bias``), or nothing but keep the edge (``mask_only``).

@@ -52,7 +52,7 @@ class DetectionsConfig:
     """Published detections that go with the clips; see :func:`stoa.prepare.detections.open_detections`.
 
     Attributes:
-        path: a folder of JSON files, a TSV or a COCO JSON; none takes those that the rows of a manifest name.
+        path: a folder of JSON files, a TSV or a COCO JSON; null takes those that the rows of a manifest name.
         format: of the file; ``auto`` looks.
         labels: file of class names.
         pattern: what in a key names the video, and the frame or seconds.
@@ -87,7 +87,7 @@ class PrepareConfig:
         out: folder to write; one that an earlier call has begun is continued.
         videos: folder of the video files.
         stores: kinds to make: ``frames`` for long runs, ``video`` where every frame may be wanted.
-        spacy: pipeline that tags nouns and verbs: an installed name, or a folder; none leaves captions as they are.
+        spacy: pipeline that tags nouns and verbs: an installed name, or a folder; null leaves captions as they are.
             Captions that bring their nouns and verbs along keep them.
         timeout_seconds: a clip that takes longer counts as hung.
         store: how clips are stored.

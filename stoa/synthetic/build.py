@@ -57,7 +57,7 @@ class SynthConfig:
             the same words: 1 (none), 2 or 4.
         paraphrases: ways to say each action, 1 to 3.
         families: of what objects do on their own: horizontal, vertical, size, bounce, sway, spin, ripple, light,
-            colour, flash, pulse, rock; none is all. Fewer are learned sooner.
+            colour, flash, pulse, rock; null is all. Fewer are learned sooner.
     """
 
     num_train: int = 4000

@@ -41,7 +41,7 @@ class EvaluationConfig:
         manifest: a ``.jsonl`` or ``.csv`` file, or a store of ``stoa prepare``.
         split: clips of it.
         questions: a ``.jsonl`` file, or a folder with one a split, for ``answering`` and ``multiple_choice``.
-        question_types: questions of these types only; none is all.
+        question_types: questions of these types only; null is all.
         hard: folder of hard-set manifests (``<kind>.jsonl``), for ``retrieval``.
         top_k: candidates per query that the matching head re-ranks.
         dual_softmax: report retrieval with a dual softmax as well.

@@ -68,10 +68,10 @@ class FinetuneConfig:
         task: what for. ``multiple_choice`` is trained as ``retrieval`` is.
         data: to train on.
         questions: a ``.jsonl`` file, or a folder with one a split, for ``answering``.
-        max_answers: with ``objectives.answer``, choose among so many, the most frequent of training; none is all.
-        num_frames: frames of a clip; none is that of ``run``.
-        max_tokens: text length; none is that of ``run``. May be longer, as for paragraphs.
-        epochs: passes over the clips or questions; none leaves it to ``training.max_steps``.
+        max_answers: with ``objectives.answer``, choose among so many, the most frequent of training; null is all.
+        num_frames: frames of a clip; null is that of ``run``.
+        max_tokens: text length; null is that of ``run``. May be longer, as for paragraphs.
+        epochs: passes over the clips or questions; null leaves it to ``training.max_steps``.
         objectives: ``answering`` chooses with ``answer`` and says its answers with ``plm``. ``plm_form`` and
             ``null_token`` are those of ``run``.
         training: how.

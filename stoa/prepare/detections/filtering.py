@@ -28,7 +28,7 @@ class FilterConfig:
         min_score: confidence below which a box goes.
         min_area: share of the frame's area below which a box goes.
         nms_iou: non-maximum suppression within a class: a box goes when its IoU with a more confident one is above
-            this; ``None`` for none.
+            this; null for none.
         one_per_class: keep the most confident box of a class only.
     """
 
