@@ -48,7 +48,7 @@ def run_parser() -> jsonargparse.ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--recipe", action="config", help="YAML file; the other options override it")
+    parser.add_argument("--recipe", action="config", help="YAML file; other options override it")
     parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
     parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
     parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")

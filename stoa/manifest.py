@@ -66,6 +66,7 @@ def read_manifest(
     *,
     split: str | None = None,
     on_skip: Callable[[str, str], None] | None = None,
+    uncaptioned: bool = False,
 ) -> list[ClipRow]:
     """Read a manifest.
 
@@ -73,6 +74,7 @@ def read_manifest(
         path: a ``.jsonl`` or ``.csv`` file.
         split: keep the rows of this split only.
         on_skip: called with (clip id, reason) for each row left out because all its captions are empty.
+        uncaptioned: keep these rows too.
 
     Raises:
         ValueError: the file is missing, a row lacks a field or holds a bad value (the message names
@@ -82,6 +84,7 @@ def read_manifest(
     rows: list[ClipRow] = []
     seen: dict[str, str] = {}
     splits: set[str] = set()
+    silent = 0
     for where, row in manifest_rows(path):
         if row.id in seen:
             raise ValueError(f"{where}: id {row.id!r} already stands in {seen[row.id]}; ids must be unique")
@@ -89,14 +92,16 @@ def read_manifest(
         splits.add(row.split)
         if split is not None and row.split != split:
             continue
-        if not row.captions:
+        if not row.captions and not uncaptioned:
+            silent += 1
             if on_skip is not None:
                 on_skip(row.id, "empty caption")
             continue
         rows.append(row)
     if not rows:
         wanted = f" with split {split!r} (splits found: {sorted(splits)})" if split is not None else ""
-        raise ValueError(f"manifest {path} has no usable row{wanted}")
+        why = f": all {silent} lack a caption" if silent else ""
+        raise ValueError(f"manifest {path} has no usable row{wanted}{why}")
     return rows
 
 
@@ -106,6 +111,8 @@ def manifest_rows(path: Path) -> Iterator[tuple[str, ClipRow]]:
     Raises:
         ValueError: as :func:`read_manifest`, but for what concerns several rows.
     """
+    if path.is_dir():
+        raise ValueError(f"manifest {path} is a folder; pass the .jsonl or .csv file itself")
     if not path.is_file():
         raise ValueError(f"manifest {path} does not exist; pass a .jsonl or .csv file, or make one with 'stoa synth'")
     readers = {".jsonl": jsonl_rows, ".csv": _csv_rows}

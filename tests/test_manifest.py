@@ -24,6 +24,16 @@ def test_rows_survive_writing_and_reading(tmp_path):
     assert read_manifest(tmp_path / "m.jsonl", split="test") == rows[1:]
 
 
+def test_a_manifest_of_nothing_usable_says_why(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [ClipRow("a", "a.mp4", ()), ClipRow("b", "b.mp4", (), "test")])
+    with pytest.raises(ValueError, match=r"m.jsonl has no usable row: all 2 lack a caption"):
+        read_manifest(path)
+    assert [row.id for row in read_manifest(path, split="test", uncaptioned=True)] == ["b"]
+    with pytest.raises(ValueError, match="is a folder; pass the .jsonl or .csv file itself"):
+        read_manifest(tmp_path)
+
+
 def test_csv_with_an_empty_caption(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text('id,video,caption,start_seconds\na,a.mp4,"a dog, running",\nb,b.mp4,,\nc,c.mp4,a cat,2.5\n')

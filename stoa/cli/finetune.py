@@ -15,7 +15,7 @@ from stoa.training import checkpoint
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--recipe", action="config", help="YAML file of recipes/finetune; the other options override it")
+    parser.add_argument("--recipe", action="config", help="YAML file of recipes/finetune; other options override it")
     parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
     parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
     parser.add_class_arguments(FinetuneConfig, None)

@@ -76,6 +76,10 @@ class Clips(Protocol):
         """Share of captions that are mostly in a non-Latin script."""
         ...
 
+    def has_boxes(self) -> bool:
+        """Whether any clip of the manifest's split, or of the whole store, has detections."""
+        ...
+
 
 class FileClips:
     """Clips of a manifest, each a video file.
@@ -132,6 +136,9 @@ class FileClips:
     def foreign_script_share(self) -> float:
         return foreign_script_share([caption for row in self.rows for caption in row.captions])
 
+    def has_boxes(self) -> bool:
+        return any(row.detections is not None for row in self.rows)
+
 
 class SomeClips:
     """Some of other clips, in the order given.
@@ -180,6 +187,9 @@ class SomeClips:
 
     def foreign_script_share(self) -> float:
         return self._clips.foreign_script_share()
+
+    def has_boxes(self) -> bool:
+        return self._clips.has_boxes()
 
 
 class CaptionClips(SomeClips):

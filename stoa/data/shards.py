@@ -138,6 +138,9 @@ class ShardClips:
     def foreign_script_share(self) -> float:
         return float(self._store["foreign_script_share"])
 
+    def has_boxes(self) -> bool:
+        return bool(self._store.get("clips_with_boxes", True))  # a store made without the count may have some
+
     def _row(self, index: int, facts: dict[str, Any]) -> ClipRow:
         return row_from_json(facts["row"], self.where(index))
 

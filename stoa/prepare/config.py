@@ -52,7 +52,8 @@ class DetectionsConfig:
     """Published detections that go with the clips; see :func:`stoa.prepare.detections.open_detections`.
 
     Attributes:
-        path: a folder of JSON files, a TSV or a COCO JSON; null takes those that the rows of a manifest name.
+        path: a folder of JSON files, a TSV, a COCO JSON, or the ``manifest.jsonl`` of ``stoa detect``, whose clips are
+            found by their ids; null takes those that the rows of a manifest name.
         format: of the file; ``auto`` looks.
         labels: file of class names.
         pattern: what in a key names the video, and the frame or seconds.
@@ -71,9 +72,25 @@ class DetectionsConfig:
     frame_fit: Literal["stretch", "crop"] = "stretch"
     filter: FilterConfig = field(default_factory=FilterConfig)
 
+    def __post_init__(self) -> None:
+        if self.path is not None and self.manifest is None:
+            return
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name != "path" and value != option.default and value != FilterConfig():
+                raise ValueError(
+                    f"detections.{option.name} is {value} and detections.path {self.path}; it is for published files: "
+                    "what 'stoa detect' and the rows of a manifest name is taken as it is"
+                )
+
+    @property
+    def manifest(self) -> Path | None:
+        """The manifest of ``stoa detect``, where ``path`` is one."""
+        return Path(self.path) if self.path is not None and self.path.endswith(".jsonl") else None
+
     def open(self, on_drop: Callable[[str, str], None] | None = None) -> DetectionSource | None:
-        """The detections, if there are some; ``on_drop`` is told (video, reason) of what is left out."""
-        if self.path is None:
+        """Published detections, if there are some; ``on_drop`` is told (video, reason) of what is left out."""
+        if self.path is None or self.manifest is not None:
             return None
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "path"}
         return open_detections(self.path, **options, on_drop=on_drop)
@@ -86,7 +103,8 @@ class PrepareConfig:
     Attributes:
         out: folder to write; one that an earlier call has begun is continued.
         videos: folder of the video files.
-        stores: kinds to make: ``frames`` for long runs, ``video`` where every frame may be wanted.
+        stores: kinds to make: ``frames`` for long runs, ``video`` where every frame may be wanted. None (``[]``) lists
+            the clips whose videos are there in ``rows.jsonl``, and the questions, and ends.
         spacy: pipeline that tags nouns and verbs: an installed name, or a folder; null leaves captions as they are.
             Captions that bring their nouns and verbs along keep them.
         timeout_seconds: a clip that takes longer counts as hung.
@@ -103,8 +121,8 @@ class PrepareConfig:
     detections: DetectionsConfig = field(default_factory=DetectionsConfig)
 
     def __post_init__(self) -> None:
-        if not self.stores or len(set(self.stores)) != len(self.stores):
-            raise ValueError(f"stores is {list(self.stores)}; expected 'frames', 'video' or both")
+        if len(set(self.stores)) != len(self.stores):
+            raise ValueError(f"stores is {list(self.stores)}; expected 'frames', 'video', both or none")
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected a positive number")
 

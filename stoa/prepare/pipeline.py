@@ -6,27 +6,22 @@ store, questions.jsonl where there are some, labels.json of the detections, ledg
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stoa.data.ledger import Ledger
 from stoa.data.shards import CAPTIONS_FILE, IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
-from stoa.data.text import used_token_ids
 from stoa.files import fsync, write_whole
-from stoa.manifest import ClipRow, row_from_json, row_to_json
-from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
+from stoa.prepare.adapters import Annotations, Found
 from stoa.prepare.config import PrepareConfig, StoreKind
 from stoa.prepare.detections import read_class_names, write_class_names
 from stoa.prepare.engines import Engine, run
+from stoa.prepare.rows import ROWS_FILE, caption_counts, keep_rows, settings, token_ids
 from stoa.prepare.shard import ShardCounts, ShardTask
 from stoa.prepare.summary import write_summary
 from stoa.prepare.tagging import Tagger
@@ -58,96 +53,27 @@ def prepare(
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     found = Found(annotations)
-    left_out = _spool(config, annotations, root, found, out)
+    left_out = keep_rows(config, annotations, root, found, out)
+    if annotations.question_rows is not None:
+        write_questions(out / "questions.jsonl", annotations.questions(found))
     for line in found.lines():
         say(line)
-    if annotations.question_rows is not None:
-        write_questions(out / "questions.jsonl", annotations.questions())
+    if not config.stores:
+        say(f"no stores asked for; the clips that are there are listed in {out / ROWS_FILE}")
+        return
     class_names = _class_names(config, root, Ledger(out / "ledger.jsonl"), say)
     if class_names:
         write_class_names(out / "labels.json", class_names)
-    token_ids = _token_ids(out / "rows.jsonl")
+    used_tokens = token_ids(out / ROWS_FILE)
     tallies: dict[StoreKind, Tallies] = {}
     for kind in config.stores:
         paths = _make_shards(config, kind, out, engine, workers, say)
-        tallies[kind] = _finish(config, kind, class_names, token_ids, left_out, paths, out)
-        if class_names:
-            say(f"{kind}: {tallies[kind].clips_with_boxes:,} of {tallies[kind].clips:,} clips have detections")
+        tallies[kind] = _finish(config, kind, class_names, used_tokens, left_out, paths, out)
+        say(f"{kind}: {tallies[kind].clips_with_boxes:,} of {tallies[kind].clips:,} clips have detections")
     write_summary(out, config, found.lines(), tallies)
     say(f"written to {out}; look at {out / 'summary.html'}")
     for kind in config.stores:
         say(f"train on it with --data.manifest {out / kind}")
-
-
-def _spool(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> int:
-    """Write the rows whose videos are there, the plan, and a ledger of those left out. Returns how many these are."""
-    rows, ledger = out / "rows.jsonl", out / "ledger.jsonl"
-    new_rows, new_ledger = out / "rows.jsonl.tmp", out / "ledger.jsonl.tmp"
-    digest, count, left_out = hashlib.sha256(), 0, 0
-    with open(new_rows, "wb") as kept, open(new_ledger, "w", encoding="utf-8") as skipped:
-
-        def skip(clip: str, reason: str) -> None:
-            nonlocal left_out
-            left_out += 1
-            skipped.write(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
-
-        for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
-            line = json.dumps(row_to_json(_placed(row, root))).encode() + b"\n"
-            digest.update(line)
-            kept.write(line)
-            count += 1
-    plan = {"clips": count, "rows_sha256": digest.hexdigest(), **_settings(config)}
-    try:
-        if not count:
-            raise ValueError(f"none of the clips of {annotations.dataset} has its video in {config.videos}")
-        _require_same_plan(plan, out)
-    except ValueError:
-        new_rows.unlink()
-        new_ledger.unlink()
-        raise
-    for new, old in ((new_rows, rows), (new_ledger, ledger)):
-        fsync(new)
-        os.replace(new, old)
-    write_whole(out / "plan.json", json.dumps(plan, indent=2) + "\n")
-    return left_out
-
-
-def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
-    if not (out / "plan.json").is_file():
-        return
-    old = json.loads((out / "plan.json").read_text(encoding="utf-8"))
-    changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
-    if changed:
-        raise ValueError(
-            f"{out} was begun with {changed[0]} {old.get(changed[0])}, this call has {plan[changed[0]]}; call with the "
-            "same inputs and options, or pass another --out"
-        )
-
-
-def _placed(row: ClipRow, root: Path) -> ClipRow:
-    return row if row.detections is None else replace(row, detections=str((root / row.detections).resolve()))
-
-
-def _settings(config: PrepareConfig) -> dict[str, Any]:
-    """What decides about the content; stores may be added later."""
-    values = dataclasses.asdict(config)
-    return {key: values[key] for key in ("videos", "spacy", "store", "detections")}
-
-
-def _token_ids(rows: Path) -> dict[str, list[int]]:
-    """Of the captions by split, those of clips that will turn out unreadable included."""
-    found = dict[str, set[int]]()
-    with open(rows, "rb") as file:
-        for line in file:
-            row = row_from_json(json.loads(line), str(rows))
-            found.setdefault(row.split, set()).update(used_token_ids(row.captions))
-    return {split: sorted(ids) for split, ids in found.items()}
-
-
-def _caption_counts(rows: Path) -> dict[str, int]:
-    with open(rows, "rb") as file:
-        found = (row_from_json(json.loads(line), str(rows)) for line in file)
-        return {row.id: len(row.captions) for row in found}
 
 
 def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) -> list[str]:
@@ -163,7 +89,7 @@ def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) ->
         say(f"{len(dropped):,} entries of {config.detections.path} are left out, the first: {dropped[0]}")
     if source is not None:
         return source.class_names
-    own = root / "labels.json"
+    own = (config.detections.manifest or root / "manifest.jsonl").with_name("labels.json")
     return read_class_names(own) if own.is_file() else []
 
 
@@ -172,7 +98,7 @@ def _make_shards(
 ) -> list[Path]:
     folder = out / kind
     folder.mkdir(exist_ok=True)
-    tasks = list(_tasks(config, kind, out / "rows.jsonl", folder))
+    tasks = list(_tasks(config, kind, out / ROWS_FILE, folder))
     open_tasks = [task for task in tasks if not Path(task.path).with_suffix(".json").is_file()]
     if len(open_tasks) < len(tasks):
         say(f"{kind}: {len(tasks) - len(open_tasks):,} of {len(tasks):,} shards are there already")
@@ -223,7 +149,7 @@ def _finish(
     config: PrepareConfig,
     kind: StoreKind,
     class_names: list[str],
-    token_ids: dict[str, list[int]],
+    used_tokens: dict[str, list[int]],
     left_out: int,
     paths: list[Path],
     out: Path,
@@ -257,7 +183,7 @@ def _finish(
         )
     folder = out / kind
     _save(folder / INDEX_FILE, index)
-    counts = _caption_counts(out / "rows.jsonl")
+    counts = caption_counts(out / ROWS_FILE)
     _save(folder / CAPTIONS_FILE, np.array([counts[clip] for clip in ids], dtype=np.int32))
     write_whole(folder / IDS_FILE, "".join(json.dumps(clip) + "\n" for clip in ids))
     store = {
@@ -267,9 +193,10 @@ def _finish(
         "left_out": left_out,
         "captions": tallies.captions,
         "splits": splits,
-        "settings": _settings(config),
+        "settings": settings(config),
         "labels": class_names,
-        "token_ids": token_ids,
+        "token_ids": used_tokens,
+        "clips_with_boxes": tallies.clips_with_boxes,
         "foreign_script_share": tallies.foreign_captions / max(1, tallies.captions),
         "shards": shards,
     }

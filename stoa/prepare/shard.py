@@ -79,8 +79,9 @@ def write_shard(task: ShardTask) -> ShardCounts:
                 failures.append({"event": "failed", "clip": row.id, "reason": str(error), "path": path, "kind": kind})
                 continue
             failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
-            if source is not None and found is None:
-                reason = f"{task.config.detections.path} has nothing of use on {video_stem(Path(row.video).name)!r}"
+            if task.config.detections.path is not None and found is None:
+                sought = row.id if source is None else video_stem(Path(row.video).name)
+                reason = f"{task.config.detections.path} has nothing of use on {sought!r}"
                 failures.append({"event": "no detections", "clip": row.id, "reason": reason})
             shard.add(f"{number:08d}", _files(task, row, clip, found))
             kept.append((row, clip.duration_seconds, len(clip.times_seconds), found))

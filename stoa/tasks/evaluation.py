@@ -159,6 +159,8 @@ def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> Vi
 def _card(trained: TrainedModel, videos: VideoReader, config: EvaluationConfig, **facts: Any) -> dict[str, Any]:
     seen = len(videos) - len(videos.unreadable)
     counts = {"videos": f"{seen} of {len(videos)} readable", "decoder": config.decoder, "view": config.view}
+    if trained.model.config.num_boxes:
+        counts["boxes"] = f"on {videos.with_boxes} of {seen} clips"
     return protocol_card(trained, videos.clips, config.manifest, config.split, **counts, **facts)
 
 

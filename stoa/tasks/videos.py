@@ -43,6 +43,7 @@ class VideoReader:
 
     Attributes:
         unreadable: (id, reason) of the clips left out, once they have been come to.
+        with_boxes: of the others, how many have boxes on the frames seen.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class VideoReader:
         )
         self.clips = clips
         self.unreadable: list[tuple[str, str]] = []
+        self.with_boxes = 0
         self._samples = _Samples(
             ClipDataset(clips, shape, seed=0, decoder=decoder, timeout_seconds=timeout_seconds, view=view)
         )
@@ -84,6 +86,7 @@ class VideoReader:
             generator=torch.Generator(),
         )
         self.unreadable.clear()
+        self.with_boxes = 0
         for results in loader:
             failed = [result for result in results if isinstance(result, _Failed)]
             if failed:
@@ -91,7 +94,9 @@ class VideoReader:
                 self.unreadable += [(ids[number], why) for number, why in failed]
             sound = [result for result in results if not isinstance(result, _Failed)]
             if sound:
-                yield Read([row for row, _ in sound], collate([sample for _, sample in sound]).batch)
+                batch = collate([sample for _, sample in sound]).batch
+                self.with_boxes += int((batch.labels_BTK >= 0).flatten(1).any(1).sum())
+                yield Read([row for row, _ in sound], batch)
         if len(self.unreadable) == len(self.clips):
             raise ValueError(f"none of the {len(self.clips)} videos can be read; the first: {self.unreadable[0][1]}")
 

@@ -149,6 +149,11 @@ def train(
     model.clip.visual.freeze(frozen)
     if frozen:
         process.console.say(f"{frozen} of {len(model.clip.visual.blocks)} vision blocks stay as they are")
+    if config.model.num_boxes and not clips.has_boxes():
+        process.console.say(
+            "none of the clips has boxes: trajectories stay empty and OTA has nothing to match; 'stoa detect' finds "
+            "boxes, recipes/base.yaml and recipes/stgt.yaml want none"
+        )
     accumulation = process.deepspeed_config.get("gradient_accumulation_steps", 1)
     objective = TrainingObjective(model, config.objectives, seed=config.training.seed, accumulation=accumulation)
     sampler = GlobalBatchSampler(

@@ -67,6 +67,28 @@ def test_msrvtt_zipped_or_not(tmp_path):
     assert (list(texts(only)), only.absent) == (["video0", "video1"], ("test_videodatainfo.json",))
 
 
+def test_msrvtt_in_one_file(tmp_path):
+    """Both halves in one, as it goes around with the lists of 1k-A; the files of 2016 come first where both are."""
+    both = {"video0": ("train", ["a"]), "video1": ("validate", ["b", "c"]), "video7010": ("test", ["d"])}
+    published.msrvtt_json(tmp_path, "MSRVTT_data.json", both)
+    annotations = open_annotations("msrvtt", tmp_path)
+    assert texts(annotations) == {**both, "video1": ("val", ["b", "c"])} and annotations.absent == ()
+    published.msrvtt_json(tmp_path, "train_val_videodatainfo.json", {"video0": ("train", ["z"])})
+    assert texts(open_annotations("msrvtt", tmp_path))["video0"] == ("train", ["a"])
+    published.write_csv(tmp_path / "MSRVTT_train.9k.csv", ["video_id"], ["video1"])
+    published.write_csv(tmp_path / "MSRVTT_JSFUSION_test.csv", ("video_id", "sentence"), ["video7010", "one"])
+    expected = {"video1": ("train", ["b", "c"]), "video7010": ("test", ["one"])}
+    assert texts(open_annotations("msrvtt-1k-a", tmp_path)) == expected
+    published.msrvtt_json(tmp_path, "test_videodatainfo.json", {"video7010": ("test", ["y"])})
+    assert texts(open_annotations("msrvtt", tmp_path)) == {"video0": ("train", ["z"]), "video7010": ("test", ["y"])}
+
+
+@pytest.mark.parametrize(("dataset", "what"), [("manifest", "your .jsonl or .csv file"), ("msvd", "the folder that")])
+def test_annotations_that_are_not_there(tmp_path, dataset, what):
+    with pytest.raises(ValueError, match=f"{dataset}: .*absent does not exist; pass {what}"):
+        open_annotations(dataset, tmp_path / "absent")
+
+
 def test_1k_a_names_the_file_that_is_missing(tmp_path):
     published.write_csv(tmp_path / "MSRVTT_train.9k.csv", ["video_id"], ["video0"], ["video7011"], ["video9"])
     header = ("key", "vid_key", "video_id", "sentence")

@@ -88,6 +88,21 @@ def test_the_command(manifest, weights, tmp_path, capsys):
     assert "detections of 2 clips" in said and "1 clips do not decode" in said and "kept" not in said
 
 
+def test_clips_that_questions_are_about_need_no_caption_nor_lie_beside_the_rows(manifest, weights, tmp_path):
+    rows = [replace(row, captions=(), video=Path(row.video).name) for row in read_manifest(manifest)]
+    elsewhere, out = tmp_path / "elsewhere" / "rows.jsonl", tmp_path / "out"
+    elsewhere.parent.mkdir()
+    write_manifest(elsewhere, rows)
+    command(elsewhere, out, weights, f"--videos={manifest.parent / 'videos'}")
+    found = read_manifest(out / "manifest.jsonl", uncaptioned=True)
+    assert [(row.id, row.captions, row.detections is not None) for row in found] == [
+        ("a", (), True),
+        ("x/bad?", (), False),
+        ("x/part", (), True),
+    ]
+    assert (out / found[0].video).samefile(manifest.parent / "videos" / "a.mp4")
+
+
 def test_a_second_run_keeps_what_is_there(manifest, weights, tmp_path, monkeypatch):
     """A run killed midway goes on where it was, and ends as one that was not."""
     detect_manifest(config(weights), manifest, tmp_path / "whole", say=lambda line: None)

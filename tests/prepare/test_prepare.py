@@ -25,6 +25,7 @@ from stoa.files import sha256
 from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.prepare.adapters import open_annotations
 from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreConfig
+from stoa.prepare.detections import FilterConfig
 from stoa.prepare.pipeline import prepare
 from stoa.synthetic import SynthConfig, build_data_set
 
@@ -301,11 +302,94 @@ def test_clips_without_detections_are_told(tmp_path):
         made(tmp_path, tmp_path / "other", stores=("frames",), detections=detections)
 
 
+def boxes_at(path: Path, label: int) -> str:
+    """Detections with one box at the beginning."""
+    path.parent.mkdir(parents=True)
+    Detections(
+        frame_times_seconds=np.zeros(1),
+        frame_index=np.zeros(1, dtype=np.int64),
+        boxes=np.array([[1, 1, 9, 9]], dtype=np.float32),
+        labels=np.array([label]),
+        scores=np.ones(1, dtype=np.float32),
+        size_wh=np.array([64, 32]),
+    ).save(path)
+    return str(path.relative_to(path.parent.parent))
+
+
+def test_questions_are_counted_and_their_clips_get_detections_by_id(tmp_path):
+    """Of a published set whose clips have no captions: listed, detected elsewhere, then prepared."""
+    (tmp_path / "videos").mkdir()
+    for name in ("a_1_2", "b_1_2"):
+        write_video(tmp_path / "videos" / f"{name}.avi", gray_frames(4))
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa" / "youtube_mapping.txt").write_text("a_1_2 vid1\nb_1_2 vid2\n")
+    asked = [{"answer": "cat", "id": i, "question": "what is it?", "video_id": i} for i in (1, 2)]
+    (tmp_path / "qa" / "test_qa.json").write_text(json.dumps(asked))
+    said: list[str] = []
+
+    def call(out: str, **changes) -> Path:
+        values = {"out": str(tmp_path / out), "videos": str(tmp_path / "videos"), "spacy": None}
+        annotations = open_annotations("msvd-qa", tmp_path / "qa")
+        prepare(PrepareConfig(**values, **changes), annotations, tmp_path, engine="local", workers=1, say=said.append)
+        return tmp_path / out
+
+    listed = call("rows", stores=())
+    assert {p.name for p in listed.iterdir()} == {"rows.jsonl", "questions.jsonl", "plan.json", "ledger.jsonl"}
+    assert "test: 2 clips, 2 questions; 2 of 2 videos found" in said
+    assert "test: 2 of the 13,157 published questions" in said
+
+    detected = tmp_path / "detected"
+    rows = [json.loads(line) for line in (listed / "rows.jsonl").read_text().splitlines()]
+    rows[1]["detections"] = boxes_at(detected / "detections" / "b.npz", 7)
+    (detected / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (detected / "labels.json").write_text(json.dumps([f"class {i}" for i in range(8)]))
+    config = DetectionsConfig(path=str(detected / "manifest.jsonl"))
+    out = call("out", detections=config)
+    assert "frames: 1 of 2 clips have detections" in said
+    clips = ShardClips(str(out / "frames"), "test")
+    found = {clips.row(i).id: clips.read(i).detections for i in range(2)}
+    assert found["a_1_2"] is None and found["b_1_2"].labels.tolist() == [7]
+    assert json.loads((out / "labels.json").read_text())[7] == "class 7"
+    (told,) = ledger(out)
+    assert (told["event"], told["clip"]) == ("no detections", "a_1_2")
+
+    with pytest.raises(ValueError, match=r"none of its 2 rows names detections; pass the manifest.jsonl that"):
+        call("other", detections=DetectionsConfig(path=str(listed / "rows.jsonl")))
+    with pytest.raises(ValueError, match="was begun with other clips, captions or boxes than this call has"):
+        rows[0]["detections"] = rows[1]["detections"]
+        (detected / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        call("out", detections=config)
+
+
+@pytest.mark.parametrize("path", [None, "detected/manifest.jsonl"])
+def test_options_for_published_detections_are_not_ignored(path):
+    with pytest.raises(ValueError, match="detections.fps is 5.0 and detections.path .*; it is for published files"):
+        DetectionsConfig(path=path, fps=5.0)
+    with pytest.raises(ValueError, match="detections.filter is .*max_boxes=3"):
+        DetectionsConfig(path=path, filter=FilterConfig(max_boxes=3))
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_a_store_knows_whether_it_has_boxes(prepared, tmp_path, boxes):
+    if not boxes:
+        write_video(tmp_path / "a.mp4", gray_frames(4))
+        write_manifest(tmp_path / "manifest.jsonl", [ClipRow("a", "a.mp4", (Caption("x"),))])
+    out = prepared if boxes else made(tmp_path, tmp_path / "out", stores=("frames",))
+    assert ShardClips(str(out / "frames"), None).has_boxes() is boxes
+
+
+def test_clips_without_captions_are_counted_where_none_is_left(tmp_path):
+    write_video(tmp_path / "a.mp4", gray_frames(4))
+    write_manifest(tmp_path / "manifest.jsonl", [ClipRow("a", "a.mp4", ())])
+    with pytest.raises(ValueError, match=r"none of the clips can be used \(train: 1 clips without a caption dropped\)"):
+        made(tmp_path, tmp_path / "out")
+
+
 def test_no_video_at_all_is_one_clear_error(shapes, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     manifest = open_annotations("manifest", shapes / "manifest.jsonl")
     config = PrepareConfig(out=str(tmp_path / "out"), videos=str(tmp_path / "elsewhere"), spacy=None)
-    with pytest.raises(ValueError, match=r"none of the clips of manifest has its video in .*elsewhere"):
+    with pytest.raises(ValueError, match=r"none of the clips can be used \(train: 14 videos missing; .*in .*elsewhere"):
         prepare(config, manifest, shapes, engine="local", workers=1, say=lambda line: None)
 
 

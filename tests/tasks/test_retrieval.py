@@ -130,6 +130,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     assert report["hard_sets"]["kind"]["trained"]["queries"] == 5
     assert set(report["unreadable"]) == {"set_0_3"}
     assert report["protocol"]["videos"] == "4 of 5 readable"
+    assert report["protocol"]["boxes"] == "on 0 of 4 clips"
     assert report["protocol"]["hard sets"].endswith(": kind") and len(report["protocol"]["hard sets sha256"]) == 64
     assert report["protocol"]["text"].endswith(" tokens")
     assert report["protocol"]["never trained"] == "the matching head: vtm is that of random weights"

@@ -148,10 +148,21 @@ def test_odd_boxes_and_captions_do_not_stop_a_run(start, data_set, tmp_path):
 
     manifest = manifest_with(data_set, tmp_path / "m", change)
     out, _ = finish(start(tmp_path / "run", manifest=manifest))
-    assert "step 10/10" in out
+    assert "step 10/10" in out and "none of the clips has boxes" not in out
     for record in read_metrics(tmp_path / "run" / "metrics.jsonl"):
         assert all(math.isfinite(value) for value in record.values())
         assert "ota_match_accuracy" not in record or record["ota_match_accuracy"] <= 1
+
+
+@pytest.mark.dist
+def test_objects_without_any_boxes_are_told(start, data_set, tmp_path):
+    def change(rows):
+        for row in rows:
+            row.pop("detections", None)
+
+    manifest = manifest_with(data_set, tmp_path / "m", change)
+    out, _ = finish(start(tmp_path / "run", "--training.max_steps", "1", manifest=manifest))
+    assert "none of the clips has boxes: trajectories stay empty" in out
 
 
 @pytest.mark.slow

@@ -49,5 +49,6 @@ def open_annotations(dataset: str, folder_or_file: str | os.PathLike[str]) -> An
         raise ValueError(f"data set {dataset!r} is unknown{hint} (known: {', '.join(ADAPTERS)})")
     path = Path(folder_or_file)
     if not path.exists():
-        raise ValueError(f"{dataset}: {path} does not exist; pass the folder that holds the published files")
+        what = "your .jsonl or .csv file" if dataset == "manifest" else "the folder that holds the published files"
+        raise ValueError(f"{dataset}: {path} does not exist; pass {what}")
     return ADAPTERS[dataset](path)

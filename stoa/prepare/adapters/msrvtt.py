@@ -1,4 +1,4 @@
-"""MSR-VTT: the JSON files of 2016, and the split 1k-A.
+"""MSR-VTT: the JSON files of 2016, and the split 1k-A, whose lists go around with one JSON file that holds both.
 
 A clip is a file of its own, cut already: the times in the JSON are those of the film it was cut from.
 """
@@ -17,6 +17,7 @@ from stoa.prepare.adapters.files import (
     as_list,
     as_object,
     chained,
+    find_source,
     read_csv,
     read_json,
     require_source,
@@ -24,7 +25,7 @@ from stoa.prepare.adapters.files import (
     text_of,
 )
 
-_TRAIN_VAL, _TEST = "train_val_videodatainfo.json", "test_videodatainfo.json"
+_TRAIN_VAL, _TEST, _BOTH = "train_val_videodatainfo.json", "test_videodatainfo.json", "MSRVTT_data.json"
 _SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 
 
@@ -37,7 +38,10 @@ class _Clip:
 
 def full(folder: Path) -> Annotations:
     """The split of 2016: 20 captions a clip."""
-    sources, absent = split_sources(folder, {"train and val": (_TRAIN_VAL,), "test": (_TEST,)}, "msrvtt")
+    names = {"train and val": (_TRAIN_VAL,), "test": (_TEST,)}
+    if _both(folder, (_TRAIN_VAL, _TEST)) is not None:
+        names = {"all": (_BOTH,)}
+    sources, absent = split_sources(folder, names, "msrvtt")
 
     return Annotations(
         "msrvtt",
@@ -64,7 +68,8 @@ def seven_k(folder: Path) -> Annotations:
 def _jsfusion(folder: Path, dataset: str, train_list: str, jsons: tuple[str, ...], train: Count) -> Annotations:
     listed = require_source(folder, train_list, dataset)
     tested = require_source(folder, "MSRVTT_JSFUSION_test.csv", dataset)
-    described = [require_source(folder, name, dataset) for name in jsons]
+    both = _both(folder, jsons)
+    described = [both] if both is not None else [require_source(folder, name, dataset) for name in jsons]
 
     def train_rows() -> Clips:
         clips = {id: clip for source in described for id, clip in _clips(source).items()}
@@ -79,6 +84,11 @@ def _jsfusion(folder: Path, dataset: str, train_list: str, jsons: tuple[str, ...
     return Annotations(
         dataset, lambda: chained((train_rows, test_rows)), published={"train": train, "test": Count(1000, 1000)}
     )
+
+
+def _both(folder: Path, wanted: tuple[str, ...]) -> Source | None:
+    """The file that holds what the wanted ones do, where one of these is not there."""
+    return None if all(find_source(folder, name) for name in wanted) else find_source(folder, _BOTH)
 
 
 def _rows(source: Source) -> Clips:

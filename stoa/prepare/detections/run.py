@@ -37,6 +37,7 @@ def detect_manifest(
     out: str | os.PathLike[str],
     *,
     split: str | None = None,
+    videos: str | os.PathLike[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Detect on every clip that has no detections in ``out`` so far, and write the manifest that names them.
@@ -45,6 +46,7 @@ def detect_manifest(
 
     Args:
         split: detect on the rows of this split only.
+        videos: folder that the rows' videos are relative to; None is that of the manifest.
         say: called with one line on what was kept, on the way, and on what was done.
 
     Raises:
@@ -52,9 +54,10 @@ def detect_manifest(
             the same settings, or no clip decodes.
     """
     manifest, out = Path(manifest), Path(out)
+    root = manifest.parent if videos is None else Path(videos)
     ledger = Ledger(out / "ledger.jsonl")
-    rows = read_manifest(manifest, split=split, on_skip=lambda clip, reason: ledger.record("skipped", clip, reason))
-    every = rows if split is None else read_manifest(manifest)
+    rows = read_manifest(manifest, split=split, uncaptioned=True)  # clips that questions are about have no caption
+    every = rows if split is None else read_manifest(manifest, uncaptioned=True)
     detector = Detector(config)
     guard = Guard(_TIMEOUT_SECONDS)
     _claim(out, _identity(config, detector.class_names))
@@ -69,10 +72,10 @@ def detect_manifest(
             kept += 1
             continue
         try:
-            decoded = _decode(guard, manifest.parent / row.video, row, config.num_frames, ledger)
+            decoded = _decode(guard, root / row.video, row, config.num_frames, ledger)
         except DecodeError as error:
-            ledger.record("skipped", row.id, str(error), path=str(manifest.parent / row.video))
-            failures = failures or [f"clip {row.id!r}, {manifest.parent / row.video}: {error}"]
+            ledger.record("skipped", row.id, str(error), path=str(root / row.video))
+            failures = failures or [f"clip {row.id!r}, {root / row.video}: {error}"]
             continue
         detections = detector(decoded.frames_THWC, decoded.times_seconds)
         _save(detections, path)
@@ -83,7 +86,7 @@ def detect_manifest(
             say(f"{index + 1} of {len(rows)} clips, {detected / (said - started):.2f} clips/s")
     if not kept + detected:
         raise ValueError(f"no clip of {manifest} decodes; the first: {failures[0]}")
-    _write_manifest(every, manifest.parent, out)
+    _write_manifest(every, root, out)
     if kept:
         say(f"{out} already held the detections of {kept} clips; they are kept")
     skipped = len(rows) - kept - detected

@@ -1,0 +1,116 @@
+"""The rows of a data set whose videos are there, kept for the shards, and the plan that a folder was begun with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stoa.data.text import used_token_ids
+from stoa.files import fsync, write_whole
+from stoa.manifest import ClipRow, row_from_json, row_to_json
+from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
+from stoa.prepare.config import PrepareConfig
+from stoa.prepare.detections.made import detections_by_clip
+
+ROWS_FILE = "rows.jsonl"
+_PLAN_FILE = "plan.json"
+
+
+def keep_rows(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> int:
+    """Write the rows whose videos are there, the plan, and a ledger of those left out.
+
+    Args:
+        root: folder that ``detections`` of a manifest's rows are relative to.
+        found: counts what is read.
+        out: folder to write.
+
+    Returns:
+        How many are left out.
+
+    Raises:
+        ValueError: an annotation is malformed, no row is left, or ``out`` was begun with another plan.
+    """
+    rows, ledger = out / ROWS_FILE, out / "ledger.jsonl"
+    new_rows, new_ledger = out / f"{ROWS_FILE}.tmp", out / "ledger.jsonl.tmp"
+    detected = config.detections.manifest
+    boxes = None if detected is None else detections_by_clip(detected)
+    digest, count, left_out = hashlib.sha256(), 0, 0
+    with open(new_rows, "wb") as kept, open(new_ledger, "w", encoding="utf-8") as skipped:
+
+        def skip(clip: str, reason: str) -> None:
+            nonlocal left_out
+            left_out += 1
+            skipped.write(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
+
+        for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
+            placed = _placed(row, root) if boxes is None else replace(row, detections=boxes.get(row.id))
+            line = json.dumps(row_to_json(placed)).encode() + b"\n"
+            digest.update(line)
+            kept.write(line)
+            count += 1
+    plan = {**settings(config), "clips": count, "rows_sha256": digest.hexdigest()}
+    try:
+        if not count:
+            raise ValueError(
+                f"{annotations.dataset}: none of the clips can be used ({'; '.join(found.notes())}); videos are looked "
+                f"for in {config.videos}"
+            )
+        _require_same_plan(plan, out)
+    except ValueError:
+        new_rows.unlink()
+        new_ledger.unlink()
+        raise
+    for new, old in ((new_rows, rows), (new_ledger, ledger)):
+        fsync(new)
+        os.replace(new, old)
+    write_whole(out / _PLAN_FILE, json.dumps(plan, indent=2) + "\n")
+    return left_out
+
+
+def settings(config: PrepareConfig) -> dict[str, Any]:
+    """What decides about the content; stores may be added later."""
+    values = dataclasses.asdict(config)
+    return {key: values[key] for key in ("videos", "spacy", "store", "detections")}
+
+
+def token_ids(rows: Path) -> dict[str, list[int]]:
+    """Of the captions by split, those of clips that will turn out unreadable included."""
+    found = dict[str, set[int]]()
+    with open(rows, "rb") as file:
+        for line in file:
+            row = row_from_json(json.loads(line), str(rows))
+            found.setdefault(row.split, set()).update(used_token_ids(row.captions))
+    return {split: sorted(ids) for split, ids in found.items()}
+
+
+def caption_counts(rows: Path) -> dict[str, int]:
+    """Of each clip by its id."""
+    with open(rows, "rb") as file:
+        found = (row_from_json(json.loads(line), str(rows)) for line in file)
+        return {row.id: len(row.captions) for row in found}
+
+
+def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
+    if not (out / _PLAN_FILE).is_file():
+        return
+    old = json.loads((out / _PLAN_FILE).read_text(encoding="utf-8"))
+    changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
+    if not changed:
+        return
+    key = changed[0]
+    if key == "rows_sha256":
+        what = "other clips, captions or boxes than this call has"
+    else:
+        what = f"{key} {old.get(key)}, this call has {plan[key]}"
+    raise ValueError(
+        f"{out} was begun with {what}; call with the same inputs and options, pass another --out, or delete this folder"
+    )
+
+
+def _placed(row: ClipRow, root: Path) -> ClipRow:
+    return row if row.detections is None else replace(row, detections=str((root / row.detections).resolve()))
