@@ -92,7 +92,7 @@ def csal_loss(scores: Similarities, config: CsalConfig) -> tuple[torch.Tensor, t
     own_BA = _own_pairs(scores)
     video_AA, text_AA = (exact_product(x_Ad.detach(), x_Ad.detach().T) for x_Ad in (scores.video_Ad, scores.text_Ad))
     same_AA = gather_rows_no_grad(scores.same_BA.to(torch.uint8)).bool()
-    alike_AA = csal_targets(video_AA, text_AA, same_AA, scale=config.scale, mass=config.mass, cut=config.cut)
+    alike_AA = csal_targets(video_AA, text_AA, same_AA, scale=config.fixed_scale, mass=config.mass, cut=config.cut)
     alike_BA = alike_AA[own_columns(len(own_BA), own_BA.device)]
     target_BA = config.share * alike_BA + (1 - config.share) * own_BA
     return _cross_entropy(scores, target_BA, own_BA, config.smoothing), (alike_BA * own_BA).sum(dim=1).mean()

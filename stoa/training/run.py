@@ -149,6 +149,9 @@ def train(
     model.clip.visual.freeze(frozen)
     if frozen:
         process.console.say(f"{frozen} of {len(model.clip.visual.blocks)} vision blocks stay as they are")
+    if idle := config.model.graph.idle:
+        names = ", ".join(f"model.graph.{name}" for name in idle)
+        process.console.say(f"model.graph.layers is 0, so there is no graph and {names} does nothing; 1 puts it in")
     if config.model.num_boxes and not clips.has_boxes():
         process.console.say(
             "none of the clips has boxes: trajectories stay empty and OTA has nothing to match; 'stoa detect' finds "

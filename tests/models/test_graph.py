@@ -97,6 +97,35 @@ def test_the_band_and_its_density(T):
     assert sum(e.kept_BPK[0].numel() for e in edges) == (3 * T - 2) * P**2
 
 
+def test_what_is_kept_for_the_backward_pass_grows_linearly():
+    """Every frame behind the first two adds as much as every other one; of all pairs it would be ever more."""
+
+    def kept_bytes(T: int, reach: int | None) -> int:
+        kept: dict[int, int] = {}
+
+        def keep(x: torch.Tensor) -> torch.Tensor:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        q, k, v = qkv(B=1, T=T, P=9)
+        edges = band_edges(nodes(B=1, T=T, P=9), reach=reach, threshold=0.2)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            out = graph_attention(q, k, v, edges, "multiply")
+            held = sum(kept.values())
+        assert out.requires_grad
+        return held
+
+    band = [kept_bytes(T, 1) for T in (4, 8, 16, 32)]
+    growth = [(b - a) / frames for a, b, frames in zip(band, band[1:], (4, 8, 16), strict=False)]
+    assert max(growth) < 1.02 * min(growth)
+    assert kept_bytes(32, None) > 3 * kept_bytes(16, None)
+
+
+@pytest.mark.parametrize(("values", "idle"), [({}, []), ({"reach": 0}, ["reach"]), ({"reach": 0, "layers": 1}, [])])
+def test_values_without_a_graph_are_known(values, idle):
+    assert GraphConfig(**values).idle == idle
+
+
 def test_edges_go_both_ways_and_to_oneself():
     T, P = 3, 4
     edges = band_edges(nodes(T=T, P=P), reach=1, threshold=0.3)

@@ -203,7 +203,8 @@ def test_no_gradient_reaches_the_targets():
     [
         ({"share": 1.5}, "objectives.csal.share is 1.5; expected 0 to 1"),
         ({"from_step": -1}, "objectives.csal.from_step is -1; expected 0 or more"),
-        ({"scale": 0.0}, "objectives.csal.scale is 0.0; expected more than 0, or null to choose it"),
+        ({"scale": 0.0}, "objectives.csal.scale is 0.0; expected more than 0, or auto"),
+        ({"scale": 5.0, "mass": 0.9}, "objectives.csal.mass is 0.9 and scale 5.0; only a scale of auto holds a mass"),
     ],
 )
 def test_bad_values(changes, message):

@@ -1,12 +1,15 @@
 """Plans of many runs: what is run, what is not run again, and the tables."""
 
+import importlib
 import json
 import os
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
-from stoa.cli import main
+from stoa.cli import COMMANDS, main
+from stoa.config import parse_run
 from stoa.tasks.ablation.plan import read_plan
 from stoa.tasks.ablation.run import gpu_shares, run_plan, visible_gpus
 from stoa.tasks.ablation.tables import _row_of, format_tables, tabulate
@@ -287,11 +290,21 @@ PLANS = [*sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), *(ROOT / "reci
 
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
-def test_plans_name_recipes_that_exist(path):
+def test_plans_hold_commands_that_parse(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     plan = read_plan(path)
     words = [word for cell in plan.cells for command in cell.commands for word in command.split()]
     files = {word for word in words if word.endswith((".yaml", ".json"))}
     assert files and all((ROOT / name).is_file() for name in files)
+    for cell in plan.cells:
+        for command in cell.commands:
+            program, *arguments = command.split()
+            if program == "train.py":
+                parse_run(arguments, ROOT / "recipes" / "stoa.yaml")
+            else:
+                parser = ArgumentParser(exit_on_error=False)
+                importlib.import_module(COMMANDS[arguments[0]]).add_arguments(parser)
+                parser.parse_args(arguments[1:])
     for table in plan.tables.values():
         assert sum(_row_of(table["rows"], cell) is not None for cell in plan.cells) >= 2
     outputs = [words[i + 1] for i, word in enumerate(words) if word == "--training.output_dir"]

@@ -12,6 +12,7 @@ from stoa.cli import finetune
 from stoa.config import parse_run
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
+from stoa.tasks.ablation.plan import read_plan
 from stoa.training.optim import build_optimizer, set_learning_rates
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -78,6 +79,19 @@ def flat(values: dict, prefix: str = "") -> dict:
     for key, value in values.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
+
+
+SCHEDULE = ("training.max_steps", "training.optim", "objectives.vtc_smoothing", "model.num_frames", "model.max_tokens")
+
+
+def test_rows_of_the_ablation_are_trained_alike():
+    """Of STGT beside STOA-VLP: the schedule is no part of what is compared."""
+    plan = read_plan(RECIPES / "ablation" / "stgt.yaml")
+    trained = [cell.commands[0].split()[1:] for cell in plan.cells if cell.commands[0].startswith("train.py")]
+    assert len(trained) == 24
+    found = [flat(parse_run(words, RECIPES / "stoa.yaml")[0].to_dict()) for words in trained]
+    for key in (key for key in found[0] if key.startswith(SCHEDULE)):
+        assert len({repr(run[key]) for run in found}) == 1, key
 
 
 def test_the_default_is_the_paper():
