@@ -9,10 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA_MISSING = "no real data in"
 _skipped_for_real_data = pytest.StashKey[list[str]]()
+
+# How long an example takes says what else the machine does, not whether the code is right.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -162,7 +162,7 @@ WORDS = [
 SEPARATORS = [" ", "  ", "\n", "&nbsp;", ", ", " &amp; ", " &lt;b&gt; ", " “", "” ", "'s ", ". "]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(sorted(MENDED)), st.sampled_from(SEPARATORS))))
 @example([("café", "plain", "  "), ("犬", "mojibake", " ")])  # not mended, for the é beside it
 def test_marks_never_slip_to_another_word(drawn):
@@ -181,7 +181,7 @@ def test_marks_never_slip_to_another_word(drawn):
         assert found in allowed, (text, span)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=60), st.data())
 def test_any_text_and_any_span_encode(text, data):
     edges = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2, unique=True)) if text else [])

@@ -46,7 +46,7 @@ def dense(q, k, v, patches, reach, threshold, mode):
     return out.unflatten(2, (T, P))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     T=st.integers(1, 5),
     P=st.integers(1, 7),

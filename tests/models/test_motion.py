@@ -18,7 +18,7 @@ def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int
     return boxes, torch.randint(-1, 3, (clips, frames, slots), generator=generator)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
 def test_a_move_is_since_the_mean_of_the_label_in_the_frame_before(frames, slots, seed):
     boxes, labels = random_boxes(torch.Generator().manual_seed(seed), 2, frames, slots)
@@ -40,7 +40,7 @@ def test_moves_are_not_rounded_under_autocast():
     torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.001, 0, 0.001, 0]), atol=1e-6, rtol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
 @torch.no_grad()
 def test_a_trajectory_has_the_mean_over_its_boxes_that_have_moved(frames, slots, seed):

@@ -56,7 +56,7 @@ def test_packed_equals_dense_with_the_papers_numbers():
     assert grads[0][0].abs().sum() > 0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     boxes=st.lists(st.tuples(st.integers(-1, 6), st.sampled_from([0.125, 0.25, 0.5, 1.0])), min_size=1, max_size=12),
     wanted=st.integers(1, 14),

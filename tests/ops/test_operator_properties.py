@@ -12,7 +12,7 @@ from stoa.ops import batched_assignment
 
 
 @pooled_everywhere
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     output=st.one_of(st.none(), st.tuples(st.integers(1, 9), st.integers(1, 9))),
@@ -26,7 +26,7 @@ def test_roi_align_max_equals_torchvision(pool, grid, output, frames, count, cha
 
 
 @attended_everywhere
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 9), st.integers(1, 5)),
     queries=st.one_of(st.none(), st.integers(1, 4)),
@@ -36,7 +36,7 @@ def test_trajectory_attention_equals_its_groups(attend, shape, queries, seed):
     assert_equals_oracle(attend, shape, queries, 3, seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 8), st.integers(0, 4), st.integers(0, 2**31))
 def test_permuted_rows_and_shifted_rows(rows: int, more_cols: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

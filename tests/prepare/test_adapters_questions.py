@@ -27,7 +27,7 @@ def _questions(draw: st.DrawFn) -> list[QuestionRow]:
     return rows
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=_questions())
 def test_rows_survive_writing_and_reading(tmp_path, rows):
     write_questions(tmp_path / "q.jsonl", rows)

@@ -16,7 +16,7 @@ _styles = st.builds(Style, _unit, _unit, st.one_of(st.floats(0.07, 0.2), st.floa
 
 
 @given(family=st.sampled_from(sorted(FAMILIES)), rest=_rests, style=_styles, num_frames=st.integers(4, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_playing_a_family_backwards_shows_the_same_states_in_the_reverse_order(
     family: str, rest: Rest, style: Style, num_frames: int
 ) -> None:
@@ -28,7 +28,7 @@ def test_playing_a_family_backwards_shows_the_same_states_in_the_reverse_order(
 
 
 @given(family=st.sampled_from(sorted(set(FAMILIES) - {"colour"})), rest=_rests, style=_styles)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_action_passes_through_rest_at_time_zero(family: str, rest: Rest, style: Style) -> None:
     still = poses("none", False, rest, style, np.zeros(1), _AXIS_XY)
     moved = poses(family, False, rest, style, np.zeros(1), _AXIS_XY)

@@ -19,7 +19,7 @@ _VERBS = {verb for phrases in PHRASES.values() for verb, _ in phrases}
 
 
 @given(seed=_seeds, pool=st.sampled_from(["seen", "held_out", "any"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_captions_name_what_happens_and_spans_point_at_it(seed: int, pool: Pool) -> None:
     rng = np.random.default_rng(seed)
     story = sample_story(rng, pool)
@@ -42,7 +42,7 @@ def test_captions_name_what_happens_and_spans_point_at_it(seed: int, pool: Pool)
 
 
 @given(seed=_seeds, pool=st.sampled_from(["seen", "held_out", "any"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_stories_keep_the_rules(seed: int, pool: Pool) -> None:
     story = sample_story(np.random.default_rng(seed), pool)
     captioned = [role for role in story.roles if role.captioned]
