@@ -240,9 +240,10 @@ class Shard:
         with _answering(f"{self.store}/{self.name}") as (files, path):
             try:
                 size = files.size(path)
-                return size, files.modified(path).timestamp()
             except FileNotFoundError:
                 return None, None
+            try:
+                return size, files.modified(path).timestamp()
             except NotImplementedError:
                 return size, None
 
@@ -276,7 +277,7 @@ def _answering(url: str) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
     """The file system of a URL and the path there. Each has errors of its own, which become OSError."""
     try:
         yield fsspec.url_to_fs(url)
-    except (OSError, NotImplementedError):
+    except OSError:
         raise
     except Exception as error:
         raise OSError(f"{url} could not be read ({type(error).__name__}: {error})") from None

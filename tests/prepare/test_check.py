@@ -20,6 +20,7 @@ import av
 import numpy as np
 import pytest
 from factories import gray_frames, write_video
+from fsspec.implementations.local import LocalFileSystem
 
 from stoa.cli import main
 from stoa.prepare import check as check_module
@@ -440,6 +441,15 @@ def test_a_store_at_a_url(tmp_path, store, monkeypatch):
     assert errors(lines) == {"000000.tar": None, "000001.tar": "sum"}
     assert [line["mtime"] for line in lines] == 4 * [None]  # nothing says that a file is still the same
     assert said[-1] == "2 files, 1 bad; written to check.jsonl"
+
+
+def test_a_file_system_without_sizes_is_named(tmp_path, store, monkeypatch):
+    def size(self, path):
+        raise NotImplementedError
+
+    monkeypatch.setattr(LocalFileSystem, "size", size)
+    with pytest.raises(OSError, match=r"000000.tar could not be read \(NotImplementedError"):
+        run_check(store, tmp_path / "check.jsonl")
 
 
 def test_exit_status_and_the_ledger_beside_the_data(tmp_path, sound, capsys):
