@@ -16,7 +16,7 @@ _REAL_DATA_MISSING = "no real data in"
 _skipped_for_real_data = pytest.StashKey[list[str]]()
 
 # How long an example takes says what else the machine does, not whether the code is right.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import published
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoa.questions import QuestionRow, read_questions, write_questions
@@ -27,11 +27,12 @@ def _questions(draw: st.DrawFn) -> list[QuestionRow]:
     return rows
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=50)
 @given(rows=_questions())
-def test_rows_survive_writing_and_reading(tmp_path, rows):
-    write_questions(tmp_path / "q.jsonl", rows)
-    assert list(read_questions(tmp_path / "q.jsonl")) == rows
+def test_rows_survive_writing_and_reading(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("questions") / "q.jsonl"
+    write_questions(path, rows)
+    assert list(read_questions(path)) == rows
 
 
 def test_synthetic_questions_are_read(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import published
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoa.prepare.adapters import VideoFolder
@@ -78,7 +78,7 @@ def test_stems_that_share_a_key_are_told_apart(tmp_path, monkeypatch):
 _parts = st.text("ab.1é", min_size=1, max_size=3).filter(lambda part: part.strip("."))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.data())
 def test_any_folder_is_searched_like_a_list_of_its_files(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("videos")
