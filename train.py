@@ -25,7 +25,7 @@ def moving_shapes(side: int, global_batch: int) -> Path:
 def main() -> int:
     from stoa.cli._errors import complain, complain_once
     from stoa.config import parse_run
-    from stoa.training.run import pretrain
+    from stoa.run import pretrain
 
     try:
         config, deepspeed_config = parse_run(None, HERE / "recipes" / "stoa.yaml")

@@ -17,7 +17,7 @@ from stoa.arguments import recipe_first
 from stoa.data.loader import DataConfig
 from stoa.models.video_language import ModelConfig
 from stoa.objectives.total import ObjectivesConfig
-from stoa.training.trainer import TrainingConfig
+from stoa.training.config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

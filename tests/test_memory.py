@@ -26,8 +26,8 @@ before = max(faults() for _ in range(5))  # until it has what it needs
 print(max(faults() for _ in range(10)) - before)
 """
 JOINED = """
-from stoa.training.run import join
-from stoa.training.trainer import TrainingConfig
+from stoa.run import join
+from stoa.training.config import TrainingConfig
 join(TrainingConfig(), "ds_configs/demo.json")
 """
 

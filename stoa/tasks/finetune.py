@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
+from stoa.config import Config
 from stoa.data.clips import Clips, SomeClips
 from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
@@ -21,16 +21,13 @@ from stoa.models.weights import Trained, load_pretrained
 from stoa.objectives.gather import from_first_rank, rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.questions import QuestionRow, questions_of_split
+from stoa.run import Process, join, losses_until_now, train
 from stoa.tasks.evaluation import Abilities, Evaluation, EvaluationConfig, Task, evaluate
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
 from stoa.tasks.trained import TrainedModel
 from stoa.training import checkpoint
-from stoa.training.run import Process, join, losses_until_now, train
-from stoa.training.trainer import TrainingConfig
-
-if TYPE_CHECKING:
-    from stoa.config import Config
+from stoa.training.config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train  # noqa: E402
+from stoa import run  # noqa: E402
 from stoa.cli._errors import run_and_leave  # noqa: E402
-from stoa.training import run  # noqa: E402
 from stoa.training.metrics import MetricsLog  # noqa: E402
 from stoa.training.trainer import Trainer  # noqa: E402
 

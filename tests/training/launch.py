@@ -23,7 +23,7 @@ WORKER = str(Path(__file__).parent / "faulty_worker.py")
 
 # A process that is forked from one that has imported these starts several times faster.
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["deepspeed", "stoa.training.run", "stoa.tasks.finetune"])
+_FORKED.set_forkserver_preload(["deepspeed", "stoa.run", "stoa.tasks.finetune"])
 
 
 class Program:

@@ -10,7 +10,7 @@ from torch import nn
 
 from stoa.config import Config
 from stoa.training.checkpoint import chosen, damage, find, newest, save_weights, set_aside_after
-from stoa.training.trainer import _check_same
+from stoa.training.resumable import require_same_run
 
 
 def make(folder: Path, step: int, content: bytes = b"weights") -> Path:
@@ -74,10 +74,10 @@ def test_a_key_that_a_checkpoint_does_not_know_has_its_default():
     facts = {"config": config, "architecture": {}, "deepspeed_config": {}}
     saved = copy.deepcopy(facts)
     del saved["config"]["model"]["num_answers"], saved["config"]["model"]["objects"]["detach_tap"]
-    _check_same(saved, facts, Path("x"))
+    require_same_run(saved, facts, Path("x"))
     config["model"]["num_answers"] = 3
     with pytest.raises(ValueError, match="of another model: model.num_answers is 0 there and 3 here"):
-        _check_same(saved, facts, Path("x"))
+        require_same_run(saved, facts, Path("x"))
 
 
 def test_the_weights_that_validation_chose_go_before_the_newest(tmp_path):

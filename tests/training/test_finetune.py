@@ -17,11 +17,11 @@ from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
 from stoa.data.loader import open_clips
 from stoa.manifest import read_manifest, write_manifest
+from stoa.run import Process
 from stoa.tasks import finetune as module
 from stoa.training import checkpoint
 from stoa.training.console import Console
 from stoa.training.metrics import METRICS_FILE, read_metrics
-from stoa.training.run import Process
 
 
 @pytest.fixture(scope="module")

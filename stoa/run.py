@@ -25,10 +25,12 @@ from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training import checkpoint
 from stoa.training import engine as ds
+from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
-from stoa.training.trainer import Trainer, TrainingConfig, Validation
+from stoa.training.trainer import Trainer
+from stoa.training.validation import Validation
 
 
 class Process(NamedTuple):

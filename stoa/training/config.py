@@ -1,0 +1,39 @@
+"""How long a run trains, how fast, and how often it is saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stoa.training.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Of a run, whatever is trained.
+
+    Attributes:
+        output_dir: everything the run writes; a run found there is resumed.
+        max_steps: optimiser steps in all.
+        optim: AdamW and its schedule.
+        seed: of initialisation, order, masks and negatives.
+        log_every: steps between progress lines.
+        save_every: steps between checkpoints; one is always written at the end.
+        keep_checkpoints: complete checkpoints kept.
+        tensorboard: write event files beside ``metrics.jsonl``.
+    """
+
+    output_dir: str = "runs/stoa"
+    max_steps: int = 25_000
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "log_every", "save_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name} is {getattr(self, name)}; expected at least 1")
+        if self.seed < 0:
+            raise ValueError(f"training.seed is {self.seed}; expected 0 or more")

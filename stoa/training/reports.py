@@ -1,0 +1,172 @@
+"""What a run says of its steps, in its log and on the console, and that it ends where a number is not finite."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import nn
+
+from stoa.objectives.gather import mean_over_ranks, world_size
+from stoa.objectives.total import LOSSES
+from stoa.training import engine as ds
+from stoa.training.console import Console, duration, progress_line
+from stoa.training.metrics import MetricsLog
+
+_CHECKED = {"loss", *LOSSES}
+
+
+class StepRecord(NamedTuple):
+    """One step, until its scalars are fetched from the device."""
+
+    step: int
+    names: list[str]
+    scalars: torch.Tensor
+    learning_rate: float
+    waited: float
+    replaced: int
+    dropped: int
+
+
+class Reports:
+    """Steps between two reports, and what is said of them.
+
+    Args:
+        engine: of DeepSpeed.
+        max_steps: of the run.
+        samples: clips of a step, of all ranks.
+        device: that the run trains on.
+        checkpoints: their folder, for messages.
+        console: shows progress.
+        log: on the first rank.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        *,
+        max_steps: int,
+        samples: int,
+        device: torch.device,
+        checkpoints: Path,
+        console: Console,
+        log: MetricsLog | None,
+    ) -> None:
+        self.log = log
+        self._engine = engine
+        self._max_steps = max_steps
+        self._samples = samples
+        self._device = device
+        self._checkpoints = checkpoints
+        self._console = console
+        self._pending: list[StepRecord] = []
+        self._replaced_clips = 0.0
+        self._skipped_steps = ds.skipped_steps(engine)  # of the run until here
+        self._said_slow = False
+        self.start_window()
+
+    def start_window(self) -> None:
+        """What was done until here is no part of the time that the next steps take."""
+        self._window_start = time.perf_counter()
+
+    def add(self, record: StepRecord) -> None:
+        """One more step."""
+        self._pending.append(record)
+
+    def report(self, *, stop: bool) -> bool:
+        """All ranks: fetch the scalars of the steps since the last report (the only wait for the device), log and show
+        them.
+
+        Args:
+            stop: this rank has been told to stop.
+
+        Returns:
+            whether any rank has.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite.
+            OSError: the log cannot be written.
+        """
+        if not self._pending:
+            return stop
+        names = self._pending[0].names
+        assert all(record.names == names for record in self._pending)
+        scalars = torch.stack([record.scalars for record in self._pending])
+        host = [[r.waited, r.replaced, r.dropped, float(stop)] for r in self._pending]
+        table = torch.cat([scalars, torch.tensor(host, device=scalars.device)], dim=1)
+        rows = mean_over_ranks(table).tolist()
+        records, self._pending = self._pending, []  # an error from here on must not bring them up again
+        step = records[-1].step
+        elapsed, steps = time.perf_counter() - self._window_start, len(records)
+        timing = {
+            "samples_per_second": steps * self._samples / elapsed,
+            "step_seconds": elapsed / steps,
+            "data_wait_share": sum(row[-4] for row in rows) / elapsed,
+            "eta_seconds": (self._max_steps - step) * elapsed / steps,
+            "skipped_steps": float(ds.skipped_steps(self._engine)),
+        }
+        lines: list[dict[str, float]] = []
+        for record, row in zip(records, rows, strict=True):
+            _, replaced, dropped, _ = (x * world_size() for x in row[-4:])
+            self._replaced_clips += replaced
+            # A metric with nothing to measure is not a number; a loss that is none is an error.
+            values = {n: x for n, x in zip(names, row[:-4], strict=True) if not math.isnan(x) or n in _CHECKED}
+            values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
+            lines.append(values | timing)
+        norm = ds.grad_norm(self._engine)
+        if norm is not None:
+            lines[-1]["grad_norm"] = norm
+        try:
+            if self.log is not None:
+                for record, values in zip(records, lines, strict=True):
+                    self.log.write(record.step, values)
+                self.log.flush()
+        finally:
+            self._require_finite(records, lines)
+        shown = {**lines[-1], "replaced_clips": self._replaced_clips}
+        self._console.progress(progress_line(step, self._max_steps, shown))
+        if self._device.type == "cpu" and timing["step_seconds"] > 5 and not self._said_slow:
+            self._console.say(f"a step takes {duration(timing['step_seconds'])} on the CPU of this machine")
+            self._said_slow = True
+        self.start_window()
+        return rows[-1][-1] > 0
+
+    def close(self) -> None:
+        self._console.close()
+        if self.log is not None:
+            self.log.close()
+
+    def require_finite_weights(self, model: nn.Module, step: int) -> None:
+        """Gradients that nobody has looked at (ZeRO 0 does not tell their norm) show in the weights.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+        """
+        weights = dict(model.named_parameters())
+        # In fp32: half would overflow.
+        norms = torch.stack([torch.linalg.vector_norm(w.detach(), dtype=torch.float32) for w in weights.values()])
+        for name, finite in zip(weights, norms.isfinite().tolist(), strict=True):
+            if not finite:
+                self._diverged(f"weight {name} is not finite after step {step}")
+
+    def _require_finite(self, records: list[StepRecord], lines: list[dict[str, float]]) -> None:
+        """The fp16 loss scaler meets infinite gradients by skipping a step; anywhere else they are an end."""
+        for record, values in zip(records, lines, strict=True):
+            if not math.isfinite(values["loss"]):
+                self._diverged(f"loss of step {record.step} is {values['loss']}")
+        if ds.uses_fp16(self._engine):
+            return
+        step, norm, skipped = records[-1].step, lines[-1].get("grad_norm", 0.0), ds.skipped_steps(self._engine)
+        if not math.isfinite(norm):
+            self._diverged(f"grad_norm of step {step} is {norm}")
+        if skipped > self._skipped_steps:  # DeepSpeed tells the norm of the last step alone
+            self._diverged(f"grad_norm of {skipped - self._skipped_steps} step(s) up to {step} is not finite")
+
+    def _diverged(self, what: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{what}; lower the learning rates under training.optim, or raise its warmup_steps. "
+            f"The last good checkpoint is under {self._checkpoints}"
+        )

@@ -1,0 +1,76 @@
+"""The best weights of a run, chosen by a score that is asked for as it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.gather import from_first_rank, rank
+from stoa.training import checkpoint
+from stoa.training.console import Console
+from stoa.training.metrics import METRICS_FILE, MetricsLog, read_metrics
+
+
+class Validation(NamedTuple):
+    """How checkpoints are chosen: every so many steps ``score`` (higher is better) is asked for, on every rank, and the
+    best weights are kept."""
+
+    every: int
+    score: Callable[[VideoLanguageModel], float]
+
+
+class BestWeights:
+    """Keeps the weights that validation has found best, in the folder ``best`` of a run.
+
+    Args:
+        validation: says when, and how good they are.
+        folder: of the run.
+        max_steps: of the run; its end is validated too.
+        console: shows the score.
+    """
+
+    def __init__(self, validation: Validation, folder: Path, *, max_steps: int, console: Console) -> None:
+        self._validation = validation
+        self._folder = folder
+        self._max_steps = max_steps
+        self._console = console
+
+    def is_due(self, step: int) -> bool:
+        """Whether the weights of this step are to be scored."""
+        return step > 0 and (step % self._validation.every == 0 or step == self._max_steps)
+
+    def is_owed(self, step: int) -> bool:
+        """All ranks: whether the run was ended between the checkpoint of this step and what validation says of it."""
+        if not self.is_due(step):
+            return False
+        log = self._folder / METRICS_FILE
+        return from_first_rank(lambda: not any(r["step"] == step and "validation" in r for r in read_metrics(log)))
+
+    def choose(self, engine: Any, step: int, run_facts: dict[str, Any], log: MetricsLog | None) -> None:
+        """All ranks: ask for the score of the weights as they are, and keep them if they are the best so far.
+
+        Args:
+            engine: of DeepSpeed, around the objective whose model is scored.
+            step: optimiser steps done.
+            run_facts: stored with the weights.
+            log: on the first rank.
+        """
+        model = engine.module.model
+        engine.eval()
+        score = self._validation.score(model)
+        engine.train()
+        folder = self._folder / checkpoint.BEST
+        found = checkpoint.chosen(folder) if rank() == 0 else None
+        best = -math.inf if found is None else checkpoint.read_run(found)["validation"]
+        self._console.say(f"validation at step {step}: {score:.2f}" + (f" (best {best:.2f})" if found else ""))
+        if rank() == 0 and score > best:
+            checkpoint.save_weights(model, folder, step, {**run_facts, "step": step, "validation": score})
+        if log is not None:
+            log.write(step, {"validation": score})  # from here on it is not owed
+            log.flush()
+        dist.barrier()
