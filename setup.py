@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_backend"))
@@ -48,8 +49,34 @@ ANY_TORCH = "torch>=2.10"
 CXX_FLAGS = ["-std=c++20", "-O3", "-Wall", "-Wextra", "-Wno-unused-parameter"]
 # From V100 to H200. Code for one runs on all later ones of its generation; "+PTX" serves what comes after.
 CUDA_ARCHITECTURES = ("7.0", "7.5", "8.0", "9.0")
+# Folders that stand beside the package in a checkout and inside it once it is installed; stoa/shipped.py finds them.
+SHIPPED = ("recipes", "ds_configs")
 GIB_PER_CXX_JOB = 2
 GIB_PER_CUDA_JOB = 5
+
+
+class BuildPackage(build_py):
+    """The package, with the recipes and DeepSpeed configurations that its commands take."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for name in SHIPPED:
+                target = Path(self.build_lib) / "stoa" / name
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(ROOT / name, target)
+
+
+def say_uncompiled(reason: str) -> None:
+    """A banner: among the lines of a build one more would be lost. pip shows it with -v."""
+    lines = [
+        f"NOT COMPILED: {reason}",
+        "left out: the C++ and CUDA operators roi_align_max, trajectory_attention and batched_assignment",
+        "in their place the PyTorch references run: the same results, slower (docs/performance.md)",
+        "to have them: mend that and install again; STOA_FORCE_EXT=1 makes it an error",
+    ]
+    rule = "*" * 100
+    print("\n".join([rule, *(f"stoa: {line}" for line in lines), rule]), file=sys.stderr, flush=True)
 
 
 def sources(pattern: str) -> list[str]:
@@ -170,7 +197,7 @@ def extension_arguments() -> dict[str, object]:
             except Exception as error:
                 if os.environ.get("STOA_FORCE_EXT") == "1":
                     raise
-                print(f"stoa: compiling failed ({error}); installing pure Python, the PyTorch references will run")
+                say_uncompiled(f"compiling failed ({error})")
                 self.extensions = []
 
     extension = extension_type(
@@ -185,7 +212,7 @@ def extension_arguments() -> dict[str, object]:
     return {
         "install_requires": [f"torch=={public_version}", *DEPENDENCIES],
         "ext_modules": [extension],
-        "cmdclass": {"build_ext": BuildOperators},
+        "cmdclass": {"build_ext": BuildOperators, "build_py": BuildPackage},
     }
 
 
@@ -200,8 +227,8 @@ def setup_arguments() -> dict[str, object]:
         return extension_arguments()
     if os.environ.get("STOA_FORCE_EXT") == "1":
         raise SystemExit(f"stoa: STOA_FORCE_EXT=1 is set, but {reason}")
-    print(f"stoa: installing pure Python, the PyTorch references will run: {reason}")
-    return {"install_requires": [ANY_TORCH, *DEPENDENCIES]}
+    say_uncompiled(reason)
+    return {"install_requires": [ANY_TORCH, *DEPENDENCIES], "cmdclass": {"build_py": BuildPackage}}
 
 
 setup(**setup_arguments())

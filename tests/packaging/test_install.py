@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +33,8 @@ with warnings.catch_warnings(record=True) as caught:
     match, _ = batched_assignment(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
 assert match.tolist() == [[1, 0]]
 assert build_info() == {"compiled": False}
+from stoa.shipped import found
+print(found("recipes/stoa.yaml"))
 print(*(str(w.message) for w in caught if "stoa" in str(w.message)), sep="\\n")
 """
 USE_EXTENSION = """
@@ -88,39 +92,49 @@ def test_the_installed_package_requires_the_torch_it_was_built_with() -> None:
     assert f"torch=={public_version}" in (importlib.metadata.requires("stoa") or [])
 
 
-def test_pure_python_installation_warns_once(checkout: Path, tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        target,
-        checkout,
-    ]
+def test_a_wheel_of_pure_python_has_all_that_commands_take_and_warns_once(
+    checkout: Path, repo_root: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout]
     run(*command, cwd=tmp_path, STOA_NO_EXT="1")
+    target = tmp_path / "target"
+    with zipfile.ZipFile(next(tmp_path.glob("stoa-*.whl"))) as wheel:
+        wheel.extractall(target)
     requirements = next(target.glob("stoa-*.dist-info/METADATA")).read_text()
     assert "Requires-Dist: torch>=" in requirements
+    for name in ("recipes", "ds_configs"):
+        shipped = {path.relative_to(repo_root / name) for path in (repo_root / name).rglob("*") if path.is_file()}
+        there = {path.relative_to(target / "stoa" / name) for path in (target / "stoa" / name).rglob("*.*")}
+        assert there == shipped and shipped
     output = run(sys.executable, "-c", USE_REFERENCE, cwd=tmp_path, PYTHONPATH=str(target)).splitlines()
-    assert len(output) == 1, output
-    assert "no C++ compiler, or STOA_NO_EXT=1" in output[0]
+    assert output[:-1] == [str(target / "stoa" / "recipes" / "stoa.yaml")]
+    assert "no C++ compiler, or STOA_NO_EXT=1" in output[-1]
 
 
-def test_a_missing_compiler_is_said_in_one_line(checkout: Path) -> None:
+def test_a_source_distribution_has_what_a_wheel_is_built_of(checkout: Path, tmp_path: Path) -> None:
+    """As ``python -m build`` makes it, which builds the wheel of its content alone."""
+    run(sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", tmp_path, cwd=checkout, STOA_NO_EXT="1")
+    with tarfile.open(next(tmp_path.glob("stoa-*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = ["csrc", "constraints", "recipes", "ds_configs", "build_backend", "stoa"]
+    sources = [path for folder in wanted for path in (checkout / folder).rglob("*") if path.is_file()]
+    assert {str(path.relative_to(checkout)) for path in sources} <= names
+    assert {"setup.py", "pyproject.toml", "train.py", "README.md", "LICENSE"} <= names
+
+
+def test_a_missing_compiler_is_said_loudly(checkout: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "build"]
-    lines = [line for line in run(*command, cwd=checkout, CXX="no-such-c++").splitlines() if line.startswith("stoa:")]
-    assert len(lines) == 1
-    assert "no-such-c++ not found; install g++ or set CXX" in lines[0]
+    output = run(*command, cwd=checkout, CXX="no-such-c++")
+    assert "*" * 100 in output
+    assert "stoa: NOT COMPILED: there is no C++ compiler (no-such-c++ not found; install g++ or set CXX)" in output
+    assert "left out: the C++ and CUDA operators roi_align_max, trajectory_attention and batched_assignment" in output
     with pytest.raises(AssertionError, match="STOA_FORCE_EXT=1 is set, but there is no C\\+\\+ compiler"):
         run(*command, cwd=checkout, CXX="no-such-c++", STOA_FORCE_EXT="1")
 
 
 def test_a_failing_compiler_is_an_error_only_when_forced(checkout: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "build"]
-    assert "compiling failed" in run(*command, cwd=checkout, CXX="false")
+    assert "NOT COMPILED: compiling failed" in run(*command, cwd=checkout, CXX="false")
     with pytest.raises(AssertionError, match="Error"):
         run(*command, cwd=checkout, CXX="false", STOA_FORCE_EXT="1")
 
