@@ -49,7 +49,8 @@ class MotionEncoder(nn.Module):
 
 def box_moves(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """How fast each box moves, in parts of the frame a clip: the difference to the mean of the boxes of its label in
-    the frame before, times T - 1. So it is the same for more or fewer frames of a clip.
+    the frame before, times T, since frames are the middles of T equal parts (:func:`stoa.data.sampling.sample_times`).
+    So it is the same for more or fewer frames of a clip.
 
     Args:
         boxes_BTK4: fp32, in half precision differences would be mostly rounding; finite where there is a box.
@@ -64,6 +65,6 @@ def box_moves(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> tuple[torch
     boxes_BTK4 = boxes_BTK4.where((labels_BTK >= 0)[..., None], 0)
     # A sum, not a product of matrices, which autocast would round.
     mean_BTK4 = (same_BTKK[..., None] * boxes_BTK4[:, :-1, None]).sum(dim=-2) / count_BTK1.clamp(min=1)
-    moves_BTK4 = ((boxes_BTK4[:, 1:] - mean_BTK4) * now_BTK.shape[1]).where(count_BTK1 > 0, 0)
+    moves_BTK4 = ((boxes_BTK4[:, 1:] - mean_BTK4) * labels_BTK.shape[1]).where(count_BTK1 > 0, 0)
     has_moved_BTK = torch.cat([torch.zeros_like(labels_BTK[:, :1], dtype=torch.bool), count_BTK1[..., 0] > 0], dim=1)
     return torch.cat([torch.zeros_like(boxes_BTK4[:, :1]), moves_BTK4], dim=1), has_moved_BTK

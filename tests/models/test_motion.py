@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 
-import pytest
 import torch
 from factories import has_gradient, random_batch, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoa.data.sampling import sample_times
 from stoa.models.motion import MotionEncoder, box_moves
 from stoa.models.objects import ObjectConfig
 
@@ -26,7 +26,7 @@ def test_a_move_is_since_the_mean_of_the_label_in_the_frame_before(frames, slots
     for b, t, k in itertools.product(range(2), range(1, frames), range(slots)):
         before = [boxes[b, t - 1, j] for j in range(slots) if labels[b, t - 1, j] == labels[b, t, k] >= 0]
         if before:
-            expected[b, t, k] = (frames - 1) * (boxes[b, t, k] - torch.stack(before).mean(dim=0))
+            expected[b, t, k] = frames * (boxes[b, t, k] - torch.stack(before).mean(dim=0))
             expected_has[b, t, k] = True
     moves, has_moved = box_moves(boxes, labels)
     torch.testing.assert_close(moves, expected)
@@ -37,7 +37,7 @@ def test_moves_are_not_rounded_under_autocast():
     boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
     with torch.autocast("cpu", torch.bfloat16):
         moves, _ = box_moves(boxes, torch.zeros(1, 2, 1, dtype=torch.int64))
-    torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.001, 0, 0.001, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.002, 0, 0.002, 0]), atol=1e-6, rtol=0)
 
 
 @settings(max_examples=40)
@@ -57,16 +57,17 @@ def test_a_trajectory_has_the_mean_over_its_boxes_that_have_moved(frames, slots,
     torch.testing.assert_close(encoder(boxes, labels, trajectories), expected, atol=1e-5, rtol=1e-4)
 
 
+@settings(max_examples=40)
+@given(st.integers(2, 32), st.floats(0, 60), st.floats(0.5, 60), st.integers(0, 2**31 - 1))
 @torch.no_grad()
-@pytest.mark.parametrize("frames", [2, 5])
-def test_the_same_motion_in_other_frames_is_the_same(frames):
-    start, travel = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.3, 0.0, 0.3, 0.0])
-    encoder, one = MotionEncoder(8), torch.zeros(1, 1, dtype=torch.int64)
-    found = [
-        encoder((start + travel * torch.linspace(0, 1, n)[:, None])[None, :, None], one.expand(1, n)[..., None], one)
-        for n in (3, frames)
-    ]
-    torch.testing.assert_close(*found)
+def test_the_same_motion_in_other_frames_is_the_same(frames, start_seconds, seconds, seed):
+    """A box that goes its way evenly, seen when the loader sees it: every move is the way of the whole clip."""
+    first, last = torch.rand(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    times_T = torch.from_numpy(sample_times(start_seconds, start_seconds + seconds, frames))
+    boxes_T4 = first + (last - first) * ((times_T - start_seconds) / seconds)[:, None]
+    moves, has_moved = box_moves(boxes_T4[None, :, None], torch.zeros(1, frames, 1, dtype=torch.int64))
+    assert has_moved[0, :, 0].tolist() == [False] + [True] * (frames - 1)
+    torch.testing.assert_close(moves[0, 1:, 0], (last - first).expand(frames - 1, 4))
 
 
 @torch.no_grad()
