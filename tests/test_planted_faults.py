@@ -89,6 +89,18 @@ FAULTS = {
         'model.group(video, "objects")',
         f"{ALIGNMENT}::test_ota_equals_a_loop_with_scipy",
     ),
+    "OTA: nce over the clip alone": Fault(
+        "objectives/alignment.py",
+        "of_null_BRAC.where(has_null_BR[..., None, None], of_word_BRAC)",
+        "of_null_BRAC",
+        f"{ALIGNMENT}::test_a_match_that_is_always_the_other_noun_is_no_optimum",
+    ),
+    "OTA: nce against the same noun": Fault(
+        "objectives/alignment.py",
+        "(key_AC != key_BR[..., None, None]) & ",
+        "",
+        f"{ALIGNMENT}::test_nouns_that_are_all_the_same_are_no_negatives",
+    ),
     "ASP: the text side is trained": Fault(
         "objectives/alignment.py",
         "at_columns(text.tokens_BLd.detach(), columns)\n    all_rows_BR",

@@ -1,12 +1,12 @@
 """Object-text alignment and action-set prediction (STOA-VLP, OTA and ASP).
 
-Shape legend: B clips, R rows (trajectories or action tokens), C columns (words and the null), L text tokens,
-d joint width.
+Shape legend: B clips on this rank, A clips of all ranks, R rows (trajectories or action tokens), C columns (words and
+the null) of a clip, X = A * C columns of all clips, L text tokens, d joint width.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from stoa.batch import VideoTextBatch
 from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
-from stoa.objectives.gather import all_sum, global_mean
+from stoa.objectives.gather import all_sum, gather_rows_no_grad, global_mean
 from stoa.objectives.matching import (
     MATCH_TEMPERATURE,
     Columns,
@@ -27,9 +27,19 @@ from stoa.objectives.matching import (
     null_positions,
     truth_known,
     word_columns,
+    word_keys,
 )
+from stoa.objectives.vtc import own_pairs, same_pairs
 
 AlignLoss = Literal["mse", "cosine", "nce"]
+
+
+class Repeats(NamedTuple):
+    """Which words of other clips are no negatives: those with the key of the own one (:func:`word_keys`; 0 for a null),
+    and all of a clip with the same video or caption (:func:`same_pairs`)."""
+
+    key_BC: torch.Tensor
+    same_BA: torch.Tensor
 
 
 def ota_loss(
@@ -55,7 +65,8 @@ def ota_loss(
     columns = word_columns(batch.noun_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     match = match_rows(rows_BRd, video.trajectory_labels_BN >= 0, words_BCd, columns)
-    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form)
+    repeats = find_repeats(batch, batch.noun_mask_BL, columns) if form == "nce" else None
+    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats)
     truth = judge_match(
         match,
         columns,
@@ -90,12 +101,28 @@ def asp_loss(
     match = match_rows(rows_BRd, all_rows_BR, words_BCd, columns)
     if pad_null:
         match = match._replace(column_BR=match.column_BR.where(match.matched_BR, columns.count_B[:, None] - 1))
-    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form)
+    repeats = find_repeats(batch, batch.verb_mask_BL, columns) if form == "nce" else None
+    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats)
     return loss, {f"asp_{name}": value for name, value in metrics.items()}
 
 
+def find_repeats(batch: VideoTextBatch, piece_BL: torch.Tensor, columns: Columns) -> Repeats:
+    """See :class:`Repeats`.
+
+    Args:
+        piece_BL: bool, the pieces of the words that the columns stand for.
+    """
+    key_BL = word_keys(batch.tokens_BL, piece_BL, batch.word_end_BL)
+    return Repeats(key_BL.gather(1, columns.position_BC), same_pairs(batch.clip_keys_B, batch.caption_keys_B))
+
+
 def alignment_loss(
-    rows_BRd: torch.Tensor, words_BCd: torch.Tensor, match: Match, columns: Columns, form: AlignLoss
+    rows_BRd: torch.Tensor,
+    words_BCd: torch.Tensor,
+    match: Match,
+    columns: Columns,
+    form: AlignLoss,
+    repeats: Repeats | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Mean distance of matched rows to their words, over the pairs of all ranks.
 
@@ -103,7 +130,8 @@ def alignment_loss(
         rows_BRd: with gradient.
         words_BCd: without.
         form: ``mse``, over pairs and dimensions, of the unnormalised vectors; ``cosine``, one minus the cosine;
-            ``nce``, the cross-entropy of ``cos / 0.1`` over the columns of the clip.
+            ``nce``, see :func:`contrast`.
+        repeats: for ``nce`` alone.
 
     Returns:
         (loss, metrics): ``explained``, the share of the words' variance that the rows explain, ``match_rate`` of the
@@ -119,9 +147,8 @@ def alignment_loss(
     elif form == "cosine":
         distance_BR = 1 - F.cosine_similarity(rows_BRd, target_BRd, dim=-1)
     else:
-        cosine_BRC = exact_product(F.normalize(rows_BRd, dim=-1), F.normalize(words_BCd, dim=-1).transpose(1, 2))
-        logits_BRC = (cosine_BRC / MATCH_TEMPERATURE).masked_fill(~columns.valid_BC[:, None], -torch.inf)
-        distance_BR = F.cross_entropy(logits_BRC.transpose(1, 2), column_BR, reduction="none")
+        assert repeats is not None
+        distance_BR = contrast(rows_BRd, words_BCd, match, columns, repeats)
     loss = global_mean((matched_BR * distance_BR).sum(), matched_BR.sum())
     with torch.no_grad():
         is_null_BR = match.matched_BR & (match.column_BR == columns.count_B[:, None] - 1)
@@ -144,3 +171,35 @@ def alignment_loss(
         "match_rate": pairs / valid,
         "null_share": null / pairs,
     }
+
+
+def contrast(
+    rows_BRd: torch.Tensor, words_BCd: torch.Tensor, match: Match, columns: Columns, repeats: Repeats
+) -> torch.Tensor:
+    """Cross-entropy (B, R) of ``cos / 0.1`` between a row's own column and those that it is not.
+
+    For a row with a word these are the words of all clips of the global batch, but for the same word and the words of
+    the same clip or caption elsewhere, and the null of its clip. Over the clip alone a row may be all that the other
+    words of its clips are: the match agrees, and the loss is 0. A null says what its own caption leaves out, of which
+    other captions may speak: it is no column of other clips, and a row with it is told from the words of its clip.
+
+    A row without anything to tell it from has 0. Rows that are not matched have some finite value.
+    """
+    rows_BRd, words_BCd = F.normalize(rows_BRd, dim=-1), F.normalize(words_BCd, dim=-1)
+    column_BR = match.column_BR.clamp(min=0)
+    null_BR = (columns.count_B[:, None] - 1).expand_as(column_BR)
+    has_null_BR = column_BR == null_BR
+    cosine_BRC = exact_product(rows_BRd, words_BCd.transpose(1, 2))
+    own_BR1, null_BR1 = (cosine_BRC.gather(2, chosen_BR[..., None]) for chosen_BR in (column_BR, null_BR))
+
+    words_ACd, word_AC, key_AC = (gather_rows_no_grad(x) for x in (words_BCd, columns.word_BC, repeats.key_BC))
+    own_BA = own_pairs(repeats.same_BA)
+    key_BR = repeats.key_BC.gather(1, column_BR)
+    of_word_BRAC = (key_AC != key_BR[..., None, None]) & (own_BA | ~repeats.same_BA)[:, None, :, None]
+    of_null_BRAC = own_BA[:, None, :, None]
+    negative_BRAC = word_AC & of_null_BRAC.where(has_null_BR[..., None, None], of_word_BRAC)
+
+    others_BRX = exact_product(rows_BRd, words_ACd.flatten(0, 1).T).masked_fill(~negative_BRAC.flatten(2), -torch.inf)
+    null_BR1 = null_BR1.masked_fill(has_null_BR[..., None], -torch.inf)
+    logits = torch.cat([own_BR1, null_BR1, others_BRX], dim=2) / MATCH_TEMPERATURE
+    return -logits.log_softmax(dim=2)[..., 0]

@@ -18,6 +18,7 @@ from stoa.models.video_language import end_positions
 from stoa.ops import batched_assignment
 
 MATCH_TEMPERATURE = 0.1
+_HASH_FACTOR = 0x2545F4914F6CDD1D  # any large odd number
 NullToken = Literal["end", "start"]
 
 
@@ -34,6 +35,11 @@ class Columns(NamedTuple):
     @property
     def valid_BC(self) -> torch.Tensor:
         return torch.arange(self.position_BC.shape[1], device=self.count_B.device) < self.count_B[:, None]
+
+    @property
+    def word_BC(self) -> torch.Tensor:
+        """Of those that are real all but the null."""
+        return torch.arange(self.position_BC.shape[1], device=self.count_B.device) < self.count_B[:, None] - 1
 
 
 class Match(NamedTuple):
@@ -64,6 +70,27 @@ def word_columns(word_BL: torch.Tensor, null_B: torch.Tensor) -> Columns:
     # Start and end are no words, which leaves at most L - 2 of them.
     position_BC = key_BL.argsort(dim=1, stable=True)[:, : max(1, word_BL.shape[1] - 1)]
     return Columns(position_BC, word_BL.sum(dim=1) + 1)
+
+
+def word_keys(tokens_BL: torch.Tensor, piece_BL: torch.Tensor, end_BL: torch.Tensor) -> torch.Tensor:
+    """A hash (B, L) of the pieces of the word that ends at a token, int64, equal for the same word; 0 where none does.
+
+    Args:
+        tokens_BL: BPE ids.
+        piece_BL: bool, True at every piece of a word.
+        end_BL: bool, True at the last piece of each.
+    """
+    length = tokens_BL.shape[1]
+    starts_BL = piece_BL.clone()
+    starts_BL[:, 1:] &= ~piece_BL[:, :-1] | end_BL[:, :-1]
+    word_BL = starts_BL.cumsum(dim=1).where(piece_BL, 0)
+    position_L = torch.arange(length, device=tokens_BL.device)
+    # A polynomial of the pieces from the last to the first, modulo 2^64.
+    power_L = torch.full_like(position_L, _HASH_FACTOR).cumprod(dim=0)
+    power_LL = power_L[(position_L[:, None] - position_L).clamp(min=0)]
+    own_BLL = (word_BL[:, :, None] == word_BL[:, None, :]) & (position_L <= position_L[:, None])
+    key_BL = (own_BLL * power_LL * (tokens_BL + 1)[:, None, :]).sum(dim=2)
+    return key_BL.where(piece_BL & end_BL, 0)
 
 
 def at_columns(text_BLd: torch.Tensor, columns: Columns) -> torch.Tensor:

@@ -47,7 +47,7 @@ class ObjectivesConfig:
             at a blank that reads the text before it, which takes a pass for every word of a caption, as released.
         plm_prefix: what of a caption is given: as many words as a draw says (``random``), or none (``start``).
         align_loss: of OTA and ASP: ``mse``, the squared distance to the word; ``cosine``, one minus the cosine;
-            ``nce``, the cross-entropy of the cosines over the words of the caption.
+            ``nce``, the cross-entropy of the cosines over the words of all captions of the global batch.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
             nothing of the caption.
         pad_null: in ASP draw every unmatched action token to the null, not one alone.

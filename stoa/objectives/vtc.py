@@ -72,6 +72,12 @@ def own_columns(num_rows: int, device: torch.device) -> torch.Tensor:
     return rank() * num_rows + torch.arange(num_rows, device=device)
 
 
+def own_pairs(same_BA: torch.Tensor) -> torch.Tensor:
+    """(B, A) bool, True where row and column are one clip of the batch, for the ``same_BA`` of :func:`same_pairs`."""
+    columns_B = own_columns(len(same_BA), same_BA.device)
+    return torch.arange(same_BA.shape[1], device=columns_B.device) == columns_B[:, None]
+
+
 def vtc_loss(scores: Similarities, *, smoothing: float = 0.0) -> torch.Tensor:
     """Mean of both directions' cross-entropies, each over the whole batch with repeated pairs masked.
 
@@ -79,7 +85,7 @@ def vtc_loss(scores: Similarities, *, smoothing: float = 0.0) -> torch.Tensor:
         scores: see :func:`similarities`.
         smoothing: share of the target that is spread over all pairs that are not masked.
     """
-    own_BA = _own_pairs(scores)
+    own_BA = own_pairs(scores.same_BA)
     return _cross_entropy(scores, own_BA.to(scores.video_to_text_BA.dtype), own_BA, smoothing)
 
 
@@ -89,18 +95,13 @@ def csal_loss(scores: Similarities, config: CsalConfig) -> tuple[torch.Tensor, t
     Returns:
         (loss, mean share of self-similarity that is on the own pairs).
     """
-    own_BA = _own_pairs(scores)
+    own_BA = own_pairs(scores.same_BA)
     video_AA, text_AA = (exact_product(x_Ad.detach(), x_Ad.detach().T) for x_Ad in (scores.video_Ad, scores.text_Ad))
     same_AA = gather_rows_no_grad(scores.same_BA.to(torch.uint8)).bool()
     alike_AA = csal_targets(video_AA, text_AA, same_AA, scale=config.fixed_scale, mass=config.mass, cut=config.cut)
     alike_BA = alike_AA[own_columns(len(own_BA), own_BA.device)]
     target_BA = config.share * alike_BA + (1 - config.share) * own_BA
     return _cross_entropy(scores, target_BA, own_BA, config.smoothing), (alike_BA * own_BA).sum(dim=1).mean()
-
-
-def _own_pairs(scores: Similarities) -> torch.Tensor:
-    columns_B = own_columns(len(scores.same_BA), scores.same_BA.device)
-    return torch.arange(scores.same_BA.shape[1], device=columns_B.device) == columns_B[:, None]
 
 
 def _cross_entropy(

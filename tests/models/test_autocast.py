@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from stoa.models.actions import gather_actions
 from stoa.models.graph_attention import band_edges
 from stoa.models.objects import Boxes
-from stoa.objectives.alignment import alignment_loss
+from stoa.objectives.alignment import Repeats, alignment_loss
 from stoa.objectives.csal import CsalConfig
 from stoa.objectives.matching import Columns, Match, match_probabilities
 from stoa.objectives.vtc import csal_loss, similarities
@@ -37,7 +37,9 @@ def action_tokens():
         lambda: band_edges(rows(1, 3, 4, 8), reach=1, threshold=0.1)[1].similarity_BPK,
         lambda: match_probabilities(rows(2, 4, 8), rows(2, 3, 8), COLUMNS),
         lambda: alignment_loss(
-            rows(2, 2, 8), rows(2, 3, 8), Match(torch.tensor([[0, 1], [1, 0]]), torch.ones(2, 2).bool()), COLUMNS, "nce"
+            *(rows(2, 2, 8), rows(2, 3, 8), Match(torch.tensor([[0, 1], [1, 0]]), torch.ones(2, 2).bool()), COLUMNS),
+            "nce",
+            Repeats(torch.tensor([[1, 2, 0], [3, 0, 0]]), torch.eye(2).bool()),
         )[0],
     ],
     ids=["video to text", "text to video", "csal", "actions", "graph", "matching", "nce"],

@@ -75,9 +75,9 @@ def main(out: str, way: str) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     batch = slice_of(global_batch(), rank, world)
     model, losses = tiny_model(), ObjectivesConfig()
-    if way == "stgt":
+    if way == "options":
         model = tiny_model(graph=GraphConfig(layers=1, residual=False, threshold=0.2))
-        losses = ObjectivesConfig(csal=CsalConfig(share=0.7))
+        losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce")
     objective = TrainingObjective(model, losses, seed=11)
     if way == "deepspeed":
         scalars, grads = run_deepspeed(objective, batch, world)

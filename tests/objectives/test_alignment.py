@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from factories import random_batch, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from stoa.models.objects import ObjectConfig
-from stoa.objectives.alignment import asp_loss, ota_loss
+from stoa.objectives.alignment import Repeats, alignment_loss, asp_loss, ota_loss
 from stoa.objectives.matching import (
     Columns,
     Match,
@@ -21,6 +23,7 @@ from stoa.objectives.matching import (
     match_rows,
     null_positions,
     word_columns,
+    word_keys,
 )
 
 
@@ -46,14 +49,41 @@ def pairs_by_scipy(rows, text, words, null):
     return [(i, columns[j]) for i, j in zip(*linear_sum_assignment(-probability), strict=True)]
 
 
-def distance(form, row, text, position, columns):
-    target = text[position].detach()
+def distance(form, row, text, batch, b, position, columns):
+    target = text.tokens_BLd[b, position].detach()
     if form == "mse":
         return (row - target).square().mean()
     if form == "cosine":
         return 1 - F.cosine_similarity(row, target, dim=0)
-    cosine = torch.stack([F.cosine_similarity(row, text[j].detach(), dim=0) for j in columns])
-    return F.cross_entropy(cosine / 0.1, torch.tensor(columns.index(position)))
+    others = list(contrasted(batch, b, position, columns))
+    return contrast_by_loop(row, target, [text.tokens_BLd[c, j].detach() for c, j in others])
+
+
+def pieces(batch, b, end):
+    """Token ids of the noun that ends there, read backwards."""
+    start = end
+    while batch.noun_mask_BL[b, start - 1] and not batch.word_end_BL[b, start - 1]:
+        start -= 1
+    return batch.tokens_BL[b, start : end + 1].tolist()
+
+
+def contrasted(batch, b, position, columns):
+    """(clip, text position) of all that a row matched to ``position`` of clip b is told from."""
+    *words, null = columns
+    if position == null:
+        yield from ((b, j) for j in words)
+        return
+    yield b, null
+    for c in range(len(batch)):
+        repeated = any(keys[c] == keys[b] for keys in (batch.clip_keys_B, batch.caption_keys_B))
+        for j in (batch.noun_mask_BL[c] & batch.word_end_BL[c]).nonzero().squeeze(1).tolist():
+            if (c == b or not repeated) and pieces(batch, c, j) != pieces(batch, b, position):
+                yield c, j
+
+
+def contrast_by_loop(row, target, others):
+    cosine = torch.stack([F.cosine_similarity(row, word, dim=0) for word in (target, *others)])
+    return F.cross_entropy(cosine / 0.1, torch.tensor(0))
 
 
 def model_with(word_head):
@@ -69,6 +99,9 @@ def model_with(word_head):
 @pytest.mark.parametrize("null_token", ["end", "start"])
 def test_ota_equals_a_loop_with_scipy(form, null_token, word_head):
     model, batch = model_with(word_head), random_batch(6, seed=4)
+    batch.tokens_BL[batch.noun_mask_BL] %= 4  # nouns that come again
+    batch.word_end_BL[:, ::3] &= ~batch.noun_mask_BL[:, ::3]  # and nouns of several pieces
+    batch.clip_keys_B[3], batch.caption_keys_B[4] = batch.clip_keys_B[0], batch.caption_keys_B[5]
     batch.noun_mask_BL[1] = False
     batch.labels_BTK[2] = -1
     video, text, loss, metrics = run_ota(model, batch, form, null_token)
@@ -81,7 +114,7 @@ def test_ota_equals_a_loop_with_scipy(form, null_token, word_head):
         words = (batch.noun_mask_BL[b] & batch.word_end_BL[b]).nonzero().squeeze(1).tolist()
         null = int(batch.text_mask_BL[b].sum()) - 1 if null_token == "end" else 0
         for i, position in pairs_by_scipy(rows, text.tokens_BLd[b], words, null):
-            distances.append(distance(form, rows[i], text.tokens_BLd[b], position, [*words, null]))
+            distances.append(distance(form, rows[i], text, batch, b, position, [*words, null]))
             targets.append((rows[i], text.tokens_BLd[b, position]))
             nulls += position == null
     torch.testing.assert_close(loss, torch.stack(distances).mean())
@@ -92,6 +125,86 @@ def test_ota_equals_a_loop_with_scipy(form, null_token, word_head):
         len(targets) / int((video.trajectory_labels_BN >= 0).sum())
     )
     assert metrics["ota_null_share"].item() == pytest.approx(nulls / len(targets))
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**31 - 1), st.integers(2, 12))
+def test_words_have_one_key_if_they_have_the_same_pieces(seed, length):
+    generator = torch.Generator().manual_seed(seed)
+    tokens, piece, end = (torch.randint(0, n, (3, length), generator=generator) for n in (2, 2, 2))
+    piece, end = piece.bool(), end.bool()
+    found = word_keys(tokens, piece, end)
+    spelled = {}
+    for b, j in itertools.product(range(3), range(length)):
+        if not (piece[b, j] and end[b, j]):
+            assert found[b, j] == 0
+            continue
+        start = j
+        while start and piece[b, start - 1] and not end[b, start - 1]:
+            start -= 1
+        spelled[b, j] = tokens[b, start : j + 1].tolist()
+    for one, other in itertools.combinations(spelled, 2):
+        assert (found[one] == found[other]) == (spelled[one] == spelled[other])
+
+
+SHAPES = torch.eye(12, 16)
+"""Words (and tokens of trajectories) of twelve classes; the null is another vector."""
+
+
+def clips_of_pairs(rows_of_class):
+    """Every pair of twelve classes is a clip: its two nouns, two trajectories and the loss of their match."""
+    pairs = torch.tensor(list(itertools.combinations(range(12), 2)))
+    null = torch.eye(16)[15].expand(len(pairs), 1, 16)
+    words, columns = torch.cat([SHAPES[pairs], null], dim=1), Columns(torch.arange(3).expand(len(pairs), 3), None)
+    columns = columns._replace(count_B=torch.full((len(pairs),), 3))
+    rows = rows_of_class[pairs]
+    match = match_rows(rows, torch.ones(len(pairs), 2, dtype=torch.bool), words, columns)
+    keys = torch.cat([pairs + 1, torch.zeros(len(pairs), 1, dtype=torch.int64)], dim=1)
+    alone = torch.ones(len(pairs), len(pairs), dtype=torch.bool)  # every clip a repeat of the others: its words alone
+    whole, within = (
+        alignment_loss(rows, words, match, columns, "nce", Repeats(keys, same))[0]
+        for same in (torch.eye(len(pairs), dtype=torch.bool), alone)
+    )
+    return match.column_BR, whole, within
+
+
+def test_a_match_that_is_always_the_other_noun_is_no_optimum():
+    """A trajectory that is like every noun but its own agrees with the other noun of each of its clips. Over the words
+    of the clip that is as good as the truth, over those of all clips it is not."""
+    true_columns, truth, truth_within = clips_of_pairs(SHAPES)
+    other_columns, other, other_within = clips_of_pairs(SHAPES.sum(dim=0) - 2 * SHAPES)
+    assert (true_columns == torch.tensor([0, 1])).all()
+    assert (other_columns == torch.tensor([1, 0])).all()
+    assert truth < 0.01
+    assert truth_within < 0.01
+    assert other_within < 0.1
+    assert other > 2  # one of eleven nouns to which it is as close
+
+
+def test_nouns_that_are_all_the_same_are_no_negatives():
+    """What is left to tell a row with one from is the null of its clip, at a cosine of 0 here, where the noun has 1."""
+    words_BCd = torch.eye(2)[torch.tensor([[0, 0, 1], [0, 0, 1]])]
+    columns = Columns(torch.arange(3).expand(2, 3), torch.tensor([3, 3]))
+    match = Match(torch.tensor([[0, 1], [1, -1]]), torch.ones(2, 2, dtype=torch.bool))
+    repeats = Repeats(torch.tensor([[5, 5, 0], [5, 5, 0]]), torch.eye(2, dtype=torch.bool))
+    rows_BRd = words_BCd[:, :2].clone().requires_grad_()
+    loss, _ = alignment_loss(rows_BRd, words_BCd, match, columns, "nce", repeats)
+    torch.testing.assert_close(loss, torch.tensor(-10.0).exp().log1p())
+    loss.backward()
+    assert rows_BRd.grad.isfinite().all()
+    assert not rows_BRd.grad[1, 1].any()  # not matched
+
+
+@pytest.mark.parametrize("run", [run_ota, run_asp])
+def test_without_words_there_is_nothing_to_contrast(run):
+    model, batch = tiny_model(), random_batch(3)
+    for mask in (batch.noun_mask_BL, batch.verb_mask_BL, batch.word_end_BL):
+        mask[:] = False
+    loss = run(model, batch, "nce")[2]
+    assert loss == 0
+    loss.backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+    assert model.clip.visual.conv1.weight.grad is not None
 
 
 @pytest.mark.parametrize("pad_null", [False, True])
@@ -179,10 +292,11 @@ def test_ties_go_the_way_of_scipy():
     assert match.column_BR[0].tolist() == expected
 
 
+@pytest.mark.parametrize("form", ["mse", "nce"])
 @pytest.mark.parametrize("run", [run_ota, run_asp])
-def test_the_text_side_gets_no_gradient(run):
+def test_the_text_side_gets_no_gradient(run, form):
     model, batch = tiny_model(), random_batch(4)
-    _, _, loss, _ = run(model, batch)
+    _, _, loss, _ = run(model, batch, form)
     loss.backward()
     assert model.clip.text_projection.grad is None
     assert model.clip.visual.conv1.weight.grad.abs().sum() > 0
