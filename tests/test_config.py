@@ -145,6 +145,9 @@ def test_wrong_deepspeed_configs_are_named(tmp_path):
     (tmp_path / "half.json").write_text(json.dumps(half))
     with pytest.raises(ValueError, match=r'half.json: torch_autocast.dtype is float16, .* use "fp16"'):
         read_config(tmp_path / "half.json")
+    (tmp_path / "scaled.json").write_text('{"train_micro_batch_size_per_gpu": 1, "fp16": {"enabled": true}}')
+    with pytest.raises(ValueError, match=r"scaled.json: fp16 is enabled and zero_optimization.stage is 0, .* stage 1"):
+        read_config(tmp_path / "scaled.json")
 
 
 def test_fp16_is_turned_off_where_there_is_no_gpu():

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from stoa.objectives.total import LOSSES
 
+CLIPPED_OFTEN = 0.5
+"""Share of steps with clipped gradients from which on it is shown."""
+
 
 class Console:
     """One live line on a terminal, plain lines elsewhere; silent on all ranks but the first."""
@@ -56,6 +59,8 @@ def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str
     )
     if "ota_match_accuracy" in values:
         line += f" | match {values['ota_match_accuracy']:.0%} (chance {values['ota_match_chance']:.0%})"
+    if values.get("clipped_share", 0) >= CLIPPED_OFTEN:
+        line += f" | {values['clipped_share']:.0%} of steps clipped"
     for name in ("replaced_clips", "skipped_steps"):
         if values.get(name):
             line += f" | {values[name]:.0f} {name.replace('_', ' ')}"

@@ -56,7 +56,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a DeepSpeed JSON.
 
     Raises:
-        ValueError: missing, not JSON, without ``train_micro_batch_size_per_gpu``, or ZeRO 3.
+        ValueError: missing, not JSON, without ``train_micro_batch_size_per_gpu``, ZeRO 3, or fp16 without ZeRO.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,6 +79,11 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"--deepspeed_config {path}: torch_autocast.dtype is float16, with which DeepSpeed never lowers the loss "
             'scale again after an overflow; use "fp16": {"enabled": true}, or bfloat16'
+        )
+    if config.get("fp16", {}).get("enabled") and not config.get("zero_optimization", {}).get("stage", 0):
+        raise ValueError(
+            f"--deepspeed_config {path}: fp16 is enabled and zero_optimization.stage is 0, with which DeepSpeed "
+            "divides gradients by a loss scale that it never multiplied the loss by; use stage 1 or 2"
         )
     if config.get("zero_optimization", {}).get("stage", 0) > 2:
         raise ValueError(
@@ -146,10 +151,20 @@ def accumulation_steps(engine: Any) -> int:
     return int(engine.gradient_accumulation_steps())
 
 
-def grad_norm(engine: Any) -> float | None:
-    """Global gradient norm of the last optimiser step, before clipping; ``None`` before the first."""
+def grad_norm(engine: Any, device: torch.device) -> torch.Tensor:
+    """Global gradient norm of the last optimiser step, before clipping: (), fp32, on the device, without a wait for it.
+
+    Infinite in a step that was skipped, NaN where DeepSpeed does not tell it (ZeRO 0 in fp32).
+    """
     norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
+    if norm is None:
+        return torch.full((), torch.nan, device=device)
+    return norm.to(device, torch.float32) if torch.is_tensor(norm) else torch.full((), float(norm), device=device)
+
+
+def gradient_clipping(engine: Any) -> float:
+    """The norm that gradients are clipped to; 0 where they are not."""
+    return float(engine.gradient_clipping())
 
 
 def zero_stage(engine: Any) -> int:

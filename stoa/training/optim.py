@@ -21,7 +21,8 @@ class OptimConfig:
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
         beta1: decay of AdamW's mean of gradients.
         beta2: decay of AdamW's mean of their squares.
-        eps: what AdamW adds to the root of the latter.
+        eps: what AdamW adds to the root of the latter; gradients that are not larger move a weight less than the
+            learning rate says.
         warmup_steps: optimiser steps from 0 to the peak.
         frozen_vision_blocks: blocks of the vision tower, from the first, that are not trained, nor are its embeddings;
             0 trains the whole tower. None is as in the run that fine-tuning starts from, and 0 in pre-training.
@@ -33,7 +34,7 @@ class OptimConfig:
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.98
-    eps: float = 1e-6
+    eps: float = 1e-8
     warmup_steps: int = 500
     frozen_vision_blocks: int | None = None
 

@@ -101,13 +101,17 @@ class Reports:
         records, self._pending = self._pending, []  # an error from here on must not bring them up again
         step = records[-1].step
         elapsed, steps = time.perf_counter() - self._window_start, len(records)
-        timing = {
+        window = {
             "samples_per_second": steps * self._samples / elapsed,
             "step_seconds": elapsed / steps,
             "data_wait_share": sum(row[-4] for row in rows) / elapsed,
             "eta_seconds": (self._max_steps - step) * elapsed / steps,
             "skipped_steps": float(ds.skipped_steps(self._engine)),
         }
+        clipping, norms = ds.gradient_clipping(self._engine), [row[names.index("grad_norm")] for row in rows]
+        taken = [norm for norm in norms if math.isfinite(norm)]  # the others' steps were skipped, or it is not told
+        if clipping and taken:
+            window["clipped_share"] = sum(norm > clipping for norm in taken) / len(taken)
         lines: list[dict[str, float]] = []
         for record, row in zip(records, rows, strict=True):
             _, replaced, dropped, _ = (x * world_size() for x in row[-4:])
@@ -115,10 +119,7 @@ class Reports:
             # A metric with nothing to measure is not a number; a loss that is none is an error.
             values = {n: x for n, x in zip(names, row[:-4], strict=True) if not math.isnan(x) or n in _CHECKED}
             values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
-            lines.append(values | timing)
-        norm = ds.grad_norm(self._engine)
-        if norm is not None:
-            lines[-1]["grad_norm"] = norm
+            lines.append(values | window)
         try:
             if self.log is not None:
                 for record, values in zip(records, lines, strict=True):
@@ -128,8 +129,8 @@ class Reports:
             self._require_finite(records, lines)
         shown = {**lines[-1], "replaced_clips": self._replaced_clips}
         self._console.progress(progress_line(step, self._max_steps, shown))
-        if self._device.type == "cpu" and timing["step_seconds"] > 5 and not self._said_slow:
-            self._console.say(f"a step takes {duration(timing['step_seconds'])} on the CPU of this machine")
+        if self._device.type == "cpu" and window["step_seconds"] > 5 and not self._said_slow:
+            self._console.say(f"a step takes {duration(window['step_seconds'])} on the CPU of this machine")
             self._said_slow = True
         self.start_window()
         return rows[-1][-1] > 0
@@ -157,13 +158,12 @@ class Reports:
         for record, values in zip(records, lines, strict=True):
             if not math.isfinite(values["loss"]):
                 self._diverged(f"loss of step {record.step} is {values['loss']}")
-        if ds.uses_fp16(self._engine):
-            return
-        step, norm, skipped = records[-1].step, lines[-1].get("grad_norm", 0.0), ds.skipped_steps(self._engine)
-        if not math.isfinite(norm):
-            self._diverged(f"grad_norm of step {step} is {norm}")
-        if skipped > self._skipped_steps:  # DeepSpeed tells the norm of the last step alone
-            self._diverged(f"grad_norm of {skipped - self._skipped_steps} step(s) up to {step} is not finite")
+            norm = values.get("grad_norm", 0.0)
+            if not (math.isfinite(norm) or ds.uses_fp16(self._engine)):
+                self._diverged(f"grad_norm of step {record.step} is {norm}")
+        skipped = ds.skipped_steps(self._engine) - self._skipped_steps
+        if skipped and not ds.uses_fp16(self._engine):  # of which DeepSpeed was told not to take the norm
+            self._diverged(f"grad_norm of {skipped} step(s) up to {records[-1].step} is not finite")
 
     def _diverged(self, what: str) -> NoReturn:
         raise FloatingPointError(

@@ -191,8 +191,11 @@ class Trainer:
         self.step += 1
         self.sampler.next_batch = self.step * self.accumulation
         means = torch.stack(micro_scalars).mean(dim=0)  # a metric that one micro-batch lacks is left out of the step
+        norm = ds.grad_norm(self.engine, means.device)
         rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
-        return StepRecord(self.step, list(scalars), means, rate, waited, replaced, dropped)
+        return StepRecord(
+            self.step, [*scalars, "grad_norm"], torch.cat([means, norm[None]]), rate, waited, replaced, dropped
+        )
 
     def _validate(self, reports: Reports) -> None:
         assert self.best is not None

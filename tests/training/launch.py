@@ -136,6 +136,7 @@ def start_training(
     processes: int = 1,
     bf16: bool = False,
     stage: int = 1,
+    clipping: float = 1.0,
     program: tuple[str, ...] = ("train.py",),
     fresh: bool = False,
 ) -> Program:
@@ -145,7 +146,7 @@ def start_training(
     ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
     values = {
         "train_micro_batch_size_per_gpu": 8 // processes,
-        "gradient_clipping": 1.0,
+        "gradient_clipping": clipping,
         "zero_optimization": {"stage": stage},
         "bf16": {"enabled": bf16},
     }

@@ -21,17 +21,33 @@ from stoa.training.optim import OptimConfig, build_optimizer, set_learning_rates
 STEPS, PLANTED = 9, {2, 3, 5}
 
 
+CONFIG = {"train_micro_batch_size_per_gpu": 4, "gradient_clipping": 1.0}
+FP16 = {"enabled": True, "loss_scale": 0, "initial_scale_power": 4, "loss_scale_window": 2, "hysteresis": 1}
+
+
+def first_norms() -> dict[str, float]:
+    """Norm of the gradients of one step: by plain autograd, and as DeepSpeed tells it."""
+    objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+    objective(random_batch(4), 0)[0].backward()
+    found = {"plain": float(torch.stack([p.grad.norm() for p in objective.parameters() if p.grad is not None]).norm())}
+    for stage in (0, 1, 2):
+        for precision in ({}, {"bf16": {"enabled": True}}, *([{"fp16": FP16}] if stage else [])):
+            objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
+            config = {**CONFIG, **precision, "zero_optimization": {"stage": stage}}
+            engine = ds.initialize(objective, build_optimizer(objective, OptimConfig()), config)
+            engine.backward(engine(random_batch(4), 0)[0])
+            engine.step()
+            found[f"stage {stage} {next(iter(precision), 'fp32')}"] = float(ds.grad_norm(engine, torch.device("cpu")))
+    return found
+
+
 def main(out: str) -> None:
     ds.init_distributed()
     from deepspeed.accelerator import get_accelerator
 
     type(get_accelerator()).is_fp16_supported = lambda self: True
-    config = {
-        "train_micro_batch_size_per_gpu": 4,
-        "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": 1},
-        "fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 4, "loss_scale_window": 2, "hysteresis": 1},
-    }
+    norms = first_norms()
+    config = {**CONFIG, "zero_optimization": {"stage": 1}, "fp16": FP16}
     objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
     with torch.no_grad():
         objective.model.clip.logit_scale.fill_(6.0)
@@ -57,7 +73,7 @@ def main(out: str) -> None:
                 "skipped": ds.skipped_steps(engine),
             }
         )
-    torch.save({"record": record, "fp16": ds.uses_fp16(engine), "dtype": str(weight.dtype)}, out)
+    torch.save({"record": record, "norms": norms, "fp16": ds.uses_fp16(engine), "dtype": str(weight.dtype)}, out)
     dist.barrier()
     dist.destroy_process_group()
 

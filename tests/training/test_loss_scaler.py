@@ -13,8 +13,8 @@ PLANTED = {2, 3, 5}
 
 
 @pytest.fixture(scope="module")
-def record(tmp_path_factory) -> list[dict]:
-    """What the worker saw, step by step."""
+def result(tmp_path_factory) -> dict:
+    """What the worker saw."""
     out = tmp_path_factory.mktemp("scaler") / "out.pt"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
     done = subprocess.run(
@@ -24,7 +24,23 @@ def record(tmp_path_factory) -> list[dict]:
     result = torch.load(out, weights_only=True)
     assert result["fp16"]
     assert result["dtype"] == "torch.float16"
+    return result
+
+
+@pytest.fixture
+def record(result) -> list[dict]:
+    """The same, step by step."""
     return result["record"]
+
+
+@pytest.mark.dist
+def test_the_norm_is_that_of_gradients_without_a_scale(result):
+    norms = dict(result["norms"])
+    plain = norms.pop("plain")
+    assert math.isnan(norms.pop("stage 0 fp32"))  # which DeepSpeed does not tell
+    assert len(norms) == 7
+    for way, norm in norms.items():
+        assert norm == pytest.approx(plain, rel=1e-4 if way.endswith("fp32") else 0.05), way
 
 
 @pytest.mark.dist

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from stoa.training.console import duration, progress_line
 from stoa.training.metrics import MetricsLog, read_metrics
 
@@ -44,6 +46,14 @@ def test_the_progress_line():
     }
     line = progress_line(20, 400, values)
     assert line == "step 20/400 | loss 9.100 (vtc 3.200 plm 2.000) | 55.1 samples/s | data wait 2% | ETA 5m02s"
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.49, ""), (0.5, " | 50% of steps clipped"), (1, " | 100% of steps clipped")]
+)
+def test_that_most_steps_are_clipped_is_shown(share, told):
+    values = {"loss": 9.1, "samples_per_second": 55, "data_wait_share": 0, "eta_seconds": 1, "clipped_share": share}
+    assert progress_line(20, 400, values).partition("ETA 1s")[2] == told
 
 
 def test_durations():

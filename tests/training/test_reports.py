@@ -24,12 +24,26 @@ def test_a_second_stage_may_begin_between_two_reports(start, tmp_path):
 
 
 @pytest.mark.dist
+@pytest.mark.parametrize(("clipping", "shown"), [(1.0, True), (1e6, False), (0.0, False)])
+def test_how_often_gradients_are_clipped_is_told(start, tmp_path, clipping, shown):
+    """Of the steps since the last report, by the norms of all of them, which DeepSpeed tells before it clips."""
+    run = tmp_path / "run"
+    out, _ = finish(start(run, "--training.log_every", "4", "--training.save_every", "10", clipping=clipping))
+    records = read_metrics(run / "metrics.jsonl")
+    for window in ([1], [2, 3, 4], [5, 6, 7, 8], [9, 10]):
+        steps = [r for r in records if r["step"] in window]
+        share = sum(r["grad_norm"] > clipping for r in steps) / len(steps)
+        assert [r.get("clipped_share") for r in steps] == [share if clipping else None] * len(window)
+    assert ("of steps clipped" in out) == shown
+
+
+@pytest.mark.dist
 def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path):
-    """DeepSpeed leaves such a step out and tells the norm of the last step alone."""
+    """DeepSpeed leaves such a step out."""
     run = tmp_path / "run"
     arguments = ("--training.log_every", "4", "--training.save_every", "4")
     _, err = finish(start(run, *arguments, program=(WORKER, "gradient", "6")), code=2)
-    assert "train.py: grad_norm of 1 step(s) up to 8 is not finite; lower the learning rates" in err
+    assert "train.py: grad_norm of step 6 is inf; lower the learning rates" in err
     assert checkpoints(run) == ["step-00000004"]
     assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == list(range(1, 9))
 
