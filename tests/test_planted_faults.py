@@ -143,6 +143,12 @@ FAULTS = {
         "same_BTKK[..., None] * boxes_BTK4[:, 1:, None]",
         "tests/models/test_motion.py::test_a_move_is_since_the_mean_of_the_label_in_the_frame_before",
     ),
+    "motion: T frames are T - 1 parts": Fault(
+        "models/motion.py",
+        "* labels_BTK.shape[1])",
+        "* now_BTK.shape[1])",
+        "tests/models/test_motion.py::test_the_same_motion_in_other_frames_is_the_same",
+    ),
     "trajectories: a box sees other labels": Fault(
         "ops/trajectory_attention.py",
         "q_labels[:, :, None] == labels[:, None, :]",
