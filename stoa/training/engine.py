@@ -154,12 +154,13 @@ def accumulation_steps(engine: Any) -> int:
 def grad_norm(engine: Any, device: torch.device) -> torch.Tensor:
     """Global gradient norm of the last optimiser step, before clipping: (), fp32, on the device, without a wait for it.
 
-    Infinite in a step that was skipped, NaN where DeepSpeed does not tell it (ZeRO 0 in fp32).
+    Infinite where it is not finite and in a step that was skipped, NaN where DeepSpeed does not tell it (ZeRO 0 in fp32).
     """
     norm = engine.get_global_grad_norm()
     if norm is None:
         return torch.full((), torch.nan, device=device)
-    return norm.to(device, torch.float32) if torch.is_tensor(norm) else torch.full((), float(norm), device=device)
+    told = norm.to(device, torch.float32) if torch.is_tensor(norm) else torch.full((), float(norm), device=device)
+    return told.where(told.isfinite(), torch.inf)
 
 
 def gradient_clipping(engine: Any) -> float:
