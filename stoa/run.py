@@ -19,8 +19,9 @@ from stoa.data.loader import build_loader, open_clips, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
+from stoa.models.clip_formats import FOLDER_FILES
 from stoa.models.video_language import VideoLanguageModel
-from stoa.models.weights import Trained, initialize, load_pretrained
+from stoa.models.weights import Trained, initialize, is_run, load_pretrained, locate
 from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training import checkpoint
@@ -101,18 +102,23 @@ def losses_until_now(objectives: ObjectivesConfig, before: dict[str, Any] | None
 def _start(config: Config, clips: Clips) -> tuple[VideoLanguageModel, list[int] | None, dict[str, Any] | None, str]:
     """The model, the token ids that it predicts (none is all), the run it starts from, and a line that says so."""
     used = clips.used_token_ids() if config.model.lm_vocab == "used" else None
-    if config.init is None or not Path(config.init).is_dir():
+    backbone, init = config.model.backbone, config.init
+    if init is None or not is_run(backbone, init):
+        if init is not None:
+            from_first_rank(lambda: locate(backbone, init))  # the others find in the cache what it has downloaded
         model = VideoLanguageModel(config.model, used_token_ids=used)
-        if config.init is not None:
-            return model, used, None, initialize(model, config.init)
-        name = config.model.backbone.name
-        return model, used, None, f"{name} starts from random weights; --init names pretrained ones"
-    folder = checkpoint.find(config.init)
+        if init is not None:
+            return model, used, None, initialize(model, init)
+        return model, used, None, f"{backbone.name} starts from random weights; --init names pretrained ones"
+    try:
+        folder = checkpoint.find(init)
+    except ValueError as error:
+        raise ValueError(f"--init: {error}, or a folder with weights of CLIP ({', '.join(FOLDER_FILES)})") from None
     run = checkpoint.read_run(folder)
-    name, own = run["config"]["model"]["backbone"]["name"], config.model.backbone.name
+    name, own = run["config"]["model"]["backbone"]["name"], backbone.name
     if name != own:
         raise ValueError(f"--init {folder} is of the backbone {name} and model.backbone.name is {own}; give the same")
-    require_architecture(config.model.backbone, run["architecture"], f"--init {folder}")
+    require_architecture(backbone, run["architecture"], f"--init {folder}")
     if used is not None and run["used_token_ids"] is not None:
         used = sorted({*used, *run["used_token_ids"]})
     model = VideoLanguageModel(config.model, used_token_ids=used)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.factory import load_state_dict
 from torch import nn
 from torch.nn import functional as F
 
-from stoa.files import sha256
+from stoa.downloads import from_hub
 from stoa.models.clip import BackboneConfig, Clip, architecture
-from stoa.models.eva import plain_state
+from stoa.models.clip_formats import ClipWeights, is_weights_folder, names_of, read_clip, sizes
 from stoa.models.video_language import FRAMEWISE, ModelConfig, VideoLanguageModel
 
 
@@ -107,34 +107,97 @@ def _at_times(embedding_Tnw: torch.Tensor, num_frames: int) -> torch.Tensor:
 def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
     """Put pretrained weights into the towers.
 
-    A strict load cannot see a wrong activation; for an open_clip tag its own record of it is compared
-    with the architecture's.
+    A strict load cannot see a wrong activation. What a tag's record, the file or the configuration beside it tells of
+    the training is compared with the architecture.
 
     Args:
         clip: the towers.
         config: the architecture they were built from.
-        init: an open_clip pretrained tag, or a checkpoint file (``.pt``, ``.bin``, ``.safetensors``; an
-            open_clip training checkpoint, a bare state dict, or OpenAI's archive).
+        init: an open_clip pretrained tag, or a file or folder as :func:`stoa.models.clip_formats.read_clip` reads them.
 
     Returns:
         one line that says what was loaded.
 
     Raises:
-        ValueError: neither a tag of this architecture nor a file; a missing or unexpected key, or a wrong
-            shape (the message names it); a wrong activation.
+        ValueError: neither a tag of this architecture nor weights; a missing or unexpected key, a wrong shape or
+            activation, a value that is no number (the message names it); a tag that cannot be fetched.
+    """
+    path = locate(config, init)
+    weights = read_clip(path)
+    tag = path != Path(init)
+    source = f"open_clip {config.name} / {init}" if tag else f"{path} (sha256 {weights.sha256})"
+    require_trained_alike(config, f"--init {init}", weights.record)
+    state = {
+        name: x.reshape(clip.logit_scale.shape) if name == "logit_scale" else x for name, x in weights.state.items()
+    }
+    _require_size(clip, config, source, weights)
+    load_strictly(clip, state, source, "choose the architecture they were made for with --model.backbone.name")
+    for name, x in clip.state_dict().items():
+        if not x.isfinite().all():
+            raise ValueError(f"weights from {source}: {name} has values that are not finite; take them from elsewhere")
+    unsaid = (
+        "" if tag or "quick_gelu" in weights.record else f"; their activation, not told there, is {_activation(config)}"
+    )
+    return f"CLIP towers start from {source}{unsaid}"
+
+
+def is_run(config: BackboneConfig, init: str) -> bool:
+    """Whether what a user names can only be the folder of a run: it holds no weights itself, and no tag is called so."""
+    path = Path(init)
+    return path.is_dir() and not is_weights_folder(path) and init not in _tags(config)
+
+
+def locate(config: BackboneConfig, init: str) -> Path:
+    """The file or folder of weights; that of an open_clip tag is downloaded where it is not in Hugging Face's cache.
+
+    Raises:
+        ValueError: there is no such file nor such a tag for this architecture, the tag is of another activation or of
+            other pixels, or its file cannot be had.
     """
     path = Path(init)
-    if path.is_file():
-        state = _read_state(path)
-        source = f"{path} (sha256 {sha256(path)[:12]})"
-    else:
-        state = _download(config, init)
-        source = f"open_clip {config.name} / {init}"
-    state = plain_state(state)
-    if "logit_scale" in state:
-        state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
-    load_strictly(clip, state, source, "choose the architecture they were made for with --model.backbone.name")
-    return f"CLIP towers start from {source}"
+    return path if path.is_file() or is_weights_folder(path) else _fetch(config, init)
+
+
+def _fetch(config: BackboneConfig, tag: str) -> Path:
+    tags = _tags(config)
+    if tag not in tags:
+        raise ValueError(
+            f"--init {tag!r} is neither a file nor a pretrained tag of {config.name}{_near(config, tag, tags)}"
+        )
+    record = open_clip.get_pretrained_cfg(config.name, tag)
+    require_trained_alike(config, f"--init {tag!r}", {"quick_gelu": False, **record})
+    repository, name = record["hf_hub"].rsplit("/", 1)
+    names = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    try:
+        return from_hub(repository, names, instead="name a local file with --init FILE")
+    except ValueError as error:
+        raise ValueError(f"--init {tag!r}: the weights of {config.name}: {error}") from None
+
+
+def require_trained_alike(config: BackboneConfig, source: str, record: Mapping[str, Any]) -> None:
+    """What is on record of a training has to be so here.
+
+    Args:
+        config: the backbone.
+        source: of the weights, for messages.
+        record: ``quick_gelu``, and ``mean`` and ``std`` of pixels; each may be missing.
+
+    Raises:
+        ValueError: it is not.
+    """
+    ours = bool(architecture(config).get("quick_gelu"))
+    if record.get("quick_gelu", ours) != ours:
+        right = config.name.removesuffix("-quickgelu") + ("" if ours else "-quickgelu")
+        advice = f"use --model.backbone.name {right}" if right in open_clip.list_models() else "choose another backbone"
+        theirs = "GELU" if ours else "QuickGELU"
+        raise ValueError(f"{source} was trained with {theirs}, {config.name} has the other activation; {advice}")
+    for name, own in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)):
+        values = tuple(record.get(name) or own)
+        if len(values) != len(own) or any(abs(a - b) > 1e-4 for a, b in zip(values, own, strict=True)):
+            raise ValueError(
+                f"{source} was trained on pixels with {name} {values}, here it is {tuple(own)}; choose another tag or "
+                f"file of {config.name}"
+            )
 
 
 def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str, advice: str) -> None:
@@ -166,47 +229,41 @@ def load_strictly(module: nn.Module, state: dict[str, torch.Tensor], source: str
     module.load_state_dict(state)
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # every loader behind it has exceptions of its own
-        raise ValueError(f"--init {path}: not a checkpoint of tensors ({' '.join(str(error).split())[:200]})") from None
-    # open_clip stores OpenAI's archives with these three beside the weights.
-    for key in ("input_resolution", "context_length", "vocab_size"):
-        state.pop(key, None)
-    if "clip.visual.conv1.weight" in state:  # a checkpoint of ours: its towers
-        state = {key.removeprefix("clip."): value for key, value in state.items() if key.startswith("clip.")}
-    odd = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if odd:
-        raise ValueError(f"--init {path}: {odd[0]!r} is not a tensor; expected a state dict of weights")
-    return {key: value.float() for key, value in state.items()}
+def _tags(config: BackboneConfig) -> list[str]:
+    return open_clip.list_pretrained_tags_by_model(config.name)
 
 
-def _download(config: BackboneConfig, tag: str) -> dict[str, torch.Tensor]:
-    tags = open_clip.list_pretrained_tags_by_model(config.name)
-    if tag not in tags:
-        raise ValueError(
-            f"--init {tag!r} is neither a file nor a pretrained tag of {config.name} (tags: {tags or 'none'})"
+def _activation(config: BackboneConfig) -> str:
+    return "QuickGELU" if architecture(config).get("quick_gelu") else "GELU"
+
+
+def _near(config: BackboneConfig, tag: str, tags: list[str]) -> str:
+    """What may have been meant, for a message."""
+    if Path(tag).name != tag or Path(tag).suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        folder = Path(tag).parent
+        near = difflib.get_close_matches(
+            Path(tag).name, [p.name for p in folder.iterdir()] if folder.is_dir() else [], n=1
         )
-    record = open_clip.get_pretrained_cfg(config.name, tag)
-    quick = bool(architecture(config).get("quick_gelu"))
-    if bool(record.get("quick_gelu")) != quick:
-        right = config.name.removesuffix("-quickgelu") + ("-quickgelu" if record.get("quick_gelu") else "")
-        raise ValueError(
-            f"--init {tag!r} was trained with {'QuickGELU' if not quick else 'GELU'}, {config.name} has the other "
-            f"activation; use --model.backbone.name {right}"
-        )
-    for name, ours in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)):
-        theirs = record.get(name) or ours
-        if tuple(theirs) != tuple(ours):
-            raise ValueError(
-                f"--init {tag!r} was trained on pixels with {name} {tuple(theirs)}, here it is {tuple(ours)}; choose "
-                f"another tag of {config.name}"
-            )
-    try:
-        return open_clip.create_model(config.name, pretrained=tag).float().state_dict()
-    except Exception as error:  # of the download, whose exceptions are many
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"--init {tag!r}: the weights of {config.name} could not be fetched ({reason}); name a local file instead"
-        ) from None
+        return f": there is no {tag}" + (f"; did you mean {folder / near[0]}?" if near else "")
+    near = difflib.get_close_matches(tag.lower().replace("-", "_"), tags, n=1)
+    others = open_clip.list_pretrained_models_by_tag(tag)
+    return (
+        (f"; did you mean {near[0]!r}?" if near else "")
+        + (f"; it is one of {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else "")
+        + f" (tags: {', '.join(tags) or 'none'})"
+    )
+
+
+def _require_size(clip: Clip, config: BackboneConfig, source: str, weights: ClipWeights) -> None:
+    theirs, own = sizes(weights.state), sizes(clip.state_dict())
+    if theirs is None or own is None or theirs == own:
+        return  # a difference is named key by key
+    quick = weights.record.get("quick_gelu", False)
+    names = [
+        name for name in names_of(theirs) if bool(architecture(BackboneConfig(name=name)).get("quick_gelu")) == quick
+    ]
+    raise ValueError(
+        f"weights from {source} are of {names[0] if names else 'a CLIP'} ({theirs}), and model.backbone.name is "
+        f"{config.name} ({own}); "
+        + (f"give --model.backbone.name {names[0]}" if names else "choose the architecture they were made for")
+    )
