@@ -123,8 +123,8 @@ def sizes(state: Mapping[str, torch.Tensor]) -> Sizes | None:
 
 
 def names_of(wanted: Sizes) -> list[str]:
-    """open_clip's architectures of these sizes."""
-    return [name for name, known in _known_sizes() if known == wanted]
+    """open_clip's architectures of these sizes, the shortest name first."""
+    return sorted((name for name, known in _known_sizes() if known == wanted), key=lambda name: (len(name), name))
 
 
 @cache
@@ -134,7 +134,7 @@ def _known_sizes() -> list[tuple[str, Sizes]]:
         config = open_clip.get_model_config(name)
         vision, text = config["vision_cfg"], config["text_cfg"]
         values = [vision.get(key) for key in ("patch_size", "width", "layers", "image_size")] + [text.get("width")]
-        if all(isinstance(value, int) for value in values):
+        if all(isinstance(value, int) for value in values) and "multimodal_cfg" not in config:
             known.append((name, Sizes(*values)))
     return known
 
@@ -148,8 +148,8 @@ def _shards(index: Path) -> list[Path]:
     files = [index.parent / name for name in names]
     if missing := [file for file in files if not file.is_file()]:
         raise ValueError(
-            f"--init {index}: of the {len(files)} files it names {len(missing)} are missing, {missing[0]} first; download "
-            "them"
+            f"--init {index}: of the {len(files)} files it names {len(missing)} are missing, {missing[0]} first; "
+            "download them too"
         )
     return files
 

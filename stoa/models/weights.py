@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from stoa.downloads import from_hub
 from stoa.models.clip import BackboneConfig, Clip, architecture
-from stoa.models.clip_formats import ClipWeights, is_weights_folder, names_of, read_clip, sizes
+from stoa.models.clip_formats import FOLDER_FILES, ClipWeights, is_weights_folder, names_of, read_clip, sizes
 from stoa.models.video_language import FRAMEWISE, ModelConfig, VideoLanguageModel
 
 
@@ -142,7 +142,7 @@ def load_clip(clip: Clip, config: BackboneConfig, init: str) -> str:
 
 
 def is_run(config: BackboneConfig, init: str) -> bool:
-    """Whether what a user names can only be the folder of a run: it holds no weights itself, and no tag is called so."""
+    """Whether what a user names can only be a run: it is a folder without weights in it, and no tag is called so."""
     path = Path(init)
     return path.is_dir() and not is_weights_folder(path) and init not in _tags(config)
 
@@ -161,6 +161,8 @@ def locate(config: BackboneConfig, init: str) -> Path:
 def _fetch(config: BackboneConfig, tag: str) -> Path:
     tags = _tags(config)
     if tag not in tags:
+        if Path(tag).is_dir():
+            raise ValueError(f"--init {tag}: a folder without weights of CLIP; expected {', '.join(FOLDER_FILES)}")
         raise ValueError(
             f"--init {tag!r} is neither a file nor a pretrained tag of {config.name}{_near(config, tag, tags)}"
         )
@@ -239,19 +241,16 @@ def _activation(config: BackboneConfig) -> str:
 
 def _near(config: BackboneConfig, tag: str, tags: list[str]) -> str:
     """What may have been meant, for a message."""
-    if Path(tag).name != tag or Path(tag).suffix in (".pt", ".pth", ".bin", ".safetensors"):
-        folder = Path(tag).parent
-        near = difflib.get_close_matches(
-            Path(tag).name, [p.name for p in folder.iterdir()] if folder.is_dir() else [], n=1
-        )
-        return f": there is no {tag}" + (f"; did you mean {folder / near[0]}?" if near else "")
-    near = difflib.get_close_matches(tag.lower().replace("-", "_"), tags, n=1)
-    others = open_clip.list_pretrained_models_by_tag(tag)
-    return (
-        (f"; did you mean {near[0]!r}?" if near else "")
-        + (f"; it is one of {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else "")
-        + f" (tags: {', '.join(tags) or 'none'})"
-    )
+    path = Path(tag)
+    if path.name != tag or path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        return f"; did you mean {path.parent / near[0]}?" if near else ""
+    near, others = difflib.get_close_matches(tag, tags, n=1), open_clip.list_pretrained_models_by_tag(tag)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if others and config.name not in others:
+        hint = f"; it is one of {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}"
+    return f"{hint} (tags: {', '.join(tags) or 'none'})"
 
 
 def _require_size(clip: Clip, config: BackboneConfig, source: str, weights: ClipWeights) -> None:

@@ -12,7 +12,15 @@ from stoa.models.fusion import FusionConfig
 from stoa.models.graph import GraphConfig
 from stoa.models.layers import POSITION_SCALE
 from stoa.models.objects import ObjectConfig
-from stoa.models.weights import Trained, initialize, load_clip, load_pretrained
+from stoa.models.weights import (
+    Trained,
+    initialize,
+    is_run,
+    load_clip,
+    load_pretrained,
+    locate,
+    require_trained_alike,
+)
 
 TINY = BackboneConfig(name="stoa-tiny")
 
@@ -74,7 +82,7 @@ def test_what_is_neither_file_nor_tag(tmp_path):
     with pytest.raises(ValueError, match="'absent.pt' is neither a file nor a pretrained tag of stoa-tiny"):
         load_clip(Clip(TINY), TINY, "absent.pt")
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    with pytest.raises(ValueError, match="junk.pt: not a checkpoint of tensors"):
+    with pytest.raises(ValueError, match=r"junk.pt: not a checkpoint of tensors: it is text, not weights \('junk'\)"):
         load_clip(Clip(TINY), TINY, str(tmp_path / "junk.pt"))
 
 
@@ -85,7 +93,7 @@ class Bomb:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(ValueError, match="not a checkpoint of tensors"):
+    with pytest.raises(ValueError, match=r"not a checkpoint of tensors: it holds more than tensors \(print\)"):
         load_clip(Clip(TINY), TINY, str(tmp_path / "bomb.pt"))
     assert "executed" not in capsys.readouterr().out
 
@@ -102,6 +110,85 @@ def test_a_tag_of_other_pixel_statistics_is_refused():
     config = BackboneConfig(name="ViT-L-14")
     with pytest.raises(ValueError, match=r"'laion2b_s32b_b82k' was trained on pixels with mean \(0.5, 0.5, 0.5\)"):
         load_clip(Clip(TINY), config, "laion2b_s32b_b82k")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("ViT-B-16-quickgelu", "opnai", r"; did you mean 'openai'\? \(tags: openai, dfn2b, metaclip_400m, "),
+        ("ViT-B-16", "Laion2B-s34b-b88k", r"; did you mean 'laion2b_s34b_b88k'\? \(tags: openai, "),
+        ("ViT-B-16", "laion2b_s34b_b79k", r"; it is one of ViT-B-32 \(tags: openai, "),
+        ("stoa-tiny", "openai", r"; it is one of RN50, RN101, .*, \.\.\. \(tags: none\)$"),
+        ("stoa-tiny", "{folder}/weight.pt", r"of stoa-tiny; did you mean \S+/weights.pt\?$"),
+        ("stoa-tiny", "{folder}/absent/w.pt", "of stoa-tiny$"),
+        ("stoa-tiny", "{folder}", "a folder without weights of CLIP; expected open_clip_model.safetensors, "),
+    ],
+)
+def test_what_may_have_been_meant(tmp_path, name, given, message):
+    (tmp_path / "weights.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        locate(BackboneConfig(name=name), given.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({}, None),
+        ({"quick_gelu": False, "mean": [0.48145466, 0.4578275, 0.40821073]}, None),
+        ({"quick_gelu": True}, "w was trained with QuickGELU, ViT-B-16 has the .*; use .* ViT-B-16-quickgelu$"),
+        ({"std": [0.5, 0.5, 0.5]}, r"w was trained on pixels with std \(0.5, 0.5, 0.5\)"),
+    ],
+)
+def test_what_is_on_record_of_a_training(record, message):
+    if message is None:
+        require_trained_alike(BackboneConfig(name="ViT-B-16"), "w", record)
+    else:
+        with pytest.raises(ValueError, match=message):
+            require_trained_alike(BackboneConfig(name="ViT-B-16"), "w", record)
+
+
+def test_an_activation_that_has_no_twin():
+    with pytest.raises(ValueError, match="w was trained with QuickGELU, stoa-tiny .*; choose another backbone$"):
+        require_trained_alike(TINY, "w", {"quick_gelu": True})
+
+
+@pytest.mark.parametrize(
+    ("patch", "width", "layers", "side", "text_width", "name"),
+    [(14, 1024, 24, 224, 768, "ViT-L-14"), (32, 768, 12, 224, 512, "ViT-B-32"), (16, 640, 12, 224, 512, None)],
+)
+def test_weights_of_another_size_are_named(tmp_path, patch, width, layers, side, text_width, name):
+    blank = torch.zeros(1)
+    state = {f"visual.transformer.resblocks.{i}.ln_1.weight": blank.expand(width) for i in range(layers)}
+    state["visual.conv1.weight"] = blank.expand(width, 3, patch, patch)
+    state["visual.positional_embedding"] = blank.expand((side // patch) ** 2 + 1, width)
+    state["token_embedding.weight"] = blank.expand(49408, text_width)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "w.pt")
+    assert f"are of {name or 'a CLIP'} (vision width {width}, {layers} blocks, patches of {patch} px" in str(
+        caught.value
+    )
+    assert "model.backbone.name is stoa-tiny (vision width 48, 2 blocks, patches of 8 px" in str(caught.value)
+    assert str(caught.value).endswith(f"give --model.backbone.name {name}" if name else "they were made for")
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path, state):
+    state["ln_final.bias"][3] = torch.nan
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="ln_final.bias has values that are not finite"):
+        load(tmp_path / "w.pt")
+
+
+def test_what_can_only_be_a_run(tmp_path, state, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("openai", "run", "weights", "run/checkpoints/step-00000001"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("weights", "run/checkpoints/step-00000001"):
+        save_file({k: v.clone() for k, v in state.items()}, tmp_path / name / "model.safetensors")
+    (tmp_path / "run/checkpoints/step-00000001/run.json").write_text("{}")
+    known = {name: is_run(BackboneConfig(), name) for name in ("openai", "run", "weights", "w.pt")}
+    assert known == {"openai": False, "run": True, "weights": False, "w.pt": False}
+    assert is_run(BackboneConfig(), "run/checkpoints/step-00000001")
 
 
 def test_the_fusion_encoder_starts_from_the_loaded_text_tower(tmp_path, state):

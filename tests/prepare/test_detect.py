@@ -278,10 +278,9 @@ def test_wrong_weights_and_options_are_named(weights, tmp_path):
         Detector(config(tmp_path / "ssd.pt", model="ssdlite320_mobilenet_v3_large", labels=None))
 
 
-def test_weights_that_cannot_be_downloaded(monkeypatch):
-    def no_network(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", no_network)
-    with pytest.raises(ValueError, match=r"DEFAULT of fasterrcnn_.* cannot be downloaded .*no route to host"):
+def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    url = r"https://download.pytorch.org/models/fasterrcnn_mobilenet_v3_large_320_fpn-[0-9a-f]+.pth"
+    with pytest.raises(ValueError, match=rf"^{url} is not in {tmp_path}/hub/checkpoints and .*; .* --weights FILE"):
         Detector(DetectorConfig(model=MODEL, device="cpu"))

@@ -17,8 +17,10 @@ import torchvision
 from torch import nn
 
 from stoa.detections import Detections
+from stoa.downloads import from_url
 from stoa.prepare.detections.filtering import FilterConfig, filter_detections
 from stoa.prepare.detections.labels import read_class_names
+from stoa.tensor_files import read_tensors
 
 # What torchvision calls classes that COCO numbers but never shows.
 _UNUSED = "N/A"
@@ -81,10 +83,12 @@ class Detector:
         except RuntimeError as error:
             raise ValueError(f"device is {device!r}: {str(error).splitlines()[0]}; pass auto, cpu or cuda") from None
         published = torchvision.models.get_model_weights(config.model).DEFAULT
+        path = Path(config.weights)
         if config.weights == "DEFAULT":
-            model, num_classes = _download(config.model, published), len(published.meta["categories"])
-        else:
-            model, num_classes = _load(config.model, Path(config.weights))
+            path = from_url(
+                published.url, instead=f"download it elsewhere and name it with --weights FILE for {config.model}"
+            )
+        model, num_classes = _load(config.model, path)
         _resize_to(model, config)
         self._model = model.eval().to(self._device)
         names = _names(config, num_classes, published.meta["categories"])
@@ -115,24 +119,14 @@ class Detector:
         return filter_detections(found, self._config.filter)
 
 
-def _download(name: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
-    try:
-        return torchvision.models.get_model(name, weights=weights)
-    except OSError as error:
-        raise ValueError(
-            f"weights DEFAULT of {name} cannot be downloaded from {weights.url} ({error}); pass a file of them"
-        ) from None
-
-
 def _load(name: str, path: Path) -> tuple[nn.Module, int]:
     """The model with the weights of a file, and its number of classes, the background included."""
     if not path.is_file():
         raise ValueError(f"weights {path} do not exist; pass a file with a state_dict, or DEFAULT to download some")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch each have their own for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"weights {path}: {reason}; expected a state_dict written by torch.save") from None
+        state = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"weights {path}: it {error}; expected a state_dict written by torch.save") from None
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f"weights {path} hold no state_dict, a map from names to tensors; save model.state_dict()")
     num_classes = _num_classes(name, state, path)
