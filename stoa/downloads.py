@@ -40,12 +40,12 @@ def from_hub(repository: str, names: Sequence[str], *, instead: str) -> Path:
         if isinstance(found := hub.try_to_load_from_cache(repository, name, cache_dir=cache), str):
             return Path(found)
     _require_writable(cache, "HF_HOME", instead)
-    urls = [hub.hf_hub_url(repository, name, endpoint=constants.ENDPOINT) for name in names]
+    urls = [hub.hf_hub_url(repository, name) for name in names]
     for name, url in zip(names, urls, strict=True):
         try:
             # One try: the download itself would repeat this one for minutes before it said anything.
             answer_within(_ANSWER_SECONDS, lambda url=url: hub.get_hf_file_metadata(url, timeout=_ANSWER_SECONDS / 2))
-            return Path(hub.hf_hub_download(repository, name, cache_dir=cache, endpoint=constants.ENDPOINT))
+            return Path(hub.hf_hub_download(repository, name, cache_dir=cache))
         except EntryNotFoundError:
             continue
         except Exception as error:  # of the hub, its HTTP client and the system

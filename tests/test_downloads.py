@@ -85,17 +85,24 @@ def files(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.is_file()}
 
 
+def use_hub(address: str, monkeypatch) -> None:
+    """As HF_ENDPOINT does, which is read at the import of huggingface_hub."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template[template.index("/{repo_id}") :])
+
+
 def test_the_hub_is_asked_once(serve, monkeypatch):
     """The best name that is there counts; a second call needs no network."""
-    monkeypatch.setattr(constants, "ENDPOINT", serve("second.bin"))
+    use_hub(serve("second.bin"), monkeypatch)
     path = from_hub("owner/name", ["first.safetensors", "second.bin"], instead=INSTEAD)
     assert path.name == "second.bin" and path.read_bytes() == CONTENT
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    use_hub("http://127.0.0.1:9", monkeypatch)
     assert from_hub("owner/name", ["first.safetensors", "second.bin"], instead=INSTEAD) == path
 
 
 def test_files_that_the_hub_does_not_have(serve, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", serve("other"))
+    use_hub(serve("other"), monkeypatch)
     with pytest.raises(ValueError, match="owner/name/resolve/main/b do not exist; name a file$"):
         from_hub("owner/name", ["a", "b"], instead=INSTEAD)
 
@@ -118,7 +125,7 @@ def test_a_download_that_is_cut_short_leaves_nothing(serve, sent, caches):
 def from_(kind: str, address: str, monkeypatch) -> Path:
     if kind == "url":
         return from_url(f"{address}/net-{DIGEST}.pth", instead=INSTEAD)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
+    use_hub(address, monkeypatch)
     return from_hub("owner/name", ["a", "b"], instead=INSTEAD)
 
 

