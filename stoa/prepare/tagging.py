@@ -83,8 +83,8 @@ class Tagger:
         if name not in installed and not Path(name).exists():
             raise ValueError(
                 f"spaCy pipeline {name!r} is neither installed nor a folder; install one with 'python -m "
-                f"spacy download en_core_web_sm' (installed: {', '.join(sorted(installed)) or 'none'}), name another one "
-                f"or a folder with --spacy, or {_WITHOUT}"
+                f"spacy download en_core_web_sm' (installed: {', '.join(sorted(installed)) or 'none'}), name another "
+                f"one or a folder with --spacy, or {_WITHOUT}"
             )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -96,8 +96,8 @@ class Tagger:
             except Exception as error:  # of whatever a pipeline is made of
                 note = _of_another_version(caught)
                 raise ValueError(
-                    f"spaCy pipeline {name!r} does not load: {_line(error)}{f' ({note})' if note else ''}; use one made "
-                    f"for spaCy {spacy.about.__version__}, or {_WITHOUT}"
+                    f"spaCy pipeline {name!r} does not load: {_line(error)}{f' ({note})' if note else ''}; use one "
+                    f"made for spaCy {spacy.about.__version__}, or {_WITHOUT}"
                 ) from error
         tagger.note = _of_another_version(caught)
         return tagger
