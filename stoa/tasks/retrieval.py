@@ -132,8 +132,8 @@ def retrieval_scores(
     trained: TrainedModel, gallery: Gallery, *, top_k: int, dual_softmax: bool = False
 ) -> RetrievalScores:
     """Scores by method: ``itc``, ``itc+vtm`` (the ``top_k`` best of ``itc`` re-ranked) and, if wanted, ``itc+dsl`` and
-    ``itc+dsl+vtm``, for which ``itc`` is multiplied by its softmax over the queries. That needs all queries at once,
-    which a search engine has not: it is reported apart."""
+    ``itc+dsl+vtm``, for which the logarithm of its softmax over the queries is added to ``itc``. That needs all queries
+    at once, which a search engine has not: it is reported apart."""
     itc_QV = itc_scores(trained, gallery)
     starts = {"itc": (itc_QV, itc_QV.T)}
     if dual_softmax:
@@ -148,8 +148,12 @@ def retrieval_scores(
 
 
 def dual_softmaxed(scores_NM: torch.Tensor) -> torch.Tensor:
-    """Scores (queries, items) times their softmax over the queries (CAMoE, arXiv 2109.04290)."""
-    return scores_NM * scores_NM.softmax(dim=0)
+    """Scores (queries, items) with the prior that an item's softmax over the queries is (CAMoE, arXiv 2109.04290).
+
+    Scores are logarithms, so that of the prior is added: an order must not depend on where their zero is, as it does
+    where CAMoE multiplies.
+    """
+    return scores_NM + scores_NM.log_softmax(dim=0)
 
 
 def evaluate_hard_set(

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from factories import USED, gray_frames, tiny_config, tiny_model, write_video
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.models.clip import PRESETS
@@ -15,6 +18,7 @@ from stoa.models.incremental import IncrementalText
 from stoa.models.video_language import VideoFeatures
 from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split
 from stoa.tasks.gallery import Gallery, encode_galleries
+from stoa.tasks.metrics.ranking import rank_metrics
 from stoa.tasks.report import format_report, write_report, write_scores
 from stoa.tasks.retrieval import (
     caption_scores,
@@ -201,12 +205,48 @@ def test_an_empty_hard_folder_is_an_error(trained, folder):
         evaluate("retrieval", trained, ABILITIES, config)
 
 
-def test_a_dual_softmax_weighs_a_score_by_its_share_among_the_queries():
+def test_a_dual_softmax_adds_the_logarithm_of_a_scores_share_among_the_queries():
     scores = torch.tensor([[2.0, 1.0], [0.5, 3.0], [2.0, 0.0]])
     by_hand = [
-        [float(scores[q, v] * scores[q, v].exp() / scores[:, v].exp().sum()) for v in range(2)] for q in range(3)
+        [float(scores[q, v] + math.log(scores[q, v].exp() / scores[:, v].exp().sum())) for v in range(2)]
+        for q in range(3)
     ]
     torch.testing.assert_close(dual_softmaxed(scores), torch.tensor(by_hand))
+
+
+SIGNS = {"negative": -100.0, "positive": 100.0, "mixed": 0.0}
+for_every_sign = pytest.mark.parametrize("shift", SIGNS.values(), ids=SIGNS)
+
+
+def random(seed: int, *shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@for_every_sign
+@given(items=st.integers(2, 12), seed=st.integers(0, 2**31 - 1))
+def test_a_perfect_scorer_stays_perfect_with_a_dual_softmax(shift, items, seed):
+    """The own pair has cosine 1 and any other at most 0.5, scaled as by a temperature."""
+    cosines = random(seed, items, items) * 1.5 - 1
+    cosines.fill_diagonal_(1)
+    scores = 20 * cosines + shift
+    relevant = torch.eye(items, dtype=torch.bool)
+    for one_way in (scores, scores.T):
+        assert rank_metrics(dual_softmaxed(one_way), relevant).r1 == 100
+
+
+@for_every_sign
+@given(queries=st.integers(1, 8), items=st.integers(1, 8), seed=st.integers(0, 2**31 - 1))
+def test_where_zero_is_does_not_matter_to_a_dual_softmax(shift, queries, items, seed):
+    scores = random(seed, queries, items) * 10 - 5
+    torch.testing.assert_close(dual_softmaxed(scores + shift), dual_softmaxed(scores) + shift)
+
+
+@for_every_sign
+@given(queries=st.integers(1, 8), items=st.integers(1, 8), seed=st.integers(0, 2**31 - 1))
+def test_a_prior_that_is_the_same_everywhere_changes_no_order(shift, queries, items, seed):
+    """Where all queries score an item alike, each has the same share of it."""
+    scores = (random(seed, items) * 10 - 5 + shift).expand(queries, items)
+    assert dual_softmaxed(scores).argsort(dim=1).tolist() == scores.argsort(dim=1).tolist()
 
 
 def test_loader_processes_change_nothing(trained, folder):
