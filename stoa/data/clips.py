@@ -87,11 +87,13 @@ class FileClips:
     Args:
         rows: of the manifest.
         root: folder the rows' paths are relative to.
+        left_out: rows of the manifest's split that are not among them, as they have no caption.
     """
 
-    def __init__(self, rows: Sequence[ClipRow], root: Path) -> None:
+    def __init__(self, rows: Sequence[ClipRow], root: Path, *, left_out: int = 0) -> None:
         self.rows = rows
         self.root = root
+        self.left_out = left_out
 
     @property
     def fingerprint(self) -> str:

@@ -108,8 +108,9 @@ def open_clips(manifest: str, split: str | None, ledger: Ledger, *, together: in
             skipped.add(clip)
             ledger.record("skipped", clip, why)
 
-        clips = FileClips(read_manifest(manifest, split=split, on_skip=skip), Path(manifest).parent)
+        rows = read_manifest(manifest, split=split, on_skip=skip)
         left_out = len(skipped)
+        clips = FileClips(rows, Path(manifest).parent, left_out=left_out)
     if together > 1 and left_out:
         raise ValueError(
             f"data.together is {together} and {manifest} leaves out {left_out} clip(s), so that those after them would "

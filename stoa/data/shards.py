@@ -32,6 +32,7 @@ import numpy as np
 from stoa.data.clips import EncodedClip
 from stoa.data.decoding.base import DecodeError
 from stoa.data.media import FramePack, VideoMedia
+from stoa.data.origin import Origin
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, row_from_json
 
@@ -76,6 +77,11 @@ class ShardClips:
     def left_out(self) -> int:
         """Clips of what it was made of, of all splits, that it lacks: without a caption, or not to be decoded."""
         return int(self._store["left_out"])
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was made of; none where the store was made without saying so."""
+        return Origin.from_json(self._store)
 
     @property
     def fingerprint(self) -> str:

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from stoa.data.ledger import Ledger
+from stoa.data.origin import QUESTIONS_FILE, ROWS_FILE, Origin
 from stoa.data.shards import CAPTIONS_FILE, IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
 from stoa.files import fsync, write_whole
 from stoa.prepare.adapters import Annotations, Found
 from stoa.prepare.config import PrepareConfig, StoreKind
 from stoa.prepare.detections import read_class_names, write_class_names
 from stoa.prepare.engines import Engine, run
-from stoa.prepare.rows import ROWS_FILE, caption_counts, keep_rows, settings, token_ids
+from stoa.prepare.rows import caption_counts, keep_rows, settings, token_ids
 from stoa.prepare.shard import ShardCounts, ShardTask
 from stoa.prepare.summary import write_summary
 from stoa.prepare.tagging import Tagger
@@ -57,7 +58,7 @@ def prepare(
     found = Found(annotations)
     left_out = keep_rows(config, annotations, root, found, out)
     if annotations.question_rows is not None:
-        write_questions(out / "questions.jsonl", annotations.questions(found))
+        write_questions(out / QUESTIONS_FILE, annotations.questions(found))
     for line in found.lines():
         say(line)
     if not config.stores:
@@ -70,7 +71,7 @@ def prepare(
     tallies: dict[StoreKind, Tallies] = {}
     for kind in config.stores:
         paths = _make_shards(config, kind, out, engine, workers, say)
-        tallies[kind] = _finish(config, kind, class_names, used_tokens, left_out, paths, out)
+        tallies[kind] = _finish(config, kind, class_names, used_tokens, left_out, found.origin(), paths, out)
         say(f"{kind}: {tallies[kind].clips_with_boxes:,} of {tallies[kind].clips:,} clips have detections")
     write_summary(out, config, found.lines(), tallies)
     say(f"written to {out}; look at {out / 'summary.html'}")
@@ -153,6 +154,7 @@ def _finish(
     class_names: list[str],
     used_tokens: dict[str, list[int]],
     left_out: int,
+    origin: Origin,
     paths: list[Path],
     out: Path,
 ) -> Tallies:
@@ -193,6 +195,7 @@ def _finish(
         "kind": kind,
         "clips": len(index),
         "left_out": left_out,
+        "made_of": origin.to_json(),
         "captions": tallies.captions,
         "splits": splits,
         "settings": settings(config),

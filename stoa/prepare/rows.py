@@ -10,15 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stoa.data.origin import PLAN_FILE, ROWS_FILE
 from stoa.data.text import used_token_ids
 from stoa.files import fsync, write_whole
 from stoa.manifest import ClipRow, row_from_json, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
 from stoa.prepare.config import PrepareConfig
 from stoa.prepare.detections.made import detections_by_clip
-
-ROWS_FILE = "rows.jsonl"
-_PLAN_FILE = "plan.json"
 
 
 def keep_rows(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> int:
@@ -68,7 +66,8 @@ def keep_rows(config: PrepareConfig, annotations: Annotations, root: Path, found
     for new, old in ((new_rows, rows), (new_ledger, ledger)):
         fsync(new)
         os.replace(new, old)
-    write_whole(out / _PLAN_FILE, json.dumps(plan, indent=2) + "\n")
+    made_of = found.origin().to_json()
+    write_whole(out / PLAN_FILE, json.dumps({**plan, "made_of": made_of}, indent=2) + "\n")
     return left_out
 
 
@@ -96,9 +95,9 @@ def caption_counts(rows: Path) -> dict[str, int]:
 
 
 def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
-    if not (out / _PLAN_FILE).is_file():
+    if not (out / PLAN_FILE).is_file():
         return
-    old = json.loads((out / _PLAN_FILE).read_text(encoding="utf-8"))
+    old = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
     changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
     if not changed:
         return

@@ -8,8 +8,9 @@ from pathlib import Path
 import published
 import pytest
 
+from stoa.data.published import Count
 from stoa.manifest import Caption, ClipRow, write_manifest
-from stoa.prepare.adapters import ADAPTERS, Count, Found, VideoFolder, open_annotations, resolve
+from stoa.prepare.adapters import ADAPTERS, Found, VideoFolder, open_annotations, resolve
 from stoa.prepare.adapters.base import Annotations
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from stoa.prepare.adapters import msrvtt
-from stoa.prepare.adapters.base import Adapter, Annotations, Count, Found, resolve
+from stoa.prepare.adapters.base import Adapter, Annotations, Found, resolve
 from stoa.prepare.adapters.didemo import didemo
 from stoa.prepare.adapters.lsmdc import lsmdc
 from stoa.prepare.adapters.msvd import msvd
@@ -16,7 +16,7 @@ from stoa.prepare.adapters.qa import msrvtt_mc, msrvtt_qa, msvd_qa
 from stoa.prepare.adapters.videos import VideoFolder
 from stoa.prepare.adapters.webvid import webvid
 
-__all__ = ["ADAPTERS", "Adapter", "Annotations", "Count", "Found", "VideoFolder", "open_annotations", "resolve"]
+__all__ = ["ADAPTERS", "Adapter", "Annotations", "Found", "VideoFolder", "open_annotations", "resolve"]
 
 ADAPTERS: dict[str, Adapter] = {
     "webvid": webvid,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stoa.data.origin import Origin
+from stoa.data.published import Count
 from stoa.manifest import Caption, ClipRow
 from stoa.prepare.adapters.seen import SeenIds
 from stoa.prepare.adapters.videos import VideoFolder
@@ -18,15 +20,6 @@ Questions = Iterator[tuple[str, QuestionRow]]
 
 OnSkip = Callable[[str, str], None]
 """Called with (id, reason) for what is left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How much of a split was published; None where the publication does not say."""
-
-    clips: int | None = None
-    captions: int | None = None
-    questions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +125,12 @@ class Found:
 
     def split(self, name: str) -> SplitCounts:
         return self.splits.setdefault(name, SplitCounts())
+
+    def origin(self) -> Origin:
+        """What was gone over, for the stores that are made of it."""
+        clips = {name: counts.clips + counts.without_caption for name, counts in self.splits.items()}
+        captions = {name: counts.captions for name, counts in self.splits.items()}
+        return Origin(self.annotations.dataset, clips, captions)
 
     def lines(self) -> list[str]:
         """The report: a line for what each split holds, and one for each thing that is amiss."""

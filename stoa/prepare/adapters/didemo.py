@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from stoa.data.published import COUNTS
 from stoa.manifest import Caption, ClipRow
-from stoa.prepare.adapters.base import Annotations, Clips, Count
+from stoa.prepare.adapters.base import Annotations, Clips
 from stoa.prepare.adapters.files import Source, chained, read_json_list, split_sources, text_of
 from stoa.prepare.adapters.videos import video_stem
 
@@ -23,7 +24,7 @@ def didemo(folder: Path) -> Annotations:
     return Annotations(
         "didemo",
         lambda: chained(partial(_rows, source, split) for split, source in sources.items()),
-        published={"train": Count(8395, 8395), "val": Count(1065, 1065), "test": Count(1004, 1004)},
+        published=COUNTS["didemo"],
         paragraph=True,
         absent=absent,
     )

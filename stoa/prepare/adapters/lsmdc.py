@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from stoa.data.published import COUNTS
 from stoa.manifest import Caption, ClipRow
-from stoa.prepare.adapters.base import Annotations, Clips, Count
+from stoa.prepare.adapters.base import Annotations, Clips
 from stoa.prepare.adapters.files import Source, chained, read_names, split_sources
 
 _FILES = {
@@ -27,7 +28,7 @@ def lsmdc(folder: Path) -> Annotations:
     return Annotations(
         "lsmdc",
         lambda: chained(partial(_rows, source, split) for split, source in sources.items()),
-        published={"train": Count(captions=101_079), "val": Count(captions=7408), "test": Count(1000, 1000)},
+        published=COUNTS["lsmdc"],
         absent=absent,
     )
 

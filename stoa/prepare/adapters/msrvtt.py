@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from stoa.data.published import COUNTS
 from stoa.manifest import Caption, ClipRow
-from stoa.prepare.adapters.base import Annotations, Clips, Count
+from stoa.prepare.adapters.base import Annotations, Clips
 from stoa.prepare.adapters.files import (
     Source,
     as_list,
@@ -46,26 +47,22 @@ def full(folder: Path) -> Annotations:
     return Annotations(
         "msrvtt",
         lambda: chained(partial(_rows, source) for source in sources.values()),
-        published={
-            "train": Count(6513, 130_260),
-            "val": Count(497, 9940),
-            "test": Count(2990, 59_800),
-        },
+        published=COUNTS["msrvtt"],
         absent=absent,
     )
 
 
 def one_k_a(folder: Path) -> Annotations:
     """The split 1k-A: 9,000 clips to train with all their captions, 1,000 to test with one (Yu et al., ECCV 2018)."""
-    return _jsfusion(folder, "msrvtt-1k-a", "MSRVTT_train.9k.csv", (_TRAIN_VAL, _TEST), Count(9000, 180_000))
+    return _jsfusion(folder, "msrvtt-1k-a", "MSRVTT_train.9k.csv", (_TRAIN_VAL, _TEST))
 
 
 def seven_k(folder: Path) -> Annotations:
     """The test clips of 1k-A, and 7,010 to train: those of the split of 2016, and its validation clips."""
-    return _jsfusion(folder, "msrvtt-7k", "MSRVTT_train.7k.csv", (_TRAIN_VAL,), Count(7010, 140_200))
+    return _jsfusion(folder, "msrvtt-7k", "MSRVTT_train.7k.csv", (_TRAIN_VAL,))
 
 
-def _jsfusion(folder: Path, dataset: str, train_list: str, jsons: tuple[str, ...], train: Count) -> Annotations:
+def _jsfusion(folder: Path, dataset: str, train_list: str, jsons: tuple[str, ...]) -> Annotations:
     listed = require_source(folder, train_list, dataset)
     tested = require_source(folder, "MSRVTT_JSFUSION_test.csv", dataset)
     both = _both(folder, jsons)
@@ -81,9 +78,7 @@ def _jsfusion(folder: Path, dataset: str, train_list: str, jsons: tuple[str, ...
         for where, cells in read_csv(tested, ("video_id", "sentence")):
             yield where, _row(cells["video_id"], [cells["sentence"]], "test")
 
-    return Annotations(
-        dataset, lambda: chained((train_rows, test_rows)), published={"train": train, "test": Count(1000, 1000)}
-    )
+    return Annotations(dataset, lambda: chained((train_rows, test_rows)), published=COUNTS[dataset])
 
 
 def _both(folder: Path, wanted: tuple[str, ...]) -> Source | None:

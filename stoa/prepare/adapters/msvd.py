@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stoa.data.published import COUNTS
 from stoa.manifest import Caption, ClipRow
-from stoa.prepare.adapters.base import Annotations, Clips, Count
+from stoa.prepare.adapters.base import Annotations, Clips
 from stoa.prepare.adapters.files import as_object, read_json, read_names, require_source, split_sources, texts_of
 
 
@@ -21,5 +22,4 @@ def msvd(folder: Path) -> Annotations:
                 texts = texts_of(captions.get(stem, []), f"{described}, key {stem!r}")
                 yield where, ClipRow(stem, stem, tuple(map(Caption, texts)), split)
 
-    published = {"train": Count(1200, 48_774), "val": Count(100, 4290), "test": Count(670, 27_763)}
-    return Annotations("msvd", rows, published=published, absent=absent)
+    return Annotations("msvd", rows, published=COUNTS["msvd"], absent=absent)

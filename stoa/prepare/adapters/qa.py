@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stoa.prepare.adapters.base import Annotations, Count, Questions, clips_asked
+from stoa.data.published import COUNTS
+from stoa.prepare.adapters.base import Annotations, Questions, clips_asked
 from stoa.prepare.adapters.files import (
     Source,
     as_list,
@@ -41,8 +42,7 @@ def msrvtt_qa(folder: Path) -> Annotations:
     sources, absent = split_sources(folder, forms, "msrvtt-qa")
     readers = {".json": _msrvtt_json, ".csv": _msrvtt_csv, ".jsonl": _msrvtt_jsonl}
     parts = [partial(readers[Path(source.name).suffix], source, split) for split, source in sources.items()]
-    counts = dict(zip(_NAMES, (158_581, 12_278, 72_821), strict=True))
-    return _annotations("msrvtt-qa", lambda: chained(parts), counts, absent)
+    return _annotations("msrvtt-qa", lambda: chained(parts), absent)
 
 
 def msvd_qa(folder: Path) -> Annotations:
@@ -59,8 +59,7 @@ def msvd_qa(folder: Path) -> Annotations:
                     raise ValueError(f"{where}: video {name} is not in {mapping}; use the files of one release")
                 yield where, _open_question(entry, "id", stems[name], split, where)
 
-    counts = dict(zip(_NAMES, (30_933, 6415, 13_157), strict=True))
-    return _annotations("msvd-qa", rows, counts, absent)
+    return _annotations("msvd-qa", rows, absent)
 
 
 def msrvtt_mc(folder: Path) -> Annotations:
@@ -81,14 +80,11 @@ def msrvtt_mc(folder: Path) -> Annotations:
             for number, (where, entry) in enumerate(read_json_list(source)):
                 yield where, _choice(entry, str(number), "video", "caption", where)
 
-    return _annotations("msrvtt-mc", rows, {}, ())
+    return _annotations("msrvtt-mc", rows, ())
 
 
-def _annotations(
-    dataset: str, rows: Callable[[], Questions], published: dict[str, int], absent: tuple[str, ...]
-) -> Annotations:
-    counts = {split: Count(questions=number) for split, number in published.items()}
-    return Annotations(dataset, clips_asked(rows), rows, counts, absent=absent)
+def _annotations(dataset: str, rows: Callable[[], Questions], absent: tuple[str, ...]) -> Annotations:
+    return Annotations(dataset, clips_asked(rows), rows, COUNTS[dataset], absent=absent)
 
 
 def _msrvtt_json(source: Source, split: str) -> Questions:
