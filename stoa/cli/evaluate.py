@@ -13,9 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from stoa.cli._model import open_model
-from stoa.tasks.evaluation import EvaluationConfig, Task, evaluate, score_file
+from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, score_file
 from stoa.tasks.protocol import data_sha256
-from stoa.tasks.published import comparison, published_of
+from stoa.tasks.published import comparison, known_data_sets, published_of, require_comparable
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
 from stoa.tasks.trained import resized
 
@@ -23,7 +23,12 @@ from stoa.tasks.trained import resized
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--run", type=str | None, default=None, help="a run, one of its checkpoints, or an export")
     parser.add_argument("--task", type=Task | None, default=None, help="default: what the run was fine-tuned for")
-    parser.add_argument("--compare", type=str | None, default=None, help="published numbers beside: msrvtt, msvd")
+    parser.add_argument(
+        "--compare",
+        type=str | None,
+        default=None,
+        help=f"the published test set this is of, to print published figures beside ({known_data_sets()})",
+    )
     parser.add_argument(
         "--predictions", type=str | None, default=None, help="score this .jsonl of id and prediction; needs no --run"
     )
@@ -50,8 +55,8 @@ def run(args: Namespace) -> None:
     trained, abilities, facts, folder = open_model(args.run)
     trained = resized(trained, num_frames=args.num_frames, max_tokens=args.max_tokens)
     task: Task = args.task or facts.get("task") or "retrieval"
-    published = None if args.compare is None else published_of(task, args.compare)
-    result = evaluate(task, trained, abilities, config)
+    _require_comparable(task, args.compare, config)
+    result = evaluate(task, trained, abilities, config, said_to_be=args.compare)
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
     resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
     name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to
@@ -67,8 +72,15 @@ def run(args: Namespace) -> None:
         beside = out.with_suffix(".scores.npz")
         write_scores(*result.scores, beside)
         print(f"similarities in {beside}")
-    if published is not None:
-        print("\n".join(comparison(args.compare, published, result.report)))
+    if args.compare is not None:
+        print("\n".join(comparison(task, args.compare, result.report)))
+
+
+def _require_comparable(task: Task, compare: str | None, config: EvaluationConfig) -> None:
+    """What cannot be compared is told before an hour's work."""
+    if compare is not None:
+        published_of(task, compare)
+        require_comparable(compare, coverage(task, config, said_to_be=compare))
 
 
 def _free_path(folder: Path, name: str, data: str) -> Path:
@@ -86,11 +98,11 @@ def _free_path(folder: Path, name: str, data: str) -> Path:
 def _score(args: Namespace, config: EvaluationConfig) -> None:
     if args.task is None:
         raise ValueError("--task is missing; say what the predictions are of")
-    published = None if args.compare is None else published_of(args.task, args.compare)
-    report = score_file(args.task, read_predictions(Path(args.predictions)), config)
+    _require_comparable(args.task, args.compare, config)
+    report = score_file(args.task, read_predictions(Path(args.predictions)), config, said_to_be=args.compare)
     print(format_report(report))
     if args.out:
         write_report(report, Path(args.out))
         print(f"written to {args.out}")
-    if published is not None:
-        print("\n".join(comparison(args.compare, published, report)))
+    if args.compare is not None:
+        print("\n".join(comparison(args.task, args.compare, report)))

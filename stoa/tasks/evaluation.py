@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +19,11 @@ from stoa.objectives.matching import NullToken
 from stoa.questions import QuestionRow, questions_of_split
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
 from stoa.tasks.captioning import caption_videos
+from stoa.tasks.coverage import Coverage, coverage_of, coverage_of_questions
 from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.matching import evaluate_matching
-from stoa.tasks.metrics.answers import answer_accuracy
+from stoa.tasks.metrics.answers import answer_accuracy, chance_accuracy
 from stoa.tasks.metrics.captions import CaptionScores, require_scorers, score_captions
 from stoa.tasks.metrics.ranking import chance_metrics
 from stoa.tasks.protocol import data_card, protocol_card
@@ -121,26 +123,72 @@ def evaluate(
     clips: Clips | None = None,
     *,
     meteor: bool = True,
+    said_to_be: str | None = None,
 ) -> Evaluation:
-    """Evaluate a model on a task, over the clips of the configuration's split or a part of them; of captions METEOR
-    may be left out.
+    """Evaluate a model on a task.
+
+    Args:
+        task: what.
+        trained: the model.
+        abilities: of the model.
+        config: on what, and how.
+        clips: a part of the configuration's split, which is then the whole; None is the split.
+        meteor: of captions METEOR too.
+        said_to_be: the published test set that the data are of, where that is not known otherwise.
 
     Raises:
         ValueError: the manifest or the questions are wrong, none of the videos can be read, the model lacks what the
             task needs, or captions cannot be scored here.
     """
-    if clips is None:
-        clips = open_split(config.manifest, config.split)
+    data = _data(task, config, clips, said_to_be)
     if task == "retrieval":
-        return _retrieval(trained, abilities, clips, config)
+        return _retrieval(trained, abilities, data, config)
     if task == "captioning":
-        return _captioning(trained, abilities, clips, config, meteor)
-    return _answering(task, trained, abilities, clips, config)
+        return _captioning(trained, abilities, data, config, meteor)
+    return _answering(task, trained, abilities, data, config)
+
+
+def coverage(task: Task, config: EvaluationConfig, *, said_to_be: str | None = None) -> Coverage:
+    """Of how much of a data set a report will be, at best: if every clip can be read.
+
+    Args:
+        task, config, said_to_be: as in :func:`evaluate`.
+
+    Raises:
+        ValueError: the manifest or the questions are wrong.
+    """
+    return _data(task, config, None, said_to_be).coverage()
 
 
 def open_split(manifest: str, split: str | None) -> Clips:
     """Clips of a split, or of all; rows without a caption are left out."""
     return open_clips(manifest, split, Ledger(None))
+
+
+class _Data(NamedTuple):
+    """What a task measures: clips, or questions about them."""
+
+    clips: Clips
+    questions: list[QuestionRow]
+    facts: dict[str, Any]  # of the questions
+    coverage: Callable[..., Coverage]  # given the ids that are ``unreadable``
+
+
+def _data(task: Task, config: EvaluationConfig, part: Clips | None, said_to_be: str | None) -> _Data:
+    clips = open_split(config.manifest, config.split) if part is None else part
+    if task in ("retrieval", "captioning"):
+        of_clips = partial(coverage_of, clips, config.manifest, config.split, captions=True)
+        return _Data(clips, [], {}, partial(of_clips, said_to_be=said_to_be, a_part=part is not None))
+    asked, absent, facts = _questions(clips, config)
+    of_questions = partial(
+        coverage_of_questions, asked, absent, str(config.questions), clips, config.manifest, config.split
+    )
+    return _Data(clips, asked, facts, partial(of_questions, said_to_be=said_to_be))
+
+
+def _measured(of: Coverage) -> dict[str, Any]:
+    """What a report begins with."""
+    return {"partial": of.partial, "coverage": of}
 
 
 def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> VideoReader:
@@ -156,22 +204,25 @@ def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> Vi
     )
 
 
-def _card(trained: TrainedModel, videos: VideoReader, config: EvaluationConfig, **facts: Any) -> dict[str, Any]:
+def _card(
+    trained: TrainedModel, videos: VideoReader, config: EvaluationConfig, of: Coverage, **facts: Any
+) -> dict[str, Any]:
     seen = len(videos) - len(videos.unreadable)
-    counts = {"videos": f"{seen} of {len(videos)} readable", "decoder": config.decoder, "view": config.view}
+    counts: dict[str, Any] = {"measured": of.card()}
+    counts |= {"videos": f"{seen} of {len(videos)} readable", "decoder": config.decoder, "view": config.view}
     if trained.model.config.num_boxes:
         counts["boxes"] = f"on {videos.with_boxes} of {seen} clips"
     return protocol_card(trained, videos.clips, config.manifest, config.split, **counts, **facts)
 
 
-def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig) -> Evaluation:
+def _retrieval(trained: TrainedModel, abilities: Abilities, data: _Data, config: EvaluationConfig) -> Evaluation:
     models = {"trained": trained} | ({"untrained": untrained(trained)} if config.baseline else {})
     hard = sorted(Path(config.hard).glob("*.jsonl")) if config.hard is not None else []
     if config.hard is not None and not hard:
         raise ValueError(
             f"--hard {config.hard} holds no .jsonl manifest; name the folder 'hard' of a Moving Shapes set"
         )
-    videos = _reader(trained, clips, config)
+    videos = _reader(trained, data.clips, config)
     galleries = dict(zip(models, encode_galleries(list(models.values()), videos), strict=True))
     gallery = galleries["trained"]
     scores = {
@@ -179,7 +230,9 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
         for name, model in models.items()
     }
     metrics = {name: of_model.metrics(gallery.relevant_QV) for name, of_model in scores.items()}
+    of = data.coverage(unreadable=dict(videos.unreadable))
     report: dict[str, Any] = {
+        **_measured(of),
         "retrieval": metrics,
         "chance": {
             "text-to-video": chance_metrics(gallery.relevant_QV),
@@ -195,6 +248,7 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
             for name, model in models.items()
         }
     hard_sums: list[tuple[str, str]] = []
+    num_hard = 0
     for path in hard:
         hard_videos = _reader(trained, open_split(str(path), None), config)
         hard_sums.append((path.stem, hard_videos.clips.fingerprint))
@@ -202,29 +256,34 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, clips: Clips, config
         report["hard_sets"][path.stem] = {
             name: evaluate_hard_set(model, of_models[name], form=abilities.plm_form) for name, model in models.items()
         }
+        num_hard += len(hard_videos)
         report["unreadable"] |= dict(hard_videos.unreadable)
+        report["partial"] |= bool(hard_videos.unreadable)
     facts: dict[str, Any] = {"captions": len(gallery.video_of_text_Q)}
     if hard:
         digest = hashlib.sha256(repr(hard_sums).encode()).hexdigest()
         facts |= {"hard sets": f"{config.hard}: {', '.join(name for name, _ in hard_sums)}", "hard sets sha256": digest}
+        lost = len(report["unreadable"]) - len(videos.unreadable)
+        facts["videos of hard sets"] = f"{num_hard - lost} of {num_hard} readable"
     facts |= _matching_head(abilities)
     facts["re-ranked candidates"] = min(config.top_k, len(gallery.ids))
-    report["protocol"] = _card(trained, videos, config, **facts)
+    report["protocol"] = _card(trained, videos, config, of, **facts)
     headline = metrics["trained"]["itc+vtm"]["text-to-video"].r1
     return Evaluation(report, headline, scores=(scores["trained"], gallery))
 
 
 def _captioning(
-    trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig, meteor: bool
+    trained: TrainedModel, abilities: Abilities, data: _Data, config: EvaluationConfig, meteor: bool
 ) -> Evaluation:
     require_scorers()
     _require_words("captioning", abilities)
-    videos = _reader(trained, clips, config)
+    videos = _reader(trained, data.clips, config)
     predictions = caption_videos(trained, videos, config.generation, abilities.plm_form)
-    card = _card(trained, videos, config, **_search(config.generation), metrics=METRICS)
     unreadable = dict(videos.unreadable)
-    scores = _score_captions(predictions, clips, unreadable, meteor=meteor)
-    report = {"captioning": scores, "unreadable": unreadable, "protocol": card}
+    of = data.coverage(unreadable=unreadable)
+    card = _card(trained, videos, config, of, **_search(config.generation), metrics=METRICS)
+    scores = _score_captions(predictions, data.clips, unreadable, meteor=meteor)
+    report = {**_measured(of), "captioning": scores, "unreadable": unreadable, "protocol": card}
     return Evaluation(report, scores.cider, predictions)
 
 
@@ -237,10 +296,10 @@ def _score_captions(
 
 
 def _answering(
-    task: Task, trained: TrainedModel, abilities: Abilities, clips: Clips, config: EvaluationConfig
+    task: Task, trained: TrainedModel, abilities: Abilities, data: _Data, config: EvaluationConfig
 ) -> Evaluation:
-    questions, facts = _questions(clips, config)
-    videos = _reader(trained, clips, config)
+    questions, facts = data.questions, data.facts
+    videos = _reader(trained, data.clips, config)
     if task == "multiple_choice":
         picked = pick_options(trained, videos, questions)
         facts |= _matching_head(abilities)
@@ -256,34 +315,44 @@ def _answering(
     asked = [question for question in questions if question.clip not in unreadable]
     accuracies = {method: answer_accuracy(answers, asked) for method, answers in picked.items()}
     facts["questions"] = f"{len(asked)} of {len(questions)} with a readable video"
-    report = {task: accuracies, "unreadable": unreadable, "protocol": _card(trained, videos, config, **facts)}
+    of = data.coverage(unreadable=unreadable)
+    card = _card(trained, videos, config, of, **facts)
+    report = {**_measured(of), task: accuracies, "unreadable": unreadable, "protocol": card}
+    if task == "multiple_choice":
+        report["chance"] = chance_accuracy(asked)
     first = next(iter(picked))
     return Evaluation(report, accuracies[first].accuracy, picked[first])
 
 
-def score_file(task: Task, predictions: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
+def score_file(
+    task: Task, predictions: Mapping[str, str], config: EvaluationConfig, *, said_to_be: str | None = None
+) -> dict[str, Any]:
     """A report on captions or answers that were made elsewhere.
+
+    Args:
+        task, config, said_to_be: as in :func:`evaluate`.
+        predictions: by id of the clip or question.
 
     Raises:
         ValueError: the task has no predictions, an id is missing or has none, or the manifest or questions are wrong.
     """
-    clips = open_split(config.manifest, config.split)
+    if task == "retrieval":
+        raise ValueError(f"--task is {task}; a file of predictions is scored for one of the other tasks")
+    data = _data(task, config, None, said_to_be)
     said = repr(sorted(predictions.items())).encode()
     facts: dict[str, Any] = {"predictions sha256": hashlib.sha256(said).hexdigest()}
     if task == "captioning":
-        scores: Any = _score_captions(predictions, clips, {})
+        scores: Any = _score_captions(predictions, data.clips, {})
         facts["metrics"] = METRICS
-    elif task == "retrieval":
-        raise ValueError(f"--task is {task}; a file of predictions is scored for one of the other tasks")
     else:
-        questions, of_questions = _questions(clips, config)
-        scores = {"given": answer_accuracy(predictions, questions)}
-        facts |= of_questions
-    return {task: scores, "unreadable": {}, "protocol": data_card(clips, config.manifest, config.split) | facts}
+        scores = {"given": answer_accuracy(predictions, data.questions)}
+    of = data.coverage()
+    card = data_card(data.clips, config.manifest, config.split) | {"measured": of.card()} | facts | data.facts
+    return {**_measured(of), task: scores, "unreadable": {}, "protocol": card}
 
 
-def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow], dict[str, Any]]:
-    """Questions about the clips, and facts of them for the card."""
+def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow], list[QuestionRow], dict[str, Any]]:
+    """Questions about the clips, those whose clip is not there, and facts of them for the card."""
     if config.questions is None:
         raise ValueError("--questions is missing; pass the .jsonl file with the questions")
     asked, absent = questions_of_split(
@@ -300,7 +369,7 @@ def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow
     }
     if absent:
         facts["questions without their clip"] = f"{len(absent)}, the first about {absent[0].clip!r}"
-    return asked, facts
+    return asked, absent, facts
 
 
 def _matching_head(abilities: Abilities) -> dict[str, Any]:

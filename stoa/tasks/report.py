@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from stoa.files import write_whole
+from stoa.tasks.coverage import Coverage
+from stoa.tasks.evaluation import Task
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics
 from stoa.tasks.retrieval import GALLERY_SIZE, RetrievalScores
@@ -75,7 +77,7 @@ def write_scores(scores: RetrievalScores, gallery: Gallery, path: Path) -> None:
 
 def format_report(report: Mapping[str, Any]) -> str:
     """The report as tables for a terminal."""
-    lines: list[str] = []
+    lines = [_headline(report), ""]
     if "retrieval" in report:
         lines += _retrieval_lines(report)
     if "captioning" in report:
@@ -87,6 +89,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         for method, accuracy in report.get(task, {}).items():
             lines += [f"{f'{method}, accuracy (%)':32}{accuracy.accuracy:8.1f}{accuracy.num_questions:9,d} questions"]
             lines += [f"  {kind:30}{right:8.1f}{count:9,d}" for kind, (right, count) in accuracy.by_type.items()]
+    if "multiple_choice" in report and "chance" in report:
+        lines += [f"{'chance':32}{report['chance']:8.1f}"]
     if report["unreadable"]:
         clip, why = next(iter(report["unreadable"].items()))
         lines += ["", f"{len(report['unreadable'])} videos could not be read and are left out, the first {clip}: {why}"]
@@ -94,6 +98,15 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines += ["", "protocol"]
         lines += [f"  {name}: {value}" for name, value in report["protocol"].items() if name != "versions"]
     return "\n".join(lines)
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    """What the numbers are, and of what."""
+    task = next(task for task in get_args(Task) if task in report)
+    of: Coverage = report["coverage"]
+    title = f"{task.replace('_', ' ')} on {of.split if of.data_set is None else f'{of.data_set}, {of.split}'}"
+    hard = "" if not report["partial"] or of.partial else f"; hard sets: {report['protocol']['videos of hard sets']}"
+    return f"{title}{', PARTIAL' if report['partial'] else ''}: {of}{hard}"
 
 
 def _retrieval_lines(report: Mapping[str, Any]) -> list[str]:

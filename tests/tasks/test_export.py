@@ -127,7 +127,9 @@ def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, c
     assert main(arguments) == 2
     assert "--questions is missing" in capsys.readouterr().err  # it was fine-tuned for answering
     assert main([*arguments, "--task", "retrieval", "--compare", "msrvtt"]) == 2
-    assert "no published number of retrieval on it is on record" in capsys.readouterr().err
+    assert (
+        "no published figures of retrieval on it are on record; did you mean 'msrvtt-1k-a'" in capsys.readouterr().err
+    )
     arguments += ["--task", "retrieval", "--baseline", "false"]
     assert main(arguments) == main([*arguments, "--view", "blind"]) == main([*arguments, "--split", "val"]) == 0
     reports = {path.name: json.loads(path.read_text()) for path in exported.glob("retrieval-*.json")}

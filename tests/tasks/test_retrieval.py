@@ -133,7 +133,11 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     assert set(report["hard_sets"]) == {"kind"}
     assert report["hard_sets"]["kind"]["trained"]["queries"] == 5
     assert set(report["unreadable"]) == {"set_0_3"}
+    assert report["partial"] and report["coverage"].seen == {"clips": 4, "captions": 5}
+    assert report["coverage"].whole == {"clips": 5, "captions": 6}
     assert report["protocol"]["videos"] == "4 of 5 readable"
+    assert report["protocol"]["measured"] == "partial: 4 of 5 clips (80.0%), 5 of 6 captions (83.3%)"
+    assert report["protocol"]["videos of hard sets"] == "4 of 5 readable"
     assert report["protocol"]["boxes"] == "on 0 of 4 clips"
     assert report["protocol"]["hard sets"].endswith(": kind") and len(report["protocol"]["hard sets sha256"]) == 64
     assert report["protocol"]["text"].endswith(" tokens")
@@ -145,6 +149,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     r1 = report["retrieval"]["trained"]["itc"]["text-to-video"].r1
     assert written["retrieval"]["trained"]["itc"]["text-to-video"]["r1"] == r1
     text = format_report(report)
+    assert text.startswith("retrieval on test, PARTIAL: 4 of 5 clips (80.0%), 5 of 6 captions (83.3%)\n")
     assert "itc+vtm" in text
     assert "4 of 5 readable" in text
     assert "kind" in text

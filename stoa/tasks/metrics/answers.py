@@ -45,6 +45,16 @@ def answer_accuracy(predictions: Mapping[str, str], questions: Sequence[Question
     return Accuracy(_percent(every), len(every), {name: (_percent(hits), len(hits)) for name, hits in right.items()})
 
 
+def chance_accuracy(questions: Sequence[QuestionRow]) -> float:
+    """Percent that picking one of a question's options at random gets right, on average.
+
+    Args:
+        questions: with options each, of which one or, where they repeat, several are the answer.
+    """
+    shares = [sum(_plain(o) == _plain(q.answer) for o in q.options) / len(q.options) for q in questions]
+    return 100 * sum(shares) / len(shares)
+
+
 def _plain(answer: str) -> str:
     return "".join(answer.lower().split())
 
