@@ -31,7 +31,7 @@ from stoa.training.console import Console
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
 from stoa.training.trainer import Trainer
-from stoa.training.validation import Validation
+from stoa.training.validation import Score, Validation
 
 
 class Process(NamedTuple):
@@ -136,7 +136,7 @@ def train(
     *,
     facts: dict[str, Any],
     epochs: float | None = None,
-    validate: Callable[[VideoLanguageModel], float] | None = None,
+    validate: Callable[[VideoLanguageModel], Score] | None = None,
 ) -> None:
     """Train a model on clips, from where ``training.output_dir`` stands.
 
@@ -147,7 +147,7 @@ def train(
         clips: to train on.
         facts: JSON-able, stored with every checkpoint.
         epochs: passes over the clips; none is ``training.max_steps`` steps.
-        validate: gives the number by which checkpoints are chosen, the higher the better; it is called on every rank
+        validate: gives the score by which checkpoints are chosen, the higher the better; it is called on every rank
             after each epoch (with ``max_steps``: when a checkpoint is saved) and has to give all the same.
 
     Raises:

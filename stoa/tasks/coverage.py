@@ -114,6 +114,7 @@ def coverage_of_questions(
     *,
     unreadable: Collection[str] = (),
     said_to_be: str | None = None,
+    a_part: bool = False,
 ) -> Coverage:
     """Of a report about questions.
 
@@ -121,13 +122,16 @@ def coverage_of_questions(
         asked: questions whose clip is there.
         absent: those whose clip is not.
         questions: the file that they come from.
-        clips, manifest, split, unreadable, said_to_be: as in :func:`coverage_of`.
+        clips, manifest, split, unreadable, said_to_be, a_part: as in :func:`coverage_of`.
     """
+    every = list(asked) if a_part else [*asked, *absent]
     read = [question for question in asked if question.clip not in unreadable]
     of_clips = {question.clip for question in read}
     seen = {"questions": len(read), "clips": len(of_clips)}
-    whole = {"questions": len(asked) + len(absent), "clips": len({question.clip for question in [*asked, *absent]})}
+    whole = {"questions": len(every), "clips": len({question.clip for question in every})}
     found = Coverage(split, seen, whole, ids_sha256=ids_sha256(of_clips))
+    if a_part:
+        return found
     origin = origin_of_file(Path(questions)) or _origin(clips, manifest)
     return _as_published(found, origin, said_to_be)
 

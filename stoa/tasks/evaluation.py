@@ -30,9 +30,18 @@ from stoa.tasks.protocol import data_card, protocol_card
 from stoa.tasks.retrieval import RetrievalScores, evaluate_hard_set, retrieval_scores
 from stoa.tasks.trained import TrainedModel, untrained
 from stoa.tasks.videos import VideoReader
+from stoa.training.validation import Metric
 
 METRICS = "pycocoevalcap, PTB tokenizer"
 Task = Literal["retrieval", "captioning", "answering", "multiple_choice"]
+
+HEADLINES: dict[Task, Metric] = {
+    "retrieval": Metric("R@1 text-to-video (itc+vtm)"),
+    "captioning": Metric("CIDEr", 100.0, "(x 100)"),
+    "answering": Metric("accuracy"),
+    "multiple_choice": Metric("accuracy (vtm)"),
+}
+"""By task, what :attr:`Evaluation.headline` is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +192,7 @@ def _data(task: Task, config: EvaluationConfig, part: Clips | None, said_to_be: 
     of_questions = partial(
         coverage_of_questions, asked, absent, str(config.questions), clips, config.manifest, config.split
     )
-    return _Data(clips, asked, facts, partial(of_questions, said_to_be=said_to_be))
+    return _Data(clips, asked, facts, partial(of_questions, said_to_be=said_to_be, a_part=part is not None))
 
 
 def _measured(of: Coverage) -> dict[str, Any]:

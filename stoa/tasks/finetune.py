@@ -22,12 +22,13 @@ from stoa.objectives.gather import from_first_rank, rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.questions import QuestionRow, questions_of_split
 from stoa.run import Process, join, losses_until_now, train
-from stoa.tasks.evaluation import Abilities, Evaluation, EvaluationConfig, Task, evaluate
+from stoa.tasks.evaluation import HEADLINES, Abilities, Evaluation, EvaluationConfig, Task, evaluate
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
 from stoa.tasks.trained import TrainedModel
 from stoa.training import checkpoint
 from stoa.training.config import TrainingConfig
+from stoa.training.validation import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +242,7 @@ def _held_out(clips: Clips, count: int) -> tuple[list[int], list[int]]:
 
 def _validation(
     config: FinetuneConfig, clips: Clips, abilities: Abilities, model_config: ModelConfig, process: Process
-) -> Callable[[VideoLanguageModel], float]:
+) -> Callable[[VideoLanguageModel], Score]:
     """The task's headline on the validation split, computed on the first rank."""
     data = config.data
     assert data.manifest is not None
@@ -262,17 +263,21 @@ def _validation(
     side = image_side(model_config.backbone)
 
     @torch.no_grad()
-    def score(model: VideoLanguageModel) -> float:
+    def score(model: VideoLanguageModel) -> Score:
         trained = TrainedModel(model, process.device, side, {"checkpoint": "in training"})
-        return from_first_rank(lambda: headline(evaluate(task, trained, abilities, evaluation, clips, meteor=False)))
+        return from_first_rank(lambda: scored(evaluate(task, trained, abilities, evaluation, clips, meteor=False)))
 
-    def headline(found: Evaluation) -> float:
+    def scored(found: Evaluation) -> Score:
         unreadable = found.report["unreadable"]
         if unreadable:
             clip, why = next(iter(unreadable.items()))
             process.console.say(
                 f"validation is without {len(unreadable)} unreadable clip(s), the first {clip!r}: {why}"
             )
-        return float(found.headline)
+        of = found.report["coverage"]
+        kind = "questions" if "questions" in of.seen else "clips"
+        count = f"{of.seen[kind]:,}" + (f" of {of.whole[kind]:,}" if of.seen[kind] < of.whole[kind] else "")
+        where = f"held out of {evaluation.split}" if config.validation.held_out else f"of {evaluation.split}"
+        return Score(float(found.headline), HEADLINES[task], f"{count} {kind} {where}")
 
     return score

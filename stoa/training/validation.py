@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,54 @@ from stoa.training.console import Console
 from stoa.training.metrics import METRICS_FILE, MetricsLog, read_metrics
 
 
+class Metric(NamedTuple):
+    """A number by which weights are chosen, the higher the better, and how it is said.
+
+    Attributes:
+        name: as reports have it.
+        factor: what it is multiplied with when it is said.
+        scale: said behind it.
+    """
+
+    name: str
+    factor: float = 1.0
+    scale: str = "of 100"
+
+    def said(self, value: float) -> str:
+        return f"{self.factor * value:.1f}"
+
+
+class Score(NamedTuple):
+    """What a validation finds.
+
+    Attributes:
+        value: of the metric.
+        metric: what it is.
+        of: what it was measured on, as ``200 clips of val``.
+    """
+
+    value: float
+    metric: Metric
+    of: str
+
+    def line(self, step: int, best: float | None, best_step: int | None) -> str:
+        """What the console says.
+
+        Args:
+            step: of the weights.
+            best, best_step: before; None where these are the first.
+        """
+        found = f"{self.metric.name} {self.metric.said(self.value)} {self.metric.scale} on {self.of}"
+        before = "first" if best is None else f"best before {self.metric.said(best)} at step {best_step}"
+        return f"validation at step {step}: {found}; {before}"
+
+
 class Validation(NamedTuple):
-    """How checkpoints are chosen: every so many steps ``score`` (higher is better) is asked for, on every rank, and the
-    best weights are kept."""
+    """How checkpoints are chosen: every so many steps ``score`` is asked for, on every rank, and the best weights are
+    kept."""
 
     every: int
-    score: Callable[[VideoLanguageModel], float]
+    score: Callable[[VideoLanguageModel], Score]
 
 
 class BestWeights:
@@ -66,11 +107,13 @@ class BestWeights:
         engine.train()
         folder = self._folder / checkpoint.BEST
         found = checkpoint.chosen(folder) if rank() == 0 else None
-        best = -math.inf if found is None else checkpoint.read_run(found)["validation"]
-        self._console.say(f"validation at step {step}: {score:.2f}" + (f" (best {best:.2f})" if found else ""))
-        if rank() == 0 and score > best:
-            checkpoint.save_weights(model, folder, step, {**run_facts, "step": step, "validation": score})
+        before = {} if found is None else checkpoint.read_run(found)
+        best = before.get("validation")
+        self._console.say(score.line(step, best, before.get("step")))
+        if rank() == 0 and (best is None or score.value > best):
+            facts = {"step": step, "validation": score.value, "validation metric": score.metric.name}
+            checkpoint.save_weights(model, folder, step, {**run_facts, **facts})
         if log is not None:
-            log.write(step, {"validation": score})  # from here on it is not owed
+            log.write(step, {"validation": score.value})  # from here on it is not owed
             log.flush()
         dist.barrier()

@@ -104,7 +104,7 @@ def is_begun_again_without_its_checkpoints(again, output):
     """The weights that the earlier training chose are not taken for the new one's."""
     shutil.rmtree(output / "checkpoints")
     (before,) = (output / "best").iterdir()
-    assert "(best" not in again("--epochs", "1")[0]
+    assert "; first\n" in again("--epochs", "1")[0]
     assert {path.name for path in (output / "best").iterdir()} == {f"{before.name}.earlier", "step-00000012"}
 
 
@@ -124,6 +124,13 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
 
     scores = [r["validation"] for r in read_metrics(output / "metrics.jsonl") if "validation" in r]
     assert len(scores) == 2  # one an epoch
+    kind = "questions" if name == "answering" else "clips"
+    said = {"retrieval": (r"R@1 text-to-video \(itc\+vtm\)", "of 100", 1), "captioning": ("CIDEr", r"\(x 100\)", 100)}
+    metric, scale, factor = said.get(name, ("accuracy", "of 100", 1))
+    first, second = (f"{factor * score:.1f}" for score in scores)
+    of = rf"{scale} on \d+ {kind} of val"
+    assert re.search(rf"^validation at step 6: {metric} {first} {of}; first$", out, re.M), out
+    assert re.search(rf"^validation at step 12: {metric} {second} {of}; best before {first} at step 6$", out, re.M), out
     best = checkpoint.find(output)
     facts = checkpoint.read_run(best)
     assert best.parent == output / "best"
@@ -222,7 +229,8 @@ def test_validation_on_what_is_held_out(pretrained, data_set, tmp_path):
     write_manifest(data_set / "twice.jsonl", rows)
     every = ("--data.manifest", str(data_set / "twice.jsonl"), "--data.captions", "all")
     out, _ = finetune(tmp_path, data_set, pretrained, "retrieval", more=(*held_out, *every))
-    assert "validation at step 8:" in out  # 2 captions of (48 - 16) clips in batches of 8
+    # 2 captions of (48 - 16) clips in batches of 8
+    assert re.search(r"validation at step 8: .* on 15 of 16 clips held out of train; first", out)
     assert f"validation is without 1 unreadable clip(s), the first '{lost}': " in out
 
 
