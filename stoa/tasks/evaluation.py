@@ -257,7 +257,7 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, data: _Data, config:
             for name, model in models.items()
         }
     hard_sums: list[tuple[str, str]] = []
-    num_hard = 0
+    num_hard = num_lost = 0
     for path in hard:
         hard_videos = _reader(trained, open_split(str(path), None), config)
         hard_sums.append((path.stem, hard_videos.clips.fingerprint))
@@ -266,14 +266,14 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, data: _Data, config:
             name: evaluate_hard_set(model, of_models[name], form=abilities.plm_form) for name, model in models.items()
         }
         num_hard += len(hard_videos)
+        num_lost += len(hard_videos.unreadable)
         report["unreadable"] |= dict(hard_videos.unreadable)
         report["partial"] |= bool(hard_videos.unreadable)
     facts: dict[str, Any] = {"captions": len(gallery.video_of_text_Q)}
     if hard:
         digest = hashlib.sha256(repr(hard_sums).encode()).hexdigest()
         facts |= {"hard sets": f"{config.hard}: {', '.join(name for name, _ in hard_sums)}", "hard sets sha256": digest}
-        lost = len(report["unreadable"]) - len(videos.unreadable)
-        facts["videos of hard sets"] = f"{num_hard - lost} of {num_hard} readable"
+        facts["videos of hard sets"] = f"{num_hard - num_lost} of {num_hard} readable"
     facts |= _matching_head(abilities)
     facts["re-ranked candidates"] = min(config.top_k, len(gallery.ids))
     report["protocol"] = _card(trained, videos, config, of, **facts)
@@ -355,9 +355,11 @@ def score_file(
         facts["metrics"] = METRICS
     else:
         scores = {"given": answer_accuracy(predictions, data.questions)}
+    choices = task == "multiple_choice" and all(question.options for question in data.questions)
+    chance = {"chance": chance_accuracy(data.questions)} if choices else {}
     of = data.coverage()
     card = data_card(data.clips, config.manifest, config.split) | {"measured": of.card()} | facts | data.facts
-    return {**_measured(of), task: scores, "unreadable": {}, "protocol": card}
+    return {**_measured(of), task: scores, **chance, "unreadable": {}, "protocol": card}
 
 
 def _questions(clips: Clips, config: EvaluationConfig) -> tuple[list[QuestionRow], list[QuestionRow], dict[str, Any]]:

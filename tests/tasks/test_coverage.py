@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from factories import gray_frames, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoa.cli import main
 from stoa.data.clips import FileClips
 from stoa.data.ledger import Ledger
 from stoa.data.loader import open_clips
 from stoa.data.origin import PLAN_FILE, QUESTIONS_FILE, ROWS_FILE, Origin
 from stoa.data.published import COUNTS, TEST_IDS_SHA256
+from stoa.data.shards import STORE_FILE
 from stoa.manifest import Caption, ClipRow, write_manifest
-from stoa.questions import QuestionRow
+from stoa.prepare.adapters import open_annotations
+from stoa.prepare.config import PrepareConfig
+from stoa.prepare.pipeline import prepare
+from stoa.questions import QuestionRow, write_questions
 from stoa.tasks.coverage import Coverage, coverage_of, coverage_of_questions, ids_sha256, published_counts
+from stoa.tasks.metrics.answers import chance_accuracy
 from stoa.tasks.published import COLUMNS, PUBLISHED, comparison, published_of, require_comparable
-from stoa.tasks.report import format_report
+from stoa.tasks.report import format_report, write_predictions
 
 CLIP_SETS = [name for name, splits in COUNTS.items() if splits["test"].clips is not None]
 QUESTION_SETS = [name for name, splits in COUNTS.items() if splits["test"].questions is not None]
@@ -77,6 +85,45 @@ def test_thirteen_of_a_thousand_clips_say_so(whole_sets, tmp_path):
     assert format_report(report).splitlines()[0] == f"captioning on msrvtt-1k-a, test, PARTIAL: {found}"
     with pytest.raises(ValueError, match=r"--compare is 'msrvtt-1k-a', and what is measured is 13 of 1,000 published"):
         require_comparable("msrvtt-1k-a", found)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["published", "own"])
+def test_a_prepared_store_knows_what_it_lacks(own, tmp_path):
+    """Of four clips one has no video, one no caption, and one cannot be decoded."""
+    videos, listed = tmp_path / "videos", ["video1", "video2", "video3", "video4"]
+    videos.mkdir()
+    write_video(videos / "video1.mp4", gray_frames(6))
+    write_video(videos / "video2.mp4", gray_frames(6))
+    (videos / "video3.mp4").write_bytes(b"junk")
+    captions = {id: "" if id == "video2" else "a" for id in listed}
+    if own:
+        source = tmp_path / "m.jsonl"
+        write_manifest(source, [ClipRow(id, id, (Caption(text),), "test") for id, text in captions.items()])
+    else:
+        source = tmp_path / "annotations"
+        source.mkdir()
+        both = {"info": {}, "videos": [], "sentences": []}
+        (source / "MSRVTT_data.json").write_text(json.dumps(both))
+        (source / "MSRVTT_train.9k.csv").write_text("video_id\n")
+        rows = "".join(f"{id},{text}\n" for id, text in captions.items())
+        (source / "MSRVTT_JSFUSION_test.csv").write_text(f"video_id,sentence\n{rows}")
+    config = PrepareConfig(out=str(tmp_path / "out"), videos=str(videos), spacy=None)
+    annotations = open_annotations("manifest" if own else "msrvtt-1k-a", source)
+    prepare(config, annotations, tmp_path, engine="local", workers=1, say=lambda line: None)
+    for manifest in ("frames", ROWS_FILE):
+        path = str(tmp_path / "out" / manifest)
+        clips = open_clips(path, "test", Ledger(None))
+        found = coverage_of(clips, path, "test", captions=True, unreadable={"video3"})
+        assert found.partial and found.seen == {"clips": 1, "captions": 1}
+        assert found.whole == ({"clips": 4, "captions": 3} if own else {"clips": 1000, "captions": 1000})
+        assert found.data_set == (None if own else "msrvtt-1k-a")
+    old = tmp_path / "out" / "frames" / STORE_FILE
+    store = json.loads(old.read_text())
+    del store["made_of"]
+    old.write_text(json.dumps(store))
+    path = str(tmp_path / "out" / "frames")
+    found = coverage_of(open_clips(path, "test", Ledger(None)), path, "test", captions=False)
+    assert found.partial and str(found) == "1 of 1 clips, of a store without 3 of the clips that it was made of"
 
 
 class _Scores:
@@ -158,7 +205,7 @@ def test_every_published_table_stands_beside_ours_and_is_told_apart(task, name):
     for table in published_of(task, name):
         assert table.title in theirs and {len(row) for row in table.rows.values()} == {len(COLUMNS[task])}
         for method, figures in table.rows.items():
-            assert any(line.split("  ")[1] == method and line.endswith(f"{figures[-1]:9.1f}") for line in lines)
+            assert f"  {method:30}" + "".join(f"{figure:9.1f}" for figure in figures) in lines
     assert "source: STOA-VLP, AAAI 2023" in theirs
 
 
@@ -237,3 +284,42 @@ def test_a_damaged_plan_is_named(what, tmp_path):
     (tmp_path / PLAN_FILE).write_text(what)
     with pytest.raises(ValueError, match=r"plan.json is damaged; run 'stoa prepare' again"):
         coverage_of(FileClips(described(2, 2), tmp_path), str(tmp_path / ROWS_FILE), "test", captions=True)
+
+
+def test_the_command_compares_what_is_whole_and_refuses_a_part(tmp_path, capsys):
+    """The published number of multiple choices, of which three in four are answered rightly."""
+    rows = described(2990, 2990)
+    asked = [QuestionRow(f"q{i}", row.id, "", "b", "multiple_choice", ("a", "b")) for i, row in enumerate(rows)]
+    manifest, questions, said = (str(tmp_path / name) for name in ("m.jsonl", "q.jsonl", "said.jsonl"))
+    write_manifest(manifest, rows)
+    command = ["evaluate", "--task", "multiple_choice", "--predictions", said, "--manifest", manifest]
+    command += ["--questions", questions, "--compare", "msrvtt-mc"]
+
+    def call(few: list[QuestionRow]) -> int:
+        write_questions(questions, few)
+        write_predictions({q.id: "a" if i % 4 == 0 else "b" for i, q in enumerate(few)}, Path(said))
+        return main(command)
+
+    assert call(asked) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("multiple choice on msrvtt-mc, test: 2,990 of 2,990 published questions, 2,990 clips\n")
+    assert re.search(
+        r"this report\n  given +75\.0\npublished, not ours: Table 3, accuracy \(%\)\n  STOA-VLP +98\.5\n", out
+    )
+    assert re.search(r"^chance +50\.0$", out, re.M)
+    assert call(asked[:13]) == 2
+    told = capsys.readouterr()
+    assert not told.out and len(told.err.strip().splitlines()) == 1
+    assert "13 of 2,990 published questions (0.4%), 13 clips: figures of a part cannot be compared" in told.err
+
+
+@given(st.lists(st.tuples(st.integers(2, 6), st.integers(0, 9)), min_size=1, max_size=8))
+def test_chance_of_a_choice_is_that_of_the_options_there_are(questions):
+    """An option may stand there twice; picking each once in turn is right that often."""
+    asked = [
+        QuestionRow(str(i), "c", "", options[0], "mc", options)
+        for i, (count, seed) in enumerate(questions)
+        if (options := tuple("abc"[(seed + k) % 3] for k in range(count)))
+    ]
+    by_hand = [100 * sum(o == q.answer for o in q.options) / len(q.options) for q in asked]
+    assert chance_accuracy(asked) == pytest.approx(sum(by_hand) / len(by_hand))
