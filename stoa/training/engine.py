@@ -154,7 +154,7 @@ def accumulation_steps(engine: Any) -> int:
 def grad_norm(engine: Any, device: torch.device) -> torch.Tensor:
     """Global gradient norm of the last optimiser step, before clipping: (), fp32, on the device, without a wait for it.
 
-    Infinite where it is not finite and in a step that was skipped, NaN where DeepSpeed does not tell it (ZeRO 0 in fp32).
+    Infinite where it is not finite and in a step that was skipped; NaN where DeepSpeed does not tell it (ZeRO 0, fp32).
     """
     norm = engine.get_global_grad_norm()
     if norm is None:
