@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -13,11 +12,15 @@ from typing import Any
 
 import jsonargparse
 
-from stoa.arguments import recipe_first
+from stoa.arguments import Command, parse
+from stoa.arguments.messages import nearest, one_line
+from stoa.arguments.needs import PRETRAINING
 from stoa.data.loader import DataConfig
 from stoa.models.video_language import ModelConfig
 from stoa.objectives.total import ObjectivesConfig
 from stoa.training.config import TrainingConfig
+
+COMMAND = Command(PRETRAINING, recipes=("a recipe for pre-training", "a recipe"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +68,12 @@ def parse_run(arguments: Sequence[str] | None, default_recipe: Path) -> tuple[Co
     Raises:
         ValueError: an unknown key (the message names the nearest valid one) or a bad value.
     """
-    parser = run_parser()
-    arguments = recipe_first(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not any(argument.split("=")[0] == "--recipe" for argument in arguments):
         arguments = ["--recipe", str(default_recipe), *arguments]
-    try:
-        namespace = parser.parse_args(arguments)
-        config = parser.instantiate(namespace)
-    except (jsonargparse.ArgumentError, TypeError) as error:
-        raise ValueError(_explain(str(error))) from None
+    config = parse(run_parser(), arguments, COMMAND)
     fields = {f.name: config[f.name] for f in dataclasses.fields(Config)}
-    return Config(**fields), namespace.deepspeed_config
+    return Config(**fields), config.deepspeed_config
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -109,18 +107,15 @@ def valid_keys(cls: type = Config, prefix: str = "") -> list[str]:
 
 
 _UNKNOWN_KEY = re.compile(
-    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'"
-    r"|Option '(?P<key>[\w.]+)' is not accepted"
-    r"|unrecognized arguments: --(?P<argument>[\w.]+)"
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>[\w.]+)'|Option '(?P<key>[\w.]+)'"
 )
 
 
 def _explain(message: str) -> str:
     """The parser's message in one line; for an unknown key with the nearest valid one."""
-    line = " ".join(message.split())
-    found = _UNKNOWN_KEY.search(line)
-    if found is None:
+    line = one_line(message)
+    if (found := _UNKNOWN_KEY.search(line)) is None:
         return line
-    unknown = found["key"] or found["argument"] or f"{found['group']}.{found['option']}"
-    near = difflib.get_close_matches(unknown, valid_keys(), n=1, cutoff=0.4)
-    return f"unknown recipe key {unknown!r}" + (f"; did you mean {near[0]!r}?" if near else f"; valid: {valid_keys()}")
+    unknown = found["key"] or f"{found['group']}.{found['option']}"
+    near = nearest(unknown, valid_keys())
+    return f"unknown recipe key {unknown!r}" + (f"; did you mean {near!r}?" if near else f"; valid: {valid_keys()}")

@@ -28,6 +28,7 @@ from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
+from stoa.training.deepspeed_config import read_config
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
 from stoa.training.trainer import Trainer
@@ -53,7 +54,7 @@ def join(training: TrainingConfig, deepspeed_config: str) -> Process:
     Raises:
         ValueError: the JSON is wrong, or the processes do not know of each other.
     """
-    ds_config = ds.read_config(deepspeed_config)
+    ds_config = read_config(deepspeed_config)
     device = ds.init_distributed()
     if device.type == "cpu":
         keep_freed_memory()
@@ -63,6 +64,7 @@ def join(training: TrainingConfig, deepspeed_config: str) -> Process:
     ds_config, changed = ds.fit_precision(ds_config, device)
     if changed is not None:
         console.say(changed)
+    ds.require_valid(ds_config)
     ds.choose_attention(device)
     torch.manual_seed(training.seed)
     return Process(ds_config, device, console, Ledger(Path(training.output_dir) / "ledger.jsonl"))
@@ -86,9 +88,8 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
     clips = to_train_on(clips, config.data)
     model, used, before, said = _start(config, clips)
-    process.console.say(said)
     facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
-    train(process, config, model, clips, facts=facts)
+    train(process, config, model, clips, facts=facts, start=said)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -135,6 +136,7 @@ def train(
     clips: Clips,
     *,
     facts: dict[str, Any],
+    start: str,
     epochs: float | None = None,
     validate: Callable[[VideoLanguageModel], Score] | None = None,
 ) -> None:
@@ -146,6 +148,7 @@ def train(
         model: with the weights it starts from.
         clips: to train on.
         facts: JSON-able, stored with every checkpoint.
+        start: a line on what the weights are, said where no checkpoint takes their place.
         epochs: passes over the clips; none is ``training.max_steps`` steps.
         validate: gives the score by which checkpoints are chosen, the higher the better; it is called on every rank
             after each epoch (with ``max_steps``: when a checkpoint is saved) and has to give all the same.
@@ -157,9 +160,6 @@ def train(
     model.clip.visual.freeze(frozen)
     if frozen:
         process.console.say(f"{frozen} of {len(model.clip.visual.blocks)} vision blocks stay as they are")
-    if idle := config.model.graph.idle:
-        names = ", ".join(f"model.graph.{name}" for name in idle)
-        process.console.say(f"model.graph.layers is 0, so there is no graph and {names} does nothing; 1 puts it in")
     if config.model.num_boxes and not clips.has_boxes():
         process.console.say(
             "none of the clips has boxes: trajectories stay empty and OTA has nothing to match; 'stoa detect' finds "
@@ -206,7 +206,8 @@ def train(
         validation=None if validate is None else Validation(every, validate),
         length_key="training.max_steps" if epochs is None else "epochs",
     )
-    trainer.resume()
+    if not trainer.resume():
+        process.console.say(start)
     shape = ClipShape(
         num_frames=config.model.num_frames,
         side=image_side(config.model.backbone),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from stoa.arguments import recipe_first
+from stoa.arguments import Command, parse
 from stoa.cli._errors import complain, complain_once
 
 COMMANDS = {
@@ -26,7 +26,7 @@ COMMANDS = {
     "synth": "stoa.cli.synth",
 }
 """Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``,
-which may return an exit status."""
+which may return an exit status, and perhaps a ``COMMAND``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,20 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(f"usage: stoa {{{','.join(COMMANDS)}}} ...\n\n'stoa COMMAND --help' lists the options of a command")
         return 0
+    if name == "--version":
+        print(f"stoa {importlib.metadata.version('stoa')}")
+        return 0
     if f"{name} {next(iter(rest), '')}" in COMMANDS:
         name = f"{name} {rest.pop(0)}"
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = difflib.get_close_matches(f"{name} {next(iter(rest), '')}", COMMANDS, n=1, cutoff=0.7)
+        close = close or difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
         print(f"stoa: error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
     module = importlib.import_module(COMMANDS[name])
-    parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False)
+    parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False, allow_abbrev=False)
     module.add_arguments(parser)
     try:
-        arguments = parser.instantiate(parser.parse_args(recipe_first(rest)))
-    except (ValueError, argparse.ArgumentError) as error:
-        complain_once(f"stoa {name}", f"error: {' '.join(str(error).split())}{_hint(parser, rest)}")
+        arguments = parse(parser, rest, getattr(module, "COMMAND", Command()))
+    except ValueError as error:
+        complain_once(f"stoa {name}", f"error: {error}")
         return 2
     try:
         status = module.run(arguments)
@@ -67,11 +71,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"stoa {name}", str(error) or "interrupted")
         return 130
     return status or 0
-
-
-def _hint(parser: ArgumentParser, argv: Sequence[str]) -> str:
-    """Names the option that an unknown one was most likely meant to be."""
-    known = [f"--{key}" for key, _ in parser.get_defaults().items()]
-    given = [token.partition("=")[0] for token in argv if token.startswith("--")]
-    close = [match for token in given if token not in known for match in difflib.get_close_matches(token, known, n=1)]
-    return f"; did you mean {close[0]}?" if close else ""

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 def complain(command: str, message: str) -> None:
     """One line on stderr, with the rank where there are several."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    rank = f"rank {os.environ.get('RANK', '?')}: " if several else ""
+    rank = f"rank {os.environ.get('RANK', '?')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     print(f"{command}: {rank}{message}", file=sys.stderr, flush=True)
 
 
 def complain_once(command: str, message: str) -> None:
     """One line on stderr for a mistake that all ranks make alike."""
-    if os.environ.get("RANK", "0") == "0":
+    rank = os.environ.get("RANK", "")
+    if not rank.isdecimal() or int(rank) == 0:
         print(f"{command}: {message}", file=sys.stderr, flush=True)
 
 

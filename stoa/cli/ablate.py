@@ -8,9 +8,13 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from stoa.arguments import Command
+from stoa.arguments.needs import ABLATION
 from stoa.tasks.ablation.plan import read_plan
 from stoa.tasks.ablation.run import run_plan
 from stoa.tasks.ablation.tables import format_tables, tabulate
+
+COMMAND = Command(ABLATION)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -6,18 +6,23 @@ Numbers come with chance or an untrained model beside them, and with a card that
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from stoa.arguments import Command
+from stoa.arguments.needs import EVALUATION, EVALUATION_OF_TASK
+from stoa.arguments.parse import require_used
 from stoa.cli._model import open_model
 from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, score_file
 from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, known_data_sets, published_of, require_comparable
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
 from stoa.tasks.trained import resized
+
+COMMAND = Command(EVALUATION)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -55,6 +60,7 @@ def run(args: Namespace) -> None:
     trained, abilities, facts, folder = open_model(args.run)
     trained = resized(trained, num_frames=args.num_frames, max_tokens=args.max_tokens)
     task: Task = args.task or facts.get("task") or "retrieval"
+    _require_used(args, task)
     _require_comparable(task, args.compare, config)
     result = evaluate(task, trained, abilities, config, said_to_be=args.compare)
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
@@ -83,6 +89,14 @@ def _require_comparable(task: Task, compare: str | None, config: EvaluationConfi
         require_comparable(compare, coverage(task, config, said_to_be=compare))
 
 
+def _require_used(args: Namespace, task: Task) -> None:
+    """What a task has no use for is refused once the task is known, which may be that of the run."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_arguments(parser)
+    given = Namespace(**{**vars(args), "generation": Namespace(**asdict(args.generation))})
+    require_used({**vars(given.as_flat()), "task": task}, vars(parser.get_defaults().as_flat()), EVALUATION_OF_TASK)
+
+
 def _free_path(folder: Path, name: str, data: str) -> Path:
     """Where no report on other data is overwritten."""
     path = folder / f"{name}.json"
@@ -98,6 +112,7 @@ def _free_path(folder: Path, name: str, data: str) -> Path:
 def _score(args: Namespace, config: EvaluationConfig) -> None:
     if args.task is None:
         raise ValueError("--task is missing; say what the predictions are of")
+    _require_used(args, args.task)
     _require_comparable(args.task, args.compare, config)
     report = score_file(args.task, read_predictions(Path(args.predictions)), config, said_to_be=args.compare)
     print(format_report(report))

@@ -6,11 +6,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from stoa.arguments import Command
+from stoa.arguments.needs import EXPLANATION
 from stoa.cli._model import open_model
 from stoa.manifest import read_manifest
 from stoa.prepare.detections import read_class_names
 from stoa.tasks.explain import explain
 from stoa.viz.explain import draw_explanation
+
+COMMAND = Command(EXPLANATION)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

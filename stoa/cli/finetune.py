@@ -5,13 +5,45 @@ On several GPUs: deepspeed --module stoa.cli finetune ...
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
 
+from stoa.arguments import Command
+from stoa.arguments.needs import FINETUNING
+from stoa.arguments.parse import Given
 from stoa.config import from_dict
 from stoa.tasks.finetune import FinetuneConfig, finetune
 from stoa.training import checkpoint
+from stoa.training.config import TrainingConfig
+
+
+def settle_length(given: Mapping[str, Given], values: Namespace) -> list[str]:
+    """A fine-tuning ends after ``epochs`` or at ``training.max_steps``: what was given, on the command line before what
+    a recipe holds.
+
+    Raises:
+        ValueError: both were given in one place.
+    """
+    epochs, steps = given.get("epochs"), given.get("training.max_steps")
+    if steps is None or (epochs is not None and values.epochs is None):
+        return []
+    if epochs is None:
+        values.epochs = None
+        return []
+    if epochs.in_recipe == steps.in_recipe:
+        raise ValueError(
+            f"{steps.where} is {steps.value} and {epochs.where} {epochs.value}, and a run has one length; leave one out"
+        )
+    if epochs.in_recipe:
+        values.epochs = None
+        return [f"{steps.where} {steps.value} takes the place of the recipe's epochs, {epochs.value}"]
+    values["training.max_steps"] = TrainingConfig.max_steps
+    return [f"{epochs.where} {epochs.value} takes the place of the recipe's training.max_steps, {steps.value}"]
+
+
+COMMAND = Command(FINETUNING, recipes=("a recipe for fine-tuning", "a recipe"), settle=settle_length)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -9,9 +9,13 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from stoa.arguments import Command
+from stoa.arguments.needs import PREPARATION
 from stoa.prepare.adapters import ADAPTERS, open_annotations
 from stoa.prepare.config import PrepareConfig
 from stoa.prepare.pipeline import prepare
+
+COMMAND = Command(PREPARATION)
 
 
 def add_arguments(parser: ArgumentParser) -> None:

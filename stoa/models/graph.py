@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -63,12 +63,6 @@ class GraphConfig:
                 raise ValueError(f"model.graph.{name} is {getattr(self, name)}; expected at least {least}")
         if self.reach is not None and self.reach < 0:
             raise ValueError(f"model.graph.reach is {self.reach}; expected 0 or more, or null for all frames")
-
-    @property
-    def idle(self) -> list[str]:
-        """Names of the values that were set although there is no graph."""
-        changed = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
-        return [] if self.layers else changed
 
     def tokens_of_frame(self, grid_hw: tuple[int, int]) -> int:
         """Tokens that leave a frame (R)."""

@@ -62,6 +62,8 @@ class ModelConfig:
             raise ValueError(f"model.num_frames is {self.num_frames}; expected at least 1")
         if self.max_tokens < 3:
             raise ValueError(f"model.max_tokens is {self.max_tokens}; expected at least 3 (start, a word, end)")
+        if self.joint_last_blocks < 0:
+            raise ValueError(f"model.joint_last_blocks is {self.joint_last_blocks}; expected 0 or more")
         if self.num_answers < 0:
             raise ValueError(f"model.num_answers is {self.num_answers}; expected 0 (no answer head) or more")
 

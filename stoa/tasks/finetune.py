@@ -99,8 +99,17 @@ class FinetuneConfig:
             raise ValueError(
                 f"--data.captions is {self.data.captions!r} and --task answering, which reads questions; leave it out"
             )
+        for name, least in (("max_answers", 1), ("num_frames", 1), ("max_tokens", 3)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} is {value}; expected at least {least}, or null")
         if self.epochs is not None and not self.epochs > 0:
             raise ValueError(f"--epochs is {self.epochs}; expected more than 0, or null for training.max_steps")
+        if self.epochs is not None and self.training.max_steps != TrainingConfig.max_steps:
+            raise ValueError(
+                f"--epochs is {self.epochs} and --training.max_steps {self.training.max_steps}, and a run has one "
+                "length; set epochs to null for the latter"
+            )
         if self.validation.held_out and self.data.together > 1:
             raise ValueError(
                 f"--validation.held_out is {self.validation.held_out} and --data.together {self.data.together}: clips "
@@ -153,7 +162,6 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     weights, weights_sha256 = checkpoint.read_weights(from_folder)
     trained = Trained(weights, pretrained.model, run["used_token_ids"], str(from_folder))
     load_pretrained(model, trained)
-    process.console.say(f"{config.task}: starts from {from_folder}, step {run['step']}")
     training = _frozen_as_before(config.training, pretrained.training)
     stored = replace(pretrained, data=config.data, model=model_config, objectives=objectives, training=training)
     facts = {
@@ -164,8 +172,9 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
         "pretrained": {"checkpoint": str(from_folder), "step": run["step"], "weights sha256": weights_sha256},
     }
     abilities = Abilities(stored.objectives.plm_form, stored.objectives.null_token, answers)
+    start = f"{config.task}: starts from {from_folder}, step {run['step']}"
     score = _validation(config, validation_clips, abilities, model_config, process)
-    train(process, stored, model, clips, facts=facts, epochs=config.epochs, validate=score)
+    train(process, stored, model, clips, facts=facts, start=start, epochs=config.epochs, validate=score)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-# The first rank may make a data set while the others wait.
-START_TIMEOUT = timedelta(minutes=30)
+from stoa.training.deepspeed_config import autocast
+from stoa.training.processes import START_TIMEOUT, meet, place
 
 
 def init_distributed() -> torch.device:
@@ -24,88 +24,34 @@ def init_distributed() -> torch.device:
         this process's device.
 
     Raises:
-        ValueError: srun started several processes without telling them of each other.
+        ValueError: the launcher's variables are wrong, or the processes do not find each other.
     """
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks != "1" and "WORLD_SIZE" not in os.environ:
-        raise ValueError(
-            f"srun started {tasks} processes that do not know of each other (WORLD_SIZE is not set); "
-            "use cluster/slurm.sbatch, or srun one cluster/node.sh a node"
-        )
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29500" if os.environ["WORLD_SIZE"] != "1" else "0")
+    here = place(os.environ)
+    os.environ.update(RANK=str(here.rank), LOCAL_RANK=str(here.local_rank), WORLD_SIZE=str(here.world_size))
+    os.environ.update(MASTER_ADDR=here.address, MASTER_PORT=str(here.port))
     has_cuda = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_cuda else "cpu")
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_cuda else torch.device("cpu")
+    device = torch.device("cuda", here.local_rank) if has_cuda else torch.device("cpu")
     if has_cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if has_cuda else "gloo", auto_mpi_discovery=False, verbose=False, timeout=START_TIMEOUT
-        )
+        backend = "nccl" if has_cuda else "gloo"
+        store = meet(here)
+        try:
+            dist.init_process_group(
+                backend, store=store, rank=here.rank, world_size=here.world_size, timeout=START_TIMEOUT
+            )
+        except RuntimeError as error:  # gloo's, of the network
+            raise ValueError(
+                f"the processes cannot talk to each other ({' '.join(str(error).split())}); a single one needs the "
+                "loopback interface ('ip link set lo up'), several a network (GLOO_SOCKET_IFNAME names one)"
+            ) from None
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=START_TIMEOUT)
     return device
-
-
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a DeepSpeed JSON.
-
-    Raises:
-        ValueError: missing, not JSON, without ``train_micro_batch_size_per_gpu``, ZeRO 3, or fp16 without ZeRO.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"--deepspeed_config {path} does not exist; ds_configs/ holds ready ones")
-    try:
-        config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--deepspeed_config {path}: not valid JSON ({error})") from None
-    if not isinstance(config, dict) or not isinstance(config.get("train_micro_batch_size_per_gpu"), int):
-        raise ValueError(
-            f"--deepspeed_config {path}: train_micro_batch_size_per_gpu is missing; set it and leave train_batch_size "
-            "out, so that the same file serves any number of processes"
-        )
-    if "train_batch_size" in config:
-        raise ValueError(
-            f"--deepspeed_config {path}: train_batch_size is {config['train_batch_size']}, which depends on the number "
-            "of processes; leave it out and give gradient_accumulation_steps"
-        )
-    if _autocast(config.get("torch_autocast", {})) == "float16":
-        raise ValueError(
-            f"--deepspeed_config {path}: torch_autocast.dtype is float16, with which DeepSpeed never lowers the loss "
-            'scale again after an overflow; use "fp16": {"enabled": true}, or bfloat16'
-        )
-    if config.get("fp16", {}).get("enabled") and not config.get("zero_optimization", {}).get("stage", 0):
-        raise ValueError(
-            f"--deepspeed_config {path}: fp16 is enabled and zero_optimization.stage is 0, with which DeepSpeed "
-            "divides gradients by a loss scale that it never multiplied the loss by; use stage 1 or 2"
-        )
-    if config.get("zero_optimization", {}).get("stage", 0) > 2:
-        raise ValueError(
-            f"--deepspeed_config {path}: zero_optimization.stage 3 splits the weights themselves, which this model is "
-            "too small to need and its checkpoints do not support; use stage 0, 1 or 2"
-        )
-    return config
-
-
-def layout(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a DeepSpeed JSON the saved states depend on."""
-    return {
-        "fp16": bool(config.get("fp16", {}).get("enabled")),
-        "bf16": bool(config.get("bf16", {}).get("enabled")),
-        "ZeRO stage": config.get("zero_optimization", {}).get("stage", 0),
-        "gradient_accumulation_steps": config.get("gradient_accumulation_steps", 1),
-        "torch_autocast": _autocast(config.get("torch_autocast", {})),
-    }
-
-
-def _autocast(config: dict[str, Any]) -> str | None:
-    return str(config.get("dtype", "bfloat16")).removeprefix("torch.") if config.get("enabled") else None
 
 
 def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], str | None]:
@@ -117,7 +63,7 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
     Raises:
         ValueError: bf16 on a GPU that only emulates it.
     """
-    wants_bf16 = config.get("bf16", {}).get("enabled") or _autocast(config.get("torch_autocast", {}))
+    wants_bf16 = config.get("bf16", {}).get("enabled") or autocast(config)
     if device.type == "cuda" and wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
             f"the DeepSpeed config asks for bf16, which {torch.cuda.get_device_name(device)} has not and emulates many "
@@ -136,14 +82,48 @@ def choose_attention(device: torch.device) -> None:
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
-    """A DeepSpeed engine around the objective."""
-    import deepspeed
+def require_valid(config: dict[str, Any]) -> None:
+    """What only DeepSpeed can tell of its configuration, before anything is built.
 
+    Raises:
+        ValueError: it refuses it.
+    """
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    with _translated(TypeError, KeyError, AttributeError):
+        DeepSpeedConfig(_with_our_optimizer(config))
+
+
+@contextmanager
+def _translated(*more: type[Exception]) -> Iterator[None]:
+    from deepspeed.runtime.config import DeepSpeedConfigError
+    from deepspeed.runtime.zero.utils import ZeRORuntimeException
+
+    try:
+        yield
+    except (AssertionError, ValueError, DeepSpeedConfigError, ZeRORuntimeException, *more) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if hasattr(error, "errors"):  # pydantic's
+            text = "; ".join(f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"--deepspeed_config: DeepSpeed refuses it: {text}") from error
+
+
+def _with_our_optimizer(config: dict[str, Any]) -> dict[str, Any]:
     # With an optimiser that is not DeepSpeed's own, ZeRO asks for this consent; AdamW is elementwise, so
     # partitioning it is exact.
-    config = {"zero_allow_untested_optimizer": True, **config}
-    engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config)
+    return {"zero_allow_untested_optimizer": True, **config}
+
+
+def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+    """A DeepSpeed engine around the objective.
+
+    Raises:
+        ValueError: DeepSpeed refuses its configuration.
+    """
+    import deepspeed
+
+    with _translated():
+        engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=_with_our_optimizer(config))
     return engine
 
 

@@ -42,6 +42,11 @@ class OptimConfig:
         for name in ("clip_lr", "new_lr", "objects_lr", "weight_decay", "warmup_steps", "frozen_vision_blocks"):
             if not (getattr(self, name) or 0) >= 0:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more and less than 1")
+        if not self.eps > 0:
+            raise ValueError(f"training.optim.eps is {self.eps}; expected more than 0")
 
 
 OBJECT_MODULES = tuple(f"model.{name}." for name in ("objects", "trajectories", "motion", "actions"))

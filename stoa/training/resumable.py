@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stoa.models.video_language import ModelConfig
-from stoa.training import engine as ds
+from stoa.training.deepspeed_config import layout
 
 # Keys of the model that change neither its weights nor its outputs.
 _FREE_TO_CHANGE = {"activation_checkpointing"}
@@ -21,7 +21,7 @@ def require_same_run(saved: dict[str, Any], current: dict[str, Any], path: Path)
         ValueError: names the first difference and both values.
     """
     model = _filled(saved["config"]["model"], asdict(ModelConfig())), current["config"]["model"]
-    layouts = ds.layout(saved["deepspeed_config"]), ds.layout(current["deepspeed_config"])
+    layouts = layout(saved["deepspeed_config"]), layout(current["deepspeed_config"])
     parts = [
         ("model", "another model", *model),
         ("architecture", "another model", saved["architecture"], current["architecture"]),

@@ -80,8 +80,11 @@ class Trainer:
         """Clips that share a contrastive loss."""
         return self.sampler.global_batch
 
-    def resume(self) -> None:
+    def resume(self) -> bool:
         """Continue from the newest sound checkpoint of ``output_dir``, if there is one.
+
+        Returns:
+            whether there is.
 
         Raises:
             ValueError: it is of another model, precision, data order, number of processes or fine-tuning, or all are
@@ -91,7 +94,7 @@ class Trainer:
         if path is None:
             if rank() == 0:  # the score of the best would be compared with those of another training
                 checkpoint.set_aside(self.folder / checkpoint.BEST)
-            return
+            return False
         run = checkpoint.read_run(path)
         require_same_run(run, self.run_facts, path)
         if self.run_facts.get("losses") and run.get("losses"):  # weights of losses may change from call to call
@@ -102,6 +105,7 @@ class Trainer:
             checkpoint.set_aside_after(path)
         self.step = self._saved_step = int(run["step"])
         self.console.say(f"resuming from {path} at step {self.step}")
+        return True
 
     def fit(self, batches: Iterator[LoadedBatch]) -> None:
         """Train to ``max_steps``.

@@ -121,11 +121,6 @@ def test_what_is_kept_for_the_backward_pass_grows_linearly():
     assert kept_bytes(32, None) > 3 * kept_bytes(16, None)
 
 
-@pytest.mark.parametrize(("values", "idle"), [({}, []), ({"reach": 0}, ["reach"]), ({"reach": 0, "layers": 1}, [])])
-def test_values_without_a_graph_are_known(values, idle):
-    assert GraphConfig(**values).idle == idle
-
-
 def test_edges_go_both_ways_and_to_oneself():
     T, P = 3, 4
     edges = band_edges(nodes(T=T, P=P), reach=1, threshold=0.3)

@@ -102,7 +102,7 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--training.max_step", "3"), "unknown recipe key 'training.max_step'; did you mean 'training.max_steps'?"),
+        (("--training.max_step", "3"), "unknown option --training.max_step; did you mean --training.max_steps?"),
         (("--data.split", "tests"), "has no usable row with split 'tests' (splits found: ['test', 'train', 'val'])"),
         (("--init", "absent.pt"), "--init 'absent.pt' is neither a file nor a pretrained tag of stoa-tiny"),
     ],

@@ -1,0 +1,146 @@
+"""A recipe's file, read strictly before the parser takes it: its form, its keys, and whether it is for this command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stoa.arguments.kinds import Kind, kind_of, nearest_file
+from stoa.arguments.messages import nearest, one_line
+
+FOLDERS = ("recipes",)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that stand twice, of which YAML takes the last; reads 1e-4, which YAML 1.1 takes for text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                lines = f"{seen[key.value] + 1} and {key.start_mark.line + 1}"
+                raise ValueError(f"{key.value} stands twice, in lines {lines}; keep one")
+            seen[key.value] = key.start_mark.line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+
+
+def read_recipe(path: str, keys: Collection[str], *, accepted: Collection[str]) -> dict[str, Any]:
+    """The values of a recipe by their dotted names.
+
+    Args:
+        path: as given.
+        keys: dotted names of all values that the command takes.
+        accepted: kinds of recipes that it takes, as :data:`stoa.arguments.kinds.KINDS` calls them.
+
+    Raises:
+        ValueError: it is not there, not YAML, another kind of file, or a key is unknown, stands twice or holds nothing.
+    """
+    if path.startswith("--"):
+        raise ValueError(f"--recipe has no value behind it, but {path}; name a YAML file, see recipes/")
+    name = f"--recipe {path}"
+    values = _parse(Path(path), name)
+    kind = kind_of(values) if not isinstance(values, list) else None
+    if not isinstance(values, dict):
+        if isinstance(values, list) and (kind := kind_of(values[0] if values else None)) is None:
+            raise ValueError(f"{name} holds a list; expected keys with values, such as those of recipes/stoa.yaml")
+        if kind is None:
+            what = "nothing" if values is None else repr(values)
+            raise ValueError(f"{name} holds {what}; expected keys with values, such as those of recipes/stoa.yaml")
+    if kind is not None and kind.what not in accepted and (isinstance(values, list) or _foreign(values, keys)):
+        raise ValueError(f"{name} is {kind.what}; {kind.where}{_and_for_this(kind, accepted)}")
+    return flatten(values, keys, name)
+
+
+def flatten(values: dict[Any, Any], keys: Collection[str], name: str, group: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names; ``name`` is where they stand, for messages, below ``group``.
+
+    Raises:
+        ValueError: a key is unknown, or a group of keys holds none.
+    """
+    groups = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 1)}
+    return dict(_flat(values, f"{group}." if group else "", groups, keys, name))
+
+
+def _foreign(values: dict[Any, Any], keys: Collection[str]) -> bool:
+    return bool({str(key).split(".")[0] for key in values} - {key.split(".")[0] for key in keys})
+
+
+def _and_for_this(kind: Kind, accepted: Collection[str]) -> str:
+    if kind.option != "--recipe":
+        return "; recipes/ holds recipes"
+    folder = "recipes/finetune/" if "a recipe for fine-tuning" in accepted else "recipes/"
+    return f", and this command one of {folder}"
+
+
+def _flat(
+    values: dict[Any, Any], prefix: str, groups: Collection[str], keys: Collection[str], name: str
+) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if dotted in groups:
+            if not isinstance(value, dict):
+                held = "holds nothing" if value is None else f"is {value!r}"
+                raise ValueError(f"{name}: {dotted} {held}; it is a group of keys: {_inside(dotted, keys)}")
+            yield from _flat(value, f"{dotted}.", groups, keys, name)
+        elif dotted in keys:
+            yield dotted, value
+        else:
+            near = nearest(dotted, [*keys, *groups])
+            hint = f"did you mean {near!r}?" if near else f"the keys are {_inside('', keys)}"
+            raise ValueError(f"{name}: unknown key {dotted!r}; {hint}")
+
+
+def _inside(group: str, keys: Collection[str]) -> str:
+    start = f"{group}." if group else ""
+    return ", ".join(sorted({key.removeprefix(start).split(".")[0] for key in keys if key.startswith(start)}))
+
+
+def _parse(path: Path, name: str) -> Any:
+    if path.is_dir():
+        near = nearest_file(path, (".yaml", ".yml"), also=[*FOLDERS, path])
+        raise ValueError(f"{name} is a folder; " + (f"did you mean {near}?" if near else "name a file"))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = nearest_file(path, (".yaml", ".yml"), also=FOLDERS)
+        hint = f"did you mean {near}?" if near else "recipes/ holds the ready ones"
+        raise ValueError(f"{name} does not exist; {hint}") from None
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not text in UTF-8 (byte {error.start}); save it as that") from None
+    try:
+        return load_yaml(text)
+    except yaml.YAMLError as error:
+        if path.suffix in (".jsonl", ".csv"):
+            raise ValueError(
+                f"{name} is no recipe but a {path.suffix} file; give a manifest as --data.manifest"
+            ) from None
+        raise ValueError(f"{name}: not valid YAML: {_why_not_yaml(text, error)}") from None
+    except RecursionError:
+        raise ValueError(f"{name}: not valid YAML: it is nested without end") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {one_line(error)}") from None
+
+
+def _why_not_yaml(text: str, error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return one_line(error)
+    line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f"line {mark.line + 1} is indented with a tab; use spaces"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or one_line(error)}"
