@@ -195,8 +195,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if config.get("fp16", {}).get("enabled") and not config.get("zero_optimization", {}).get("stage", 0):
         raise ValueError(
-            f"{name}: fp16 is enabled and zero_optimization.stage is 0, with which DeepSpeed divides gradients by a loss "
-            "scale that it never multiplied the loss by; use stage 1 or 2"
+            f"{name}: fp16 is enabled and zero_optimization.stage is 0, with which DeepSpeed divides gradients by a "
+            "loss scale that it never multiplied the loss by; use stage 1 or 2"
         )
     return config
 
