@@ -142,7 +142,8 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
 
     questions = ["--questions", str(data_set / "qa")] if name == "answering" else []
     command = ["--run", str(output), "--manifest", str(data_set / "manifest.jsonl"), *questions]
-    assert main(["evaluate", *command, "--split", "val", "--generation.beams", "1", "--decoder", "pyav"]) == 0
+    greedy = [] if name == "retrieval" else ["--generation.beams", "1"]
+    assert main(["evaluate", *command, "--split", "val", *greedy, "--decoder", "pyav"]) == 0
     report = json.loads((output / f"{name}-val.json").read_text())
     headline = {
         "retrieval": lambda: report["retrieval"]["trained"]["itc+vtm"]["text-to-video"]["r1"],
