@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def model_of(recipe: str) -> VideoLanguageModel:
-    config, _ = parse_run(["--recipe", recipe, "--deepspeed_config", "-"], Path(recipe))
+    config = parse_run(["--recipe", recipe, "--deepspeed_config", "-"])
     torch.manual_seed(0)
     return VideoLanguageModel(replace(config.model, lm_vocab="full")).eval()
 

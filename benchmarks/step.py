@@ -37,7 +37,7 @@ def main() -> None:
     for recipe in args.recipes:
         path, *own = recipe.split(",")
         given = [*values, *(f"--{value}" for value in own)]
-        config, _ = parse_run(["--recipe", path, "--deepspeed_config", "none", *given], Path(path))
+        config = parse_run(["--recipe", path, "--deepspeed_config", "none", *given])
         torch.manual_seed(0)
         used = [*range(320, 420), START, END] if config.model.lm_vocab == "used" else None
         model = VideoLanguageModel(config.model, used_token_ids=used)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -20,7 +18,7 @@ from stoa.models.video_language import ModelConfig
 from stoa.objectives.total import ObjectivesConfig
 from stoa.training.config import TrainingConfig
 
-COMMAND = Command(PRETRAINING, recipes=("a recipe for pre-training", "a recipe"))
+COMMAND = Command(PRETRAINING, recipes=("a recipe for pre-training", "a recipe"), default_recipe="recipes/stoa.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +26,8 @@ class Config:
     """A recipe.
 
     Attributes:
-        init: weights to start the CLIP towers from: an open_clip pretrained tag (``openai``) or a local
-            checkpoint file; null is a random start. A run's folder, or one of its checkpoints', starts all that it
+        init: weights to start the CLIP towers from: an open_clip pretrained tag (``openai``), or a local file or
+            folder of weights; null is a random start. A run's folder, or one of its checkpoints', starts all that it
             holds, fusion encoder and heads as well.
     """
 
@@ -43,37 +41,29 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def run_parser() -> jsonargparse.ArgumentParser:
-    """The command line of ``train.py``: a recipe, a DeepSpeed JSON, and every value of the recipe."""
-    parser = jsonargparse.ArgumentParser(
-        prog="train.py",
-        description="Pre-train a video-language model. Every recipe value can be given here: --training.max_steps 2",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
+def add_run_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """What pre-training takes: a recipe, a DeepSpeed JSON, and every value of the recipe."""
     parser.add_argument("--recipe", action="config", help="YAML file; other options override it")
     parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
     parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
     parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
     parser.add_class_arguments(Config, None)
-    return parser
 
 
-def parse_run(arguments: Sequence[str] | None, default_recipe: Path) -> tuple[Config, str]:
-    """Parse the command line of ``train.py``.
+def run_of(arguments: jsonargparse.Namespace) -> Config:
+    """The run that parsed arguments describe."""
+    return Config(**{f.name: arguments[f.name] for f in dataclasses.fields(Config)})
 
-    Returns:
-        (the run, path of the DeepSpeed JSON)
+
+def parse_run(arguments: Sequence[str]) -> Config:
+    """The run that a command line of pre-training describes.
 
     Raises:
         ValueError: an unknown key (the message names the nearest valid one) or a bad value.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(argument.split("=")[0] == "--recipe" for argument in arguments):
-        arguments = ["--recipe", str(default_recipe), *arguments]
-    config = parse(run_parser(), arguments, COMMAND)
-    fields = {f.name: config[f.name] for f in dataclasses.fields(Config)}
-    return Config(**fields), config.deepspeed_config
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_run_arguments(parser)
+    return run_of(parse(parser, arguments, COMMAND))
 
 
 def from_dict(values: dict[str, Any]) -> Config:

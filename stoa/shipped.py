@@ -23,3 +23,11 @@ def found(path: str) -> str:
         if shipped.is_file():
             return str(shipped)
     return path
+
+
+def named(path: Path) -> Path:
+    """A shipped file as :func:`found` takes it in any folder: ``recipes/...``; another one as it is."""
+    for name in FOLDERS:
+        if path.is_relative_to(folder(name)):
+            return Path(name, path.relative_to(folder(name)))
+    return path

@@ -22,11 +22,10 @@ RECIPES = sorted(
     for path in (ROOT / "recipes").rglob("*.yaml")
     if not {"finetune", "ablation"} & {*path.parts} and not path.name.startswith("plan")
 )
-DEFAULT = ROOT / "recipes" / "stoa.yaml"
 
 
 def parse(*arguments: str) -> Config:
-    return parse_run(["--deepspeed_config", "x.json", *arguments], DEFAULT)[0]
+    return parse_run(["--deepspeed_config", "x.json", *arguments])
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")

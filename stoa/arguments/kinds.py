@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from stoa.shipped import named
+
 
 class Kind(NamedTuple):
     """A kind of file of this project: what it is, where it goes, and keys that no other kind has."""
@@ -74,11 +76,11 @@ def nearest_file(wanted: Path, suffixes: str | Sequence[str], *, also: Iterable[
             if file.suffix in suffixes and file.is_file():
                 found.setdefault(file, _likeness(wanted, file, folder))
     best = max(found, key=lambda file: (found[file], -len(file.parts)), default=None)
-    return best if best is not None and found[best] >= 0.6 else None
+    return named(best) if best is not None and found[best] >= 0.6 else None
 
 
 def _likeness(wanted: Path, file: Path, folder: Path) -> float:
     name = str(wanted.with_suffix("")) if wanted.name else str(wanted)
-    forms = (str(file.with_suffix("")), str(file.relative_to(folder).with_suffix("")))
+    forms = (str(named(file).with_suffix("")), str(file.relative_to(folder).with_suffix("")))
     whole = max(difflib.SequenceMatcher(None, name, form).ratio() for form in forms)
     return max(whole, 0.95 * difflib.SequenceMatcher(None, wanted.stem, file.stem).ratio())

@@ -33,11 +33,13 @@ class Command(NamedTuple):
         needs: which values do nothing unless others are set.
         recipes: kinds of recipes that it takes, see :data:`stoa.arguments.kinds.KINDS`.
         settle: looks at what was given and changes the parsed values where one excludes another; gives lines to say.
+        default_recipe: taken where none is given.
     """
 
     needs: tuple[Need, ...] = ()
     recipes: tuple[str, ...] = ()
     settle: Callable[[Mapping[str, Given], jsonargparse.Namespace], list[str]] | None = None
+    default_recipe: str | None = None
 
 
 def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], command: Command) -> jsonargparse.Namespace:
@@ -46,7 +48,7 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], command
     Raises:
         ValueError: an option, a key of a recipe or a value is wrong, or does nothing; one line that names it.
     """
-    arguments = recipe_first(arguments)
+    arguments = recipe_first(arguments, default=command.default_recipe)
     options = {name: action for action in parser._actions for name in action.option_strings}
     actions = {action.dest: action for action in parser._actions}
     typed = dict(_typed(arguments, options))

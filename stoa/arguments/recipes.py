@@ -11,8 +11,7 @@ import yaml
 
 from stoa.arguments.kinds import Kind, kind_of, nearest_file
 from stoa.arguments.messages import nearest, one_line
-
-FOLDERS = ("recipes",)
+from stoa.shipped import folder
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,12 +109,12 @@ def _inside(group: str, keys: Collection[str]) -> str:
 
 def _parse(path: Path, name: str) -> Any:
     if path.is_dir():
-        near = nearest_file(path, (".yaml", ".yml"), also=[*FOLDERS, path])
+        near = nearest_file(path, (".yaml", ".yml"), also=[folder("recipes"), path])
         raise ValueError(f"{name} is a folder; " + (f"did you mean {near}?" if near else "name a file"))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        near = nearest_file(path, (".yaml", ".yml"), also=FOLDERS)
+        near = nearest_file(path, (".yaml", ".yml"), also=[folder("recipes")])
         hint = f"did you mean {near}?" if near else "recipes/ holds the ready ones"
         raise ValueError(f"{name} does not exist; {hint}") from None
     except OSError as error:

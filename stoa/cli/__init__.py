@@ -24,13 +24,18 @@ COMMANDS = {
     "finetune": "stoa.cli.finetune",
     "prepare": "stoa.cli.prepare",
     "synth": "stoa.cli.synth",
+    "train": "stoa.cli.train",
 }
 """Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``,
 which may return an exit status, and perhaps a ``COMMAND``."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
     """Run ``stoa`` with ``argv`` (default: the process's arguments).
+
+    Args:
+        argv: a command and its options.
+        program: what the user has called, for messages; ``stoa`` and the command where it is that.
 
     Returns:
         The exit status: that of the command where it has one, else 0; 2 after a mistake of the user's, which is told in
@@ -55,19 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stoa: error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
     module = importlib.import_module(COMMANDS[name])
-    parser = ArgumentParser(prog=f"stoa {name}", description=module.__doc__, exit_on_error=False, allow_abbrev=False)
+    program = program or f"stoa {name}"
+    parser = ArgumentParser(prog=program, description=module.__doc__, exit_on_error=False, allow_abbrev=False)
     module.add_arguments(parser)
     try:
         arguments = parse(parser, rest, getattr(module, "COMMAND", Command()))
     except ValueError as error:
-        complain_once(f"stoa {name}", f"error: {error}")
+        complain_once(program, f"error: {error}")
         return 2
     try:
         status = module.run(arguments)
     except (ValueError, FloatingPointError, OSError) as error:
-        complain(f"stoa {name}", f"error: {' '.join(str(error).split())}")
+        complain(program, f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt as error:
-        complain(f"stoa {name}", str(error) or "interrupted")
+        complain(program, str(error) or "interrupted")
         return 130
     return status or 0

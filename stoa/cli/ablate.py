@@ -10,6 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from stoa.arguments import Command
 from stoa.arguments.needs import ABLATION
+from stoa.shipped import found
 from stoa.tasks.ablation.plan import read_plan
 from stoa.tasks.ablation.run import run_plan
 from stoa.tasks.ablation.tables import format_tables, tabulate
@@ -31,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    plan = read_plan(Path(args.plan))
+    plan = read_plan(Path(found(args.plan)))
     if args.results is not None:
         if not args.tables:
             raise ValueError(f"--results {args.results} is for --tables; what is run goes where the plan says")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoa.arguments.kinds import kind_of, nearest_file
+from stoa.shipped import folder, found
 
 
 class Value(NamedTuple):
@@ -172,7 +173,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: it is missing, not JSON, something else, without ``train_micro_batch_size_per_gpu``, or a key or a
             value of it is wrong or does nothing here. The message names file, key, value and what to write.
     """
-    path = Path(path)
+    path = Path(found(os.fspath(path)))
     name = f"--deepspeed_config {path}"
     config = _parse(path, name)
     if not isinstance(config, dict):
@@ -273,7 +274,7 @@ def _parse(path: Path, name: str) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        near = nearest_file(path, ".json", also=("ds_configs",))
+        near = nearest_file(path, ".json", also=[folder("ds_configs")])
         hint = f"did you mean {near}?" if near else "ds_configs/ holds ready ones"
         raise ValueError(f"{name} does not exist; {hint}") from None
     except OSError as error:

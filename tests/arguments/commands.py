@@ -9,10 +9,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from stoa.arguments import Command, parse
 from stoa.cli import COMMANDS
-from stoa.config import COMMAND, run_parser
 
 REQUIRED = {
-    "train.py": ["--deepspeed_config", "x"],
+    "train": ["--deepspeed_config", "x"],
     "ablate": ["plan.yaml"],
     "curves": ["--run", "r"],
     "data check": ["data"],
@@ -28,8 +27,6 @@ REQUIRED = {
 
 @functools.cache
 def parser_of(name: str) -> tuple[ArgumentParser, Command]:
-    if name == "train.py":
-        return run_parser(), COMMAND
     module = importlib.import_module(COMMANDS[name])
     parser = ArgumentParser(prog=f"stoa {name}", exit_on_error=False, allow_abbrev=False)
     module.add_arguments(parser)

@@ -36,35 +36,35 @@ def test_a_value_of_another_type_is_told_what_may_stand_there(name, option, word
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("train.py", ["--data.captions", "two"], "--data.captions: 'two' is none of one, all"),
-        ("train.py", ["--data.captions", "al"], "--data.captions: 'al' is none of one, all; did you mean 'all'?"),
-        ("train.py", ["--training.max_steps", "six"], "--training.max_steps: 'six' is no whole number"),
-        ("train.py", ["--training.max_steps=1e3"], "--training.max_steps: '1e3' is no whole number; write 1000"),
-        ("train.py", ["--training.max_steps=6.0"], "--training.max_steps: '6.0' is no whole number; write 6"),
-        ("train.py", ["--training.optim.clip_lr", "nan"], "--training.optim.clip_lr: 'nan' is no number"),
-        ("train.py", ["--training.optim.clip_lr", ".nan"], "--training.optim.clip_lr is nan; expected a finite number"),
-        ("train.py", ["--objectives.vtc=-.inf"], "--objectives.vtc is -inf; expected a finite number"),
-        ("train.py", ["--training.tensorboard", "1"], "--training.tensorboard: '1' is neither true nor false"),
-        ("train.py", ["--objectives.csal.scale", "x"], "--objectives.csal.scale: 'x' is none of a number, auto, null"),
-        ("train.py", ["--model.graph.reach", "x"], "--model.graph.reach: 'x' is neither a whole number nor null"),
+        ("train", ["--data.captions", "two"], "--data.captions: 'two' is none of one, all"),
+        ("train", ["--data.captions", "al"], "--data.captions: 'al' is none of one, all; did you mean 'all'?"),
+        ("train", ["--training.max_steps", "six"], "--training.max_steps: 'six' is no whole number"),
+        ("train", ["--training.max_steps=1e3"], "--training.max_steps: '1e3' is no whole number; write 1000"),
+        ("train", ["--training.max_steps=6.0"], "--training.max_steps: '6.0' is no whole number; write 6"),
+        ("train", ["--training.optim.clip_lr", "nan"], "--training.optim.clip_lr: 'nan' is no number"),
+        ("train", ["--training.optim.clip_lr", ".nan"], "--training.optim.clip_lr is nan; expected a finite number"),
+        ("train", ["--objectives.vtc=-.inf"], "--objectives.vtc is -inf; expected a finite number"),
+        ("train", ["--training.tensorboard", "1"], "--training.tensorboard: '1' is neither true nor false"),
+        ("train", ["--objectives.csal.scale", "x"], "--objectives.csal.scale: 'x' is none of a number, auto, null"),
+        ("train", ["--model.graph.reach", "x"], "--model.graph.reach: 'x' is neither a whole number nor null"),
         ("ablate", ["--workers", "0"], "--workers: '0' is no whole number, more than 0"),
         ("prepare", ["--stores", "[film]"], "--stores: '[film]' is no list such as [frames, video]"),
         (
-            "train.py",
+            "train",
             ["--training.max_steps"],
             "--training.max_steps has no value behind it; --help says what it takes",
         ),
-        ("train.py", ["--recipe", "--init", "x"], "--recipe has no value behind it, but --init"),
-        ("train.py", ["--deepspeed=3"], "--deepspeed takes no value and was given '3'"),
+        ("train", ["--recipe", "--init", "x"], "--recipe has no value behind it, but --init"),
+        ("train", ["--deepspeed=3"], "--deepspeed takes no value and was given '3'"),
         (
-            "train.py",
+            "train",
             ["recipes/stoa.yaml"],
             "recipes/stoa.yaml stands behind no option; did you mean --recipe recipes/",
         ),
-        ("train.py", ["ds.json"], "ds.json stands behind no option; did you mean --deepspeed_config ds.json?"),
+        ("train", ["ds.json"], "ds.json stands behind no option; did you mean --deepspeed_config ds.json?"),
         ("export", ["folder"], "folder stands behind no option; leave it out"),
-        ("train.py", ["--training", "3"], "--training is '3'; it is a group of keys, such as --training."),
-        ("train.py", ["--training", "{max_step: 3}"], "--training: unknown key 'training.max_step'; did you mean"),
+        ("train", ["--training", "3"], "--training is '3'; it is a group of keys, such as --training."),
+        ("train", ["--training", "{max_step: 3}"], "--training: unknown key 'training.max_step'; did you mean"),
     ],
 )
 def test_the_line(command, arguments, message):
@@ -77,7 +77,7 @@ def test_the_line(command, arguments, message):
     ("text", "value"), [("1e-4", 1e-4), ("1E-4", 1e-4), ("5e2", 500.0), ("3", 3.0), (".5", 0.5), ("1_000", 1000.0)]
 )
 def test_numbers_are_read_however_they_are_written(text, value):
-    assert parsed("train.py", f"--training.optim.clip_lr={text}").training.optim.clip_lr == value
+    assert parsed("train", f"--training.optim.clip_lr={text}").training.optim.clip_lr == value
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_numbers_are_read_however_they_are_written(text, value):
     ],
 )
 def test_switches_are_read_however_they_are_written(text, value, tmp_path):
-    assert parsed("train.py", "--training.tensorboard", text).training.tensorboard is value
+    assert parsed("train", "--training.tensorboard", text).training.tensorboard is value
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"training: {{tensorboard: {text}}}")
-    assert parsed("train.py", "--recipe", str(recipe)).training.tensorboard is value
+    assert parsed("train", "--recipe", str(recipe)).training.tensorboard is value
 
 
 def typos():
@@ -130,7 +130,7 @@ def test_an_option_that_is_not_there_names_the_nearest(name, meant, typed):
 def test_what_is_nothing_like_an_option_is_not_guessed():
     assert nearest("zzzzzz", ["training.max_steps", "init"]) is None
     with pytest.raises(ValueError, match="unknown option --zzzzzz; --help lists the options"):
-        parsed("train.py", "--zzzzzz")
+        parsed("train", "--zzzzzz")
 
 
 @pytest.mark.parametrize("name", [name for name in REQUIRED if REQUIRED[name]])

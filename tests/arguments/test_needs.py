@@ -9,28 +9,28 @@ from stoa.arguments.needs import Need, idle
 # Command, options that turn a part off, values of which each does nothing then.
 TURNED_OFF = [
     (
-        "train.py",
+        "train",
         "model.objects.num_trajectories=0 objectives.ota=0",
         "model.objects.max_boxes=7 model.objects.layers=1",
     ),
-    ("train.py", "model.objects.num_trajectories=0", "model.objects.tap_from_top=1 model.objects.detach_tap=true"),
-    ("train.py", "model.objects.num_trajectories=0", "model.objects.motion=true model.objects.word_head=true"),
-    ("train.py", "model.actions.num_tokens=0", "model.actions.layers=1 model.actions.tap_from_top=3"),
-    ("train.py", "model.actions.num_tokens=0", "model.actions.detach_tap=true"),
+    ("train", "model.objects.num_trajectories=0", "model.objects.tap_from_top=1 model.objects.detach_tap=true"),
+    ("train", "model.objects.num_trajectories=0", "model.objects.motion=true model.objects.word_head=true"),
+    ("train", "model.actions.num_tokens=0", "model.actions.layers=1 model.actions.tap_from_top=3"),
+    ("train", "model.actions.num_tokens=0", "model.actions.detach_tap=true"),
     (
-        "train.py",
+        "train",
         "model.graph.layers=0",
         "model.graph.reach=0 model.graph.threshold=0.1 model.graph.edge_mode=mask_only",
     ),
-    ("train.py", "model.graph.layers=0", "model.graph.pool=mean model.graph.contrast=1 model.graph.global_repeats=2"),
-    ("train.py", "model.graph.layers=0", "model.graph.residual=false model.graph.positions=random"),
+    ("train", "model.graph.layers=0", "model.graph.pool=mean model.graph.contrast=1 model.graph.global_repeats=2"),
+    ("train", "model.graph.layers=0", "model.graph.residual=false model.graph.positions=random"),
     (
-        "train.py",
+        "train",
         "model.graph.layers=0",
         "model.graph.tap_from_top=2 model.graph.detach_tap=true model.graph.reach=null",
     ),
-    ("train.py", "model.actions.num_tokens=0 model.objects.num_trajectories=0", "training.optim.objects_lr=1e-4"),
-    ("train.py", "", "model.num_answers=9"),
+    ("train", "model.actions.num_tokens=0 model.objects.num_trajectories=0", "training.optim.objects_lr=1e-4"),
+    ("train", "", "model.num_answers=9"),
     ("*", "objectives.csal.share=0", "objectives.csal.from_step=9 objectives.csal.scale=5 objectives.csal.mass=0.2"),
     ("*", "objectives.csal.share=0", "objectives.csal.cut=0.5 objectives.csal.smoothing=0.2"),
     ("*", "objectives.csal.share=1", "objectives.vtc_smoothing=0.1"),
@@ -70,7 +70,7 @@ TURNED_OFF = [
 MEMBERS = [
     (name, off.split(), values.split())
     for names, off, values in TURNED_OFF
-    for name in (("train.py", "finetune") if names == "*" else (names,))
+    for name in (("train", "finetune") if names == "*" else (names,))
 ]
 
 
@@ -86,7 +86,7 @@ def test_what_does_nothing_is_known(name, off, values):
 
 def test_an_option_that_does_nothing_is_refused():
     with pytest.raises(ValueError) as caught:
-        parsed("train.py", "--data.cache_gib", "1", "--model.graph.layers=0", "--model.graph.reach", "null")
+        parsed("train", "--data.cache_gib", "1", "--model.graph.layers=0", "--model.graph.reach", "null")
     assert str(caught.value) == (
         "--model.graph.reach is null and does nothing: model.graph.layers is 0; leave it out, or 1 puts the graph in"
     )
@@ -96,7 +96,7 @@ def test_every_need_has_a_member():
     """Of each, a value that does nothing is among the tests."""
     tried = {(name, value.split("=")[0]) for name, _, values in MEMBERS for value in values}
     tables = {
-        "train.py": needs.PRETRAINING,
+        "train": needs.PRETRAINING,
         "finetune": needs.FINETUNING,
         "evaluate": needs.EVALUATION,
         "prepare": needs.PREPARATION,
@@ -116,9 +116,9 @@ def test_every_need_has_a_member():
 def test_a_value_is_said_where_an_option_turns_a_recipe_s_part_off(tmp_path, capsys):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("model: {actions: {tap_from_top: 3, layers: 1}}\nobjectives: {asp: 1.0, pad_null: true}\n")
-    parsed("train.py", "--recipe", str(recipe))
+    parsed("train", "--recipe", str(recipe))
     assert capsys.readouterr().out == ""
-    parsed("train.py", "--recipe", str(recipe), "--model.actions.num_tokens", "0", "--objectives.asp", "0")
+    parsed("train", "--recipe", str(recipe), "--model.actions.num_tokens", "0", "--objectives.asp", "0")
     assert capsys.readouterr().out.splitlines() == [
         "of the recipe model.actions.layers, model.actions.tap_from_top do nothing: model.actions.num_tokens is 0",
         "of the recipe objectives.pad_null does nothing: objectives.asp is 0",
@@ -129,17 +129,17 @@ def test_a_value_that_does_nothing_in_its_recipe_is_refused(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("model:\n  graph: {contrast: 1.0}\n")
     with pytest.raises(ValueError) as caught:
-        parsed("train.py", "--recipe", str(recipe))
+        parsed("train", "--recipe", str(recipe))
     assert str(caught.value) == (
         f"--recipe {recipe}: model.graph.contrast is 1 and does nothing: model.graph.layers is 0; leave it out, or 1 "
         "puts the graph in"
     )
-    parsed("train.py", "--recipe", str(recipe), "--model.graph.layers", "1")
+    parsed("train", "--recipe", str(recipe), "--model.graph.layers", "1")
 
 
 def test_a_group_given_at_once_is_looked_into():
     with pytest.raises(ValueError, match="--objectives.csal.mass is 0.7 and does nothing: objectives.csal.share is 0"):
-        parsed("train.py", "--objectives", "{csal: {mass: 0.7}}")
+        parsed("train", "--objectives", "{csal: {mass: 0.7}}")
 
 
 def test_what_is_not_known_yet_is_met():

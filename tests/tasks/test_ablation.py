@@ -136,7 +136,11 @@ def test_gpus_are_those_that_are_visible(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "launched"), [("gpus: 1", r"\S*python\S* train.py"), ("", r"deepspeed --master_port \d+ train.py")]
+    ("gpus", "launched"),
+    [
+        ("gpus: 1", r"\S*python\S* -m stoa.cli train"),
+        ("", r"deepspeed --master_port \d+ --module stoa.cli train"),
+    ],
 )
 def test_cells_run_on_their_own_gpus(tmp_path, monkeypatch, gpus, launched):
     monkeypatch.setattr("stoa.tasks.ablation.run.visible_gpus", lambda: ["3", "5", "6", "7"])
@@ -300,7 +304,7 @@ def test_plans_hold_commands_that_parse(path, monkeypatch):
         for command in cell.commands:
             program, *arguments = command.split()
             if program == "train.py":
-                parse_run(arguments, ROOT / "recipes" / "stoa.yaml")
+                parse_run(arguments)
             else:
                 parser = ArgumentParser(exit_on_error=False)
                 importlib.import_module(COMMANDS[arguments[0]]).add_arguments(parser)

@@ -55,4 +55,4 @@ def plant_error(planted_step: int) -> None:
 
 if __name__ == "__main__":
     {"gradient": plant_gradient, "log": plant_log, "error": plant_error}[sys.argv.pop(1)](int(sys.argv.pop(1)))
-    run_and_leave(train.main)
+    run_and_leave(train.train)

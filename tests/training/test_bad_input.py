@@ -87,7 +87,7 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
     next(line for line in process.lines() if line.startswith("step 5/"))
     videos.rename(videos.with_name("away"))
     _, err = finish(process, code=2)
-    assert err.strip().splitlines()[-1].startswith("train.py: clip 'train_")
+    assert err.strip().splitlines()[-1].startswith("train.py: error: clip 'train_")
     assert "16 replacements could not be read" in err
     (saved,) = (run / "checkpoints").glob("step-*")
     step = int(saved.name.removeprefix("step-"))
@@ -110,7 +110,7 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
 def test_a_mistake_is_one_line(start, tmp_path, arguments, message):
     _, err = finish(start(tmp_path / "run", *arguments), code=2)
     last = err.strip().splitlines()[-1]
-    assert last.startswith("train.py: ")
+    assert last.startswith("train.py: error: ")
     assert message in last
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -36,7 +36,11 @@ def test_the_same_losses_whoever_decodes(start, data_set, tmp_path):
 def test_h264_without_a_gpu_is_one_line_before_any_step(start, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     _, err = finish(start(tmp_path / "run", "--data.decoder", "dali"), code=2)
-    assert err.strip().splitlines()[-1].startswith("train.py: data.decoder is 'dali', which decodes no h264 without")
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .startswith("train.py: error: data.decoder is 'dali', which decodes no h264 without")
+    )
     ledger = tmp_path / "run" / "ledger.jsonl"
     events = [json.loads(line)["event"] for line in ledger.read_text().splitlines()] if ledger.is_file() else []
     assert "replaced" not in events

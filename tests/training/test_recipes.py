@@ -30,7 +30,7 @@ TINY = (
 
 def parse(name: str, *arguments: str):
     recipe = ("--recipe", str(RECIPES / name))
-    return parse_run([*recipe, "--deepspeed_config", "x.json", *arguments], RECIPES / "stoa.yaml")[0]
+    return parse_run([*recipe, "--deepspeed_config", "x.json", *arguments])
 
 
 def test_every_method_has_a_recipe_and_a_small_twin():
@@ -89,7 +89,7 @@ def test_rows_of_the_ablation_are_trained_alike():
     plan = read_plan(RECIPES / "ablation" / "stgt.yaml")
     trained = [cell.commands[0].split()[1:] for cell in plan.cells if cell.commands[0].startswith("train.py")]
     assert len(trained) == 24
-    found = [flat(parse_run(words, RECIPES / "stoa.yaml")[0].to_dict()) for words in trained]
+    found = [flat(parse_run(words).to_dict()) for words in trained]
     for key in (key for key in found[0] if key.startswith(SCHEDULE)):
         assert len({repr(run[key]) for run in found}) == 1, key
 

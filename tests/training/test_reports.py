@@ -43,7 +43,7 @@ def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path):
     run = tmp_path / "run"
     arguments = ("--training.log_every", "4", "--training.save_every", "4")
     _, err = finish(start(run, *arguments, program=(WORKER, "gradient", "6")), code=2)
-    assert "train.py: grad_norm of step 6 is inf; lower the learning rates" in err
+    assert "train.py: error: grad_norm of step 6 is inf; lower the learning rates" in err
     assert checkpoints(run) == ["step-00000004"]
     assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == list(range(1, 9))
 
@@ -53,7 +53,7 @@ def test_weights_that_are_not_finite_are_not_saved(start, tmp_path):
     """Without ZeRO nobody looks at the gradients of fp32, and the loss of the step was still finite."""
     run = tmp_path / "run"
     _, err = finish(start(run, stage=0, program=(WORKER, "gradient", "5")), code=2)
-    assert re.search(r"train.py: weight clip\S+ is not finite after step 5; lower the learning rates", err)
+    assert re.search(r"train.py: error: weight clip\S+ is not finite after step 5; lower the learning rates", err)
     assert not checkpoints(run)
 
 

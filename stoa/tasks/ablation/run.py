@@ -133,16 +133,12 @@ def _run(
     """Run a command; the report that it leaves, by name."""
     words, name = split_command(command)
     report = out / f"{cell}.{name}.report.json"
-    # Each launch its own port: others run beside it.
-    launcher = ["deepspeed", "--master_port", str(_free_port())] if gpus > 1 else [sys.executable]
-    if words[0] == "train.py":
-        words = [*launcher, *words]
-    elif words[:2] == ["stoa", "finetune"] and gpus > 1:
-        words = [*launcher, "--module", "stoa.cli", *words[1:]]
-    elif words[:2] == ["stoa", "evaluate"]:
-        words = [sys.executable, "-m", "stoa.cli", *words[1:], "--out", str(report)]
-    elif words[0] == "stoa":
-        words = [sys.executable, "-m", "stoa.cli", *words[1:]]
+    if words[0] in ("train.py", "stoa"):
+        words = ["train", *words[1:]] if words[0] == "train.py" else words[1:]
+        # Each launch its own port: others run beside it.
+        launcher = ["deepspeed", "--master_port", str(_free_port()), "--module", "stoa.cli"]
+        launched = launcher if gpus > 1 and words[0] in ("train", "finetune") else [sys.executable, "-m", "stoa.cli"]
+        words = [*launched, *words, *(["--out", str(report)] if words[0] == "evaluate" else [])]
     say(f"{cell}: {shlex.join(words)}")
     done = subprocess.run(words, check=False, env=os.environ | environment)
     if done.returncode:

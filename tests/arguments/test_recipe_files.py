@@ -11,7 +11,7 @@ FINETUNE = ["--deepspeed_config", "x", "--run", "r"]
 
 def refused(command: str, recipe, *arguments: str) -> str:
     with pytest.raises(ValueError) as caught:
-        parsed(command, "--recipe", str(recipe), *arguments, required=command == "train.py")
+        parsed(command, "--recipe", str(recipe), *arguments, required=command == "train")
     said = str(caught.value)
     assert said.startswith(f"--recipe {recipe}") and "\n" not in said, said
     return said.removeprefix(f"--recipe {recipe}").removeprefix(":").strip()
@@ -44,16 +44,16 @@ def refused(command: str, recipe, *arguments: str) -> str:
 )
 def test_what_is_no_recipe_is_one_line(tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
-    assert refused("train.py", tmp_path / "r.yaml").startswith(message)
+    assert refused("train", tmp_path / "r.yaml").startswith(message)
 
 
 def test_a_byte_order_mark_and_numbers_without_a_point_are_read(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("training: {optim: {clip_lr: 1e-4, new_lr: 2E-3}, max_steps: 7}\n", encoding="utf-8-sig")
-    training = parsed("train.py", "--recipe", str(recipe)).training
+    training = parsed("train", "--recipe", str(recipe)).training
     assert (training.optim.clip_lr, training.optim.new_lr, training.max_steps) == (1e-4, 2e-3, 7)
     recipe.write_text("training: {max_steps: 7}", encoding="utf-16")
-    assert refused("train.py", recipe).startswith("is not text in UTF-8")
+    assert refused("train", recipe).startswith("is not text in UTF-8")
 
 
 OTHERS = {
@@ -68,7 +68,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("command", ["train.py", "finetune"])
+@pytest.mark.parametrize("command", ["train", "finetune"])
 @pytest.mark.parametrize("given", OTHERS)
 def test_a_file_of_another_kind_is_told_where_it_goes(tmp_path, given, command):
     if ("fine-tuning" if command == "finetune" else "pre-training") in OTHERS[given]:
@@ -97,13 +97,13 @@ def test_a_file_of_another_kind_is_told_where_it_goes(tmp_path, given, command):
 )
 def test_a_name_that_is_not_there_names_the_nearest(monkeypatch, typed, meant):
     monkeypatch.chdir(ROOT)
-    assert refused("train.py", typed) == f"does not exist; did you mean {meant}?"
+    assert refused("train", typed) == f"does not exist; did you mean {meant}?"
 
 
 def test_a_folder_or_a_name_like_no_other_is_told(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    assert refused("train.py", "recipes").startswith("is a folder; did you mean recipes/")
-    assert refused("train.py", tmp_path / "zzzzzzz.yaml") == "does not exist; recipes/ holds the ready ones"
+    assert refused("train", "recipes").startswith("is a folder; did you mean recipes/")
+    assert refused("train", tmp_path / "zzzzzzz.yaml") == "does not exist; recipes/ holds the ready ones"
 
 
 @pytest.mark.parametrize(
