@@ -1,10 +1,16 @@
-"""Files that are whole or not there, and their sums."""
+"""Files that are whole or not there, their sums, and what a disk that refuses them is told as."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 OF_STORAGE = {
@@ -12,6 +18,18 @@ OF_STORAGE = {
     *(errno.EMFILE, errno.ENFILE),
 }
 """Errors for which no file is to blame. Of the system itself EIO is one too; FFmpeg says it of damaged files."""
+
+TEMPORARY = ".tmp"
+"""How the names of files that are being written end."""
+
+_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Libraries tell of a disk that refuses in words of their own.
+_OF_WRITING = re.compile(r"PytorchStreamWriter|unexpected pos|inline_container|iostream error|basic_ios")
+_PROBE_BYTES = 1 << 20
+
+
+class StorageError(OSError):
+    """A file cannot be written; the message names it, why, and what is free."""
 
 
 def sha256(path: Path) -> str:
@@ -31,9 +49,196 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_of(path: Path) -> Path:
+    """A name beside ``path`` that no other process has, for what is to become ``path``."""
+    return path.with_name(f".{_short(path.name)}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}")
+
+
+def remove_temporaries(folder: Path, *names: str) -> None:
+    """Delete what killed writers of these files of a folder, or of all, have left; for who alone may write them."""
+    of_names = "|".join(re.escape(_short(name)) for name in names) if names else ".*"
+    for path in folder.iterdir():
+        if re.fullmatch(rf"\.({of_names})\.\d+-[0-9a-f]{{8}}{re.escape(TEMPORARY)}", path.name):
+            path.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    """File systems allow 255 bytes."""
+    return name if len(name) <= 40 else f"{name[:32]}{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; at the end of the block the file is flushed and replaces ``path`` in one step.
+
+    It has the mode of any new file, whatever wrote it. After an error nothing of it stays.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    temporary = temporary_of(path)
+    with writing(path):
+        try:
+            with open(temporary, "xb") as file:
+                mode = os.fstat(file.fileno()).st_mode & 0o777
+            yield temporary
+            if temporary.stat().st_mode & 0o777 != mode:  # safetensors makes files that only their owner may read
+                temporary.chmod(mode)
+            fsync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replace a text file in one step."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    fsync(temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, needed: int | None = None, then: str = "") -> Iterator[None]:
+    """What a disk that refuses ``path`` raises in the block, by whatever library, is told in one line.
+
+    Args:
+        path: what is written.
+        needed: bytes that it takes, if that is known.
+        then: what to do about it, or what is left.
+
+    Raises:
+        StorageError: names the path, the reason, and where space is short what is free.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        number, why = _why_refused(error, path)
+        if number is None:
+            raise
+        raise storage_error(path, number, why, needed=needed, then=then) from error
+
+
+def storage_error(path: Path, number: int, why: str, *, needed: int | None = None, then: str = "") -> StorageError:
+    """The error that names a path, why it is refused, what it needs and what is free."""
+    room = ""
+    if number in _OF_ROOM:
+        wanted = "" if needed is None else f"{in_units(needed)} needed, "
+        room = f" ({wanted}{in_units(free_bytes(path))} free)"
+    error = StorageError(f"{path} cannot be written: {why}{room}{f'; {then}' if then else ''}")
+    error.errno = number
+    return error
+
+
+def free_bytes(path: Path) -> int:
+    """Space left where ``path`` is, or will be."""
+    return shutil.disk_usage(_there(path)).free
+
+
+def bytes_of(folder: Path) -> int:
+    """What the files of a folder hold."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def in_units(size: int) -> str:
+    """``3.2 MiB``."""
+    number, unit = float(size), "bytes"
+    for bigger in ("KiB", "MiB", "GiB", "TiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, bigger
+    return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+
+
+def require_writable(folder: Path, option: str) -> None:
+    """Find out before the work whether its results can be written, by doing it: of root's and of NFS's permissions the
+    system does not tell the truth.
+
+    Args:
+        folder: to write to; it need not exist.
+        option: that names it, for the message.
+
+    Raises:
+        ValueError: it is a file, or below one.
+        StorageError: it cannot be written to.
+    """
+    with making(folder, option):
+        probe = temporary_of(folder / "probe")
+        try:
+            with writing(folder, then=f"choose another {option}"):
+                _try_to_write(probe, 4096)
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making(folder: Path, option: str) -> Iterator[None]:
+    """Make a folder; those that were not there and are still empty at the end are removed.
+
+    Raises:
+        ValueError: it is a file, or below one.
+        StorageError: it cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        with writing(folder, then=f"choose another {option}"):
+            for place in reversed((folder, *folder.parents)):
+                if not os.path.isdir(place):
+                    _make(place, made)
+        yield
+    except _IsFile as error:
+        raise ValueError(f"{option} is {folder}, and {error} is a file; pass a folder") from None
+    finally:
+        for place in reversed(made):
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+class _IsFile(Exception):
+    pass
+
+
+def _make(place: Path, made: list[Path]) -> None:
+    try:
+        place.mkdir()
+        made.append(place)
+    except FileExistsError:  # by now: somebody else makes it as well
+        if not os.path.isdir(place):
+            raise _IsFile(place) from None
+
+
+def _there(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
+
+
+def _try_to_write(path: Path, size: int) -> None:
+    with open(path, "xb") as file:
+        file.write(bytes(size))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _why_refused(error: Exception, path: Path) -> tuple[int | None, str]:
+    """(number, words) of the system's error behind this one; (None, "") where no disk is to blame."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno, os.strerror(error.errno)
+    of_rust = re.search(r"\b(?:os error|code:) (\d+)", str(error))
+    if of_rust is not None:
+        return int(of_rust[1]), os.strerror(int(of_rust[1]))
+    if not isinstance(error, OSError) and _OF_WRITING.search(str(error)) is None:
+        return None, ""
+    # Neither NumPy nor torch tells the number; what the disk says to another file is as good.
+    probe = temporary_of(_there(path.parent) / path.name)
+    try:
+        _try_to_write(probe, _PROBE_BYTES)
+    except OSError as found:
+        if found.errno is not None:
+            return found.errno, os.strerror(found.errno)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return errno.EIO, " ".join(str(error).split())[:200]

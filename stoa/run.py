@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from stoa.data.clips import Clips
 from stoa.data.ledger import Ledger
 from stoa.data.loader import build_loader, open_clips, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
+from stoa.locks import only_writer
 from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.clip_formats import FOLDER_FILES
@@ -34,6 +37,8 @@ from stoa.training.state import run_facts
 from stoa.training.trainer import Trainer
 from stoa.training.validation import Score, Validation
 
+_OUTPUT = "training.output_dir"
+
 
 class Process(NamedTuple):
     """This process, before it knows what to train."""
@@ -44,18 +49,32 @@ class Process(NamedTuple):
     ledger: Ledger
 
 
-def join(training: TrainingConfig, deepspeed_config: str) -> Process:
-    """Join the other processes and seed this one.
+@contextmanager
+def joined(training: TrainingConfig, deepspeed_config: str) -> Iterator[Process]:
+    """Join the other processes, seed this one, and be the only run to write to ``training.output_dir``.
 
     Args:
         training: of the run.
         deepspeed_config: path of DeepSpeed's JSON.
 
     Raises:
-        ValueError: the JSON is wrong, or the processes do not know of each other.
+        ValueError: the JSON is wrong, the processes do not know of each other, or another run writes to the folder.
+        StorageError: the folder cannot be written to.
     """
-    ds_config = read_config(deepspeed_config)
-    device = ds.init_distributed()
+    ds_config, folder = read_config(deepspeed_config), Path(training.output_dir)
+    with ExitStack() as held:
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"
+        if alone:  # and need not start DeepSpeed to find out
+            held.enter_context(only_writer(folder, _OUTPUT))
+        device = ds.init_distributed()
+        if not alone:
+            from_first_rank(lambda: held.enter_context(only_writer(folder, _OUTPUT)))
+        yield _process(training, ds_config, device)
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device) -> Process:
     if device.type == "cpu":
         keep_freed_memory()
     console = Console(enabled=rank() == 0)
@@ -82,16 +101,14 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
     Raises:
         ValueError: whatever of this is wrong, in one line.
     """
-    process = join(config.training, deepspeed_config)
-    manifest = _manifest(config, default_data, process)
-    ledger = process.ledger if rank() == 0 else Ledger(None)
-    clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
-    clips = to_train_on(clips, config.data)
-    model, used, before, said = _start(config, clips)
-    facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
-    train(process, config, model, clips, facts=facts, start=said)
-    dist.barrier()
-    dist.destroy_process_group()
+    with joined(config.training, deepspeed_config) as process:
+        manifest = _manifest(config, default_data, process)
+        ledger = process.ledger if rank() == 0 else Ledger(None)
+        clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
+        clips = to_train_on(clips, config.data)
+        model, used, before, said = _start(config, clips)
+        facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
+        train(process, config, model, clips, facts=facts, start=said)
 
 
 def losses_until_now(objectives: ObjectivesConfig, before: dict[str, Any] | None) -> list[str] | None:
@@ -143,7 +160,7 @@ def train(
     """Train a model on clips, from where ``training.output_dir`` stands.
 
     Args:
-        process: from :func:`join`.
+        process: from :func:`joined`.
         config: the recipe.
         model: with the weights it starts from.
         clips: to train on.

@@ -3,12 +3,13 @@
 import os
 import random
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from holding import Holder
 from hypothesis import HealthCheck, settings
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,20 @@ def real_data() -> Path:
 
 def _real_data_root() -> Path:
     return Path(os.environ.get("STOA_TEST_DATA", REPO_ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[..., Holder]]:
+    """Hold a folder or a file in another process; see :class:`Holder`."""
+    started = []
+
+    def hold(*arguments, **settings) -> Holder:
+        started.append(Holder(*arguments, **settings))
+        return started[-1]
+
+    yield hold
+    for holder in started:
+        holder.close()
 
 
 @pytest.fixture

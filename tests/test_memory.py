@@ -26,9 +26,11 @@ before = max(faults() for _ in range(5))  # until it has what it needs
 print(max(faults() for _ in range(10)) - before)
 """
 JOINED = """
-from stoa.run import join
+import tempfile
+from stoa.run import joined
 from stoa.training.config import TrainingConfig
-join(TrainingConfig(), "ds_configs/demo.json")
+run = joined(TrainingConfig(output_dir=tempfile.mkdtemp()), "ds_configs/demo.json")
+run.__enter__()
 """
 
 

@@ -25,9 +25,17 @@ def open_model(path: str) -> tuple[TrainedModel, Abilities, dict[str, Any], Path
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if is_exported(Path(path)):
+        if checkpoint.holds_checkpoints(Path(path)):
+            raise ValueError(
+                f"{path} holds an export (config.json) and checkpoints as well; name one of its folders "
+                f"{checkpoint.CHECKPOINTS} and {checkpoint.BEST}, or move the export to a folder of its own"
+            )
         trained, abilities, task = load_exported(Path(path), device, model_from_dict)
         return trained, abilities, {"task": task}, Path(path)
-    folder = checkpoint.find(path)
+    return checkpoint.found_and_read(path, lambda folder: _open_checkpoint(folder, device))
+
+
+def _open_checkpoint(folder: Path, device: torch.device) -> tuple[TrainedModel, Abilities, dict[str, Any], Path]:
     facts = checkpoint.read_run(folder)
     config = from_dict(facts["config"])
     objectives = config.objectives

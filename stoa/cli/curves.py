@@ -7,6 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from stoa.files import require_writable
 from stoa.viz.curves import draw_curves
 
 
@@ -26,5 +27,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     runs = [Path(run) for run in args.run]
     out = Path(args.out) if args.out else runs[0] / "curves.png"
+    require_writable(out.parent, "--out")
     draw_curves(runs, [panel.split(",") for panel in args.metrics], out, smooth=args.smooth)
     print(f"written to {out}")

@@ -6,8 +6,10 @@ Numbers come with chance or an untrained model beside them, and with a card that
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
@@ -16,6 +18,7 @@ from stoa.arguments import Command
 from stoa.arguments.needs import EVALUATION, EVALUATION_OF_TASK
 from stoa.arguments.parse import require_used
 from stoa.cli._model import open_model
+from stoa.locks import only_writer_of
 from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, score_file
 from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, known_data_sets, published_of, require_comparable
@@ -62,24 +65,27 @@ def run(args: Namespace) -> None:
     task: Task = args.task or facts.get("task") or "retrieval"
     _require_used(args, task)
     _require_comparable(task, args.compare, config)
-    result = evaluate(task, trained, abilities, config, said_to_be=args.compare)
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
     resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
     name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to
-    out = Path(args.out) if args.out else _free_path(folder, name, data_sha256(result.report["protocol"]))
-    write_report(result.report, out)
-    print(format_report(result.report))
-    print(f"written to {out}")
-    if result.predictions is not None:
-        beside = out.with_suffix(".predictions.jsonl")
-        write_predictions(result.predictions, beside)
-        print(f"predictions in {beside}")
-    if result.scores is not None:
-        beside = out.with_suffix(".scores.npz")
-        write_scores(*result.scores, beside)
-        print(f"similarities in {beside}")
-    if args.compare is not None:
-        print("\n".join(comparison(task, args.compare, result.report)))
+    wanted = Path(args.out) if args.out else folder / f"{name}.json"
+    with only_writer_of(wanted, "--out"):
+        result = evaluate(task, trained, abilities, config, said_to_be=args.compare)
+        print(format_report(result.report), flush=True)  # a disk that is full must not cost it
+        refused = _compare(task, args.compare, result.report)
+        out = wanted if args.out else _free_path(wanted, data_sha256(result.report["protocol"]))
+        write_report(result.report, out)
+        print(f"written to {out}")
+        if result.predictions is not None:
+            beside = out.with_suffix(".predictions.jsonl")
+            write_predictions(result.predictions, beside)
+            print(f"predictions in {beside}")
+        if result.scores is not None:
+            beside = out.with_suffix(".scores.npz")
+            write_scores(*result.scores, beside)
+            print(f"similarities in {beside}")
+    if refused is not None:
+        raise refused
 
 
 def _require_comparable(task: Task, compare: str | None, config: EvaluationConfig) -> None:
@@ -87,6 +93,17 @@ def _require_comparable(task: Task, compare: str | None, config: EvaluationConfi
     if compare is not None:
         published_of(task, compare)
         require_comparable(compare, coverage(task, config, said_to_be=compare))
+
+
+def _compare(task: Task, compare: str | None, report: dict[str, Any]) -> ValueError | None:
+    """Print ours beside the published numbers; why that cannot be is for after the report has been written."""
+    if compare is None:
+        return None
+    try:
+        print("\n".join(comparison(task, compare, report)), flush=True)
+    except ValueError as error:
+        return error
+    return None
 
 
 def _require_used(args: Namespace, task: Task) -> None:
@@ -97,16 +114,15 @@ def _require_used(args: Namespace, task: Task) -> None:
     require_used({**vars(given.as_flat()), "task": task}, vars(parser.get_defaults().as_flat()), EVALUATION_OF_TASK)
 
 
-def _free_path(folder: Path, name: str, data: str) -> Path:
+def _free_path(path: Path, data: str) -> Path:
     """Where no report on other data is overwritten."""
-    path = folder / f"{name}.json"
     try:
         there = data_sha256(json.loads(path.read_text(encoding="utf-8"))["protocol"])
     except FileNotFoundError:
         return path
     except (ValueError, KeyError, TypeError, AttributeError):  # not a report
         there = None
-    return path if there == data else folder / f"{name}-{data[:8]}.json"
+    return path if there == data else path.with_name(f"{path.stem}-{data[:8]}.json")
 
 
 def _score(args: Namespace, config: EvaluationConfig) -> None:
@@ -114,10 +130,12 @@ def _score(args: Namespace, config: EvaluationConfig) -> None:
         raise ValueError("--task is missing; say what the predictions are of")
     _require_used(args, args.task)
     _require_comparable(args.task, args.compare, config)
-    report = score_file(args.task, read_predictions(Path(args.predictions)), config, said_to_be=args.compare)
-    print(format_report(report))
-    if args.out:
-        write_report(report, Path(args.out))
-        print(f"written to {args.out}")
-    if args.compare is not None:
-        print("\n".join(comparison(args.task, args.compare, report)))
+    with only_writer_of(Path(args.out), "--out") if args.out else nullcontext():
+        report = score_file(args.task, read_predictions(Path(args.predictions)), config, said_to_be=args.compare)
+        print(format_report(report), flush=True)
+        refused = _compare(args.task, args.compare, report)
+        if args.out:
+            write_report(report, Path(args.out))
+            print(f"written to {args.out}")
+    if refused is not None:
+        raise refused

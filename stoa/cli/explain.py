@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from stoa.arguments import Command
 from stoa.arguments.needs import EXPLANATION
 from stoa.cli._model import open_model
+from stoa.files import require_writable
 from stoa.manifest import read_manifest
 from stoa.prepare.detections import read_class_names
 from stoa.tasks.explain import explain
@@ -36,6 +37,7 @@ def run(args: Namespace) -> None:
     if not found:
         raise ValueError(f"--clip {args.clip!r} is not in {manifest}; its clips are {rows[0].id!r} to {rows[-1].id!r}")
     labels = Path(args.labels or manifest.parent / "labels.json")
+    require_writable(Path(args.out).parent if args.out else folder, "--out")
     explanation = explain(
         trained,
         found[0],

@@ -7,7 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.cli._model import open_model
-from stoa.tasks.export import CONFIG, WEIGHTS, export_dual_encoder, export_model
+from stoa.locks import only_writer
+from stoa.tasks.export import CONFIG, WEIGHTS, export_dual_encoder, export_model, require_own_folder
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,9 +18,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    trained, abilities, facts, _ = open_model(args.run)
     out = Path(args.out)
-    written = export_dual_encoder(trained, out, onnx=args.onnx)
-    export_model(trained, abilities, facts.get("task"), out)
+    require_own_folder(out, "--out")
+    with only_writer(out, "--out"):
+        trained, abilities, facts, _ = open_model(args.run)
+        written = export_dual_encoder(trained, out, onnx=args.onnx)
+        export_model(trained, abilities, facts.get("task"), out)
     for path in (out / WEIGHTS, out / CONFIG, *written):
         print(path)

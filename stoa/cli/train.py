@@ -30,5 +30,5 @@ def moving_shapes(side: int, global_batch: int) -> Path:
     clips = max(512, 2 * global_batch)
     folder = Path("data") / f"moving_shapes_{side}px_{clips}"
     config = SynthConfig(size=side, num_train=clips, num_val=64, num_test=64, num_galleries=16)
-    build_data_set(config, folder, workers=len(os.sched_getaffinity(0)))
+    build_data_set(config, folder, workers=len(os.sched_getaffinity(0)), wait=True)
     return folder / "manifest.jsonl"

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from stoa.files import writing
+
 
 class Blame(NamedTuple):
     """A clip that crashed or hung its decoder, given up from this epoch on."""
@@ -36,13 +38,17 @@ class Ledger:
             details: anything JSON can hold (path, replacement, epoch).
 
         Raises:
-            OSError: the disk is full or does not answer.
+            StorageError: the disk is full or does not answer.
         """
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"event": event, "clip": clip, "reason": reason, **details}, ensure_ascii=False) + "\n"
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        with writing(self.path):
+            self._append(self.path, line)
+
+    def _append(self, path: Path, line: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a kill cut the line before short
@@ -50,7 +56,7 @@ class Ledger:
             # One write, so that lines of several workers do not mix.
             content = line.encode(errors="backslashreplace")
             if os.write(descriptor, content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         finally:
             os.close(descriptor)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -24,8 +25,14 @@ from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
 from stoa.data.views import View
+from stoa.files import free_bytes, in_units
 from stoa.manifest import read_manifest
 
+T = TypeVar("T")
+# torch's words; a worker that writes to a page that there is no room for is killed.
+_NO_SHARED_MEMORY = re.compile(
+    r"shared memory\(shm\)|Bus error|shared memory object|unable to (write to|mmap|resize|allocate)[^\n]*torch_"
+)
 Decoder = Literal[CpuDecoder, "dali"]
 
 
@@ -176,9 +183,9 @@ def build_loader(
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
     if not on_device:
-        return _one_line_errors(_joined(iter(loader), pin_memory=loader.pin_memory))
+        return one_line_errors(_joined(iter(loader), pin_memory=loader.pin_memory), "data.num_workers")
     decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=sampler.micro_batch, device=device)
-    return _one_line_errors(_decode_ahead(iter(loader), dataset, decoder))
+    return one_line_errors(_decode_ahead(iter(loader), dataset, decoder), "data.num_workers")
 
 
 def _joined(loader: Iterator[Bundle], *, pin_memory: bool) -> Iterator[LoadedBatch]:
@@ -228,18 +235,38 @@ def _encoded(sample: Sample) -> EncodedFrames:
     return cast(EncodedFrames, sample.frames_TCHW)
 
 
-def _one_line_errors(batches: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
-    """A worker's error arrives with the worker's traceback around it; the user gets its last line."""
+def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:
+    """A worker's error arrives with the worker's traceback around it; the user gets its last line.
+
+    Args:
+        batches: of a loader.
+        workers: the option that says how many processes it has.
+
+    Raises:
+        ValueError: also where a loader process was killed, or found no room in shared memory.
+    """
     try:
         yield from batches
     except (ValueError, OSError) as error:
-        last = str(error).strip().splitlines()[-1]
-        raise type(error)(last.removeprefix(f"{type(error).__name__}: ")) from None
+        raise type(error)(_last_line(error)) from None
     except RuntimeError as error:
+        if _NO_SHARED_MEMORY.search(str(error)):
+            free = in_units(free_bytes(Path("/dev/shm")))
+            raise ValueError(
+                f"shared memory is full ({_last_line(error)[:200]}): loader processes pass batches through /dev/shm, "
+                f"which has {free} free; give a container more (docker run --shm-size 8g, or --ipc host), or set "
+                f"{workers} 0"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"a loader process died ({reason}); lower data.num_workers or free memory") from None
+        raise ValueError(f"a loader process died ({_last_line(error)}); lower {workers} or free memory") from None
+
+
+def _last_line(error: Exception) -> str:
+    last = str(error).strip().splitlines()[-1]
+    for kind in type(error).__mro__:
+        last = last.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ").removeprefix(f"{kind.__qualname__}: ")
+    return last
 
 
 def _start_worker(worker: int) -> None:

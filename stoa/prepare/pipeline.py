@@ -7,7 +7,6 @@ store, questions.jsonl where there are some, labels.json of the detections, ledg
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 from stoa.data.ledger import Ledger
 from stoa.data.origin import QUESTIONS_FILE, ROWS_FILE, Origin
 from stoa.data.shards import CAPTIONS_FILE, IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
-from stoa.files import fsync, write_whole
+from stoa.files import remove_temporaries, replacing, write_whole
+from stoa.locks import only_writer
 from stoa.prepare.adapters import Annotations, Found
 from stoa.prepare.config import PrepareConfig, StoreKind
 from stoa.prepare.detections import read_class_names, write_class_names
@@ -53,12 +53,18 @@ def prepare(
         if tagger.note is not None:
             say(f"spacy {config.spacy}: {tagger.note}")
     config = config.absolute()
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(Path(config.out), "--out"):
+        _prepare(config, annotations, root, Path(config.out), engine, workers, say)
+
+
+def _prepare(
+    config: PrepareConfig, annotations: Annotations, root: Path, out: Path, engine: Engine, workers: int, say: Say
+) -> None:
     found = Found(annotations)
     left_out = keep_rows(config, annotations, root, found, out)
     if annotations.question_rows is not None:
-        write_questions(out / QUESTIONS_FILE, annotations.questions(found))
+        with replacing(out / QUESTIONS_FILE) as temporary:
+            write_questions(temporary, annotations.questions(found))
     for line in found.lines():
         say(line)
     if not config.stores:
@@ -101,6 +107,7 @@ def _make_shards(
 ) -> list[Path]:
     folder = out / kind
     folder.mkdir(exist_ok=True)
+    remove_temporaries(folder)
     tasks = list(_tasks(config, kind, out / ROWS_FILE, folder))
     open_tasks = [task for task in tasks if not Path(task.path).with_suffix(".json").is_file()]
     if len(open_tasks) < len(tasks):
@@ -216,7 +223,5 @@ def _clock(seconds: float) -> str:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    written = path.with_name(f"{path.name}.tmp.npy")
-    np.save(written, array)
-    fsync(written)
-    os.replace(written, path)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)

@@ -12,7 +12,7 @@ from typing import Any
 
 from stoa.data.origin import PLAN_FILE, ROWS_FILE
 from stoa.data.text import used_token_ids
-from stoa.files import fsync, write_whole
+from stoa.files import fsync, remove_temporaries, temporary_of, write_whole, writing
 from stoa.manifest import ClipRow, row_from_json, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
 from stoa.prepare.config import PrepareConfig
@@ -34,38 +34,47 @@ def keep_rows(config: PrepareConfig, annotations: Annotations, root: Path, found
         ValueError: an annotation is malformed, no row is left, or ``out`` was begun with another plan.
     """
     rows, ledger = out / ROWS_FILE, out / "ledger.jsonl"
-    new_rows, new_ledger = out / f"{ROWS_FILE}.tmp", out / "ledger.jsonl.tmp"
+    for path in (rows, ledger):
+        remove_temporaries(out, path.name)
+    new_rows, new_ledger = temporary_of(rows), temporary_of(ledger)
     detected = config.detections.manifest
     boxes = None if detected is None else detections_by_clip(detected)
     digest, count, left_out = hashlib.sha256(), 0, 0
-    with open(new_rows, "wb") as kept, open(new_ledger, "w", encoding="utf-8") as skipped:
-
-        def skip(clip: str, reason: str) -> None:
-            nonlocal left_out
-            left_out += 1
-            skipped.write(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
-
-        for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
-            placed = _placed(row, root) if boxes is None else replace(row, detections=boxes.get(row.id))
-            line = json.dumps(row_to_json(placed)).encode() + b"\n"
-            digest.update(line)
-            kept.write(line)
-            count += 1
-    plan = {**settings(config), "clips": count, "rows_sha256": digest.hexdigest()}
     try:
+        with open(new_rows, "wb") as kept, open(new_ledger, "w", encoding="utf-8") as skipped:
+
+            def skip(clip: str, reason: str) -> None:
+                nonlocal left_out
+                left_out += 1
+                with writing(ledger):
+                    skipped.write(json.dumps({"event": "skipped", "clip": clip, "reason": reason}) + "\n")
+
+            for row in resolve(annotations, VideoFolder(config.videos), skip, on_skip=skip, found=found):
+                placed = _placed(row, root) if boxes is None else replace(row, detections=boxes.get(row.id))
+                line = json.dumps(row_to_json(placed)).encode() + b"\n"
+                digest.update(line)
+                with writing(rows):
+                    kept.write(line)
+                count += 1
+            with writing(rows):
+                kept.flush()
+            with writing(ledger):
+                skipped.flush()
+        plan = {**settings(config), "clips": count, "rows_sha256": digest.hexdigest()}
         if not count:
             raise ValueError(
                 f"{annotations.dataset}: none of the clips can be used ({'; '.join(found.notes())}); videos are looked "
                 f"for in {config.videos}"
             )
         _require_same_plan(plan, out)
-    except ValueError:
-        new_rows.unlink()
-        new_ledger.unlink()
+        for new, old in ((new_rows, rows), (new_ledger, ledger)):
+            with writing(old):
+                fsync(new)
+                os.replace(new, old)
+    except BaseException:
+        new_rows.unlink(missing_ok=True)
+        new_ledger.unlink(missing_ok=True)
         raise
-    for new, old in ((new_rows, rows), (new_ledger, ledger)):
-        fsync(new)
-        os.replace(new, old)
     made_of = found.origin().to_json()
     write_whole(out / PLAN_FILE, json.dumps({**plan, "made_of": made_of}, indent=2) + "\n")
     return left_out

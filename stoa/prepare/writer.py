@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stoa.files import fsync, sha256, write_whole
+from stoa.files import fsync, sha256, temporary_of, write_whole, writing
 
 
 class ShardWriter:
@@ -22,16 +23,17 @@ class ShardWriter:
             that the shard is done.
 
     Raises:
-        OSError: on writing, for instance on a full disk; nothing of the shard stays.
+        StorageError: the disk refuses; nothing of the shard stays.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = temporary_of(path)
         self._offsets: list[int] = []
 
     def __enter__(self) -> ShardWriter:
-        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        with writing(self.path):
+            self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         return self
 
     def add(self, key: str, files: Mapping[str, bytes]) -> None:
@@ -40,20 +42,24 @@ class ShardWriter:
         for name, content in files.items():
             entry = tarfile.TarInfo(f"{key}.{name}")
             entry.size = len(content)
-            self._tar.addfile(entry, io.BytesIO(content))
+            with writing(self.path):
+                self._tar.addfile(entry, io.BytesIO(content))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         end = self._tar.offset
         try:
-            self._tar.close()
-            if error is None:
-                fsync(self._temporary)
-                self._offsets.append(end)
-                os.replace(self._temporary, self.path)
+            with writing(self.path):
+                self._tar.close()
+                if error is None:
+                    fsync(self._temporary)
+                    self._offsets.append(end)
+                    self._size, self._sha256 = self._temporary.stat().st_size, sha256(self._temporary)
+                    os.replace(self._temporary, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write what the shard holds: ``facts``, and of the file its size, sum and the clips' byte offsets."""
@@ -61,8 +67,8 @@ class ShardWriter:
             **facts,
             "name": self.path.name,
             "clips": len(self._offsets) - 1,
-            "bytes": self.path.stat().st_size,
-            "sha256": sha256(self.path),
+            "bytes": self._size,
+            "sha256": self._sha256,
             "offsets": self._offsets,
         }
         write_whole(self.path.with_suffix(".json"), json.dumps(whole) + "\n")

@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from stoa.data.decoding.guard import die_with_parent
+from stoa.files import replacing, write_whole, writing
+from stoa.locks import only_writer
 from stoa.manifest import ClipRow, write_manifest
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
@@ -161,6 +164,7 @@ def build_data_set(
     *,
     workers: int = 1,
     say: Callable[[str], None] = print,
+    wait: bool = False,
 ) -> None:
     """Write the data set into the folder ``out``.
 
@@ -169,16 +173,26 @@ def build_data_set(
 
     Args:
         say: called with one line on what was done.
+        wait: where another process is making the set, wait for it.
 
     Raises:
-        ValueError: ``workers`` is below 1, or ``out`` holds another data set or other files.
+        ValueError: ``workers`` is below 1, ``out`` holds another data set or other files, or another process writes to
+            it.
+        StorageError: the disk refuses. The same call goes on.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; pass 1 or more processes")
-    out, started = Path(out), time.perf_counter()
-    if _is_finished(config, out):
-        say(f"{out} already holds this data set; nothing to do")
-        return
+    out = Path(out)
+    if not _is_finished(config, out):
+        with only_writer(out, "--out", wait=say if wait else None):
+            if not _is_finished(config, out):  # by who was waited for
+                _build(config, out, workers, say)
+                return
+    say(f"{out} already holds this data set; nothing to do")
+
+
+def _build(config: SynthConfig, out: Path, workers: int, say: Callable[[str], None]) -> None:
+    started = time.perf_counter()
     _start(config, out)
     batches = list(_batches(config))
     todo = [batch for batch in batches if not (out / batch.part).exists()]
@@ -186,7 +200,9 @@ def build_data_set(
         for batch in todo:
             _make_batch(config, out, batch)
     else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        # Workers that outlive a killed call would write to the files of the next one.
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
             try:
                 for future in as_completed([pool.submit(_make_batch, config, out, batch) for batch in todo]):
                     future.result()
@@ -200,7 +216,7 @@ def build_data_set(
 def _is_finished(config: SynthConfig, out: Path) -> bool:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out is {out}, which is a file; pass a folder")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return False
     if (out / _FINISHED).exists():
         found = json.loads((out / _FINISHED).read_text(encoding="utf-8"))
@@ -230,7 +246,7 @@ def _start(config: SynthConfig, out: Path) -> None:
         for name in ("videos", "detections", _PARTS):
             shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    _write(marker, identity)
+    write_whole(marker, identity)
     for group in _STREAMS:
         for kind in ("videos", "detections"):
             (out / kind / _folder(group)).mkdir(parents=True, exist_ok=True)
@@ -327,7 +343,9 @@ def _hard_clips(config: SynthConfig, kind: str, number: int) -> Iterator[tuple[C
 def _make_clip(config: SynthConfig, out: Path, group: str, clip: Clip, scene: Scene) -> dict[str, Any]:
     """Write the video and the detections of one clip; returns its truth."""
     rendering = render(scene, num_frames=config.num_frames, size=config.size)
-    encode(rendering.frames, out / _video(group, clip.id), fps=config.fps)
+    video = out / _video(group, clip.id)
+    with writing(video):
+        encode(rendering.frames, video, fps=config.fps)
     frame_times_seconds = np.arange(config.num_frames) / config.fps
     seen = slice(None, None, max(1, round(config.fps / _DETECTIONS_PER_SECOND)))
     detections = detect(
@@ -339,7 +357,8 @@ def _make_clip(config: SynthConfig, out: Path, group: str, clip: Clip, scene: Sc
         size=config.size,
         num_labels=len(SHAPES),
     )
-    detections.save(out / _detections(group, clip.id))
+    with writing(out / _detections(group, clip.id)):
+        detections.save(out / _detections(group, clip.id))
     objects = [
         {
             "shape": role.shape,
@@ -379,16 +398,16 @@ def _finish(config: SynthConfig, out: Path, batches: list[Batch]) -> None:
         kept = balance(_rng(config, split, 0, attempt=1), questions)
         _write_jsonl(out / "qa" / f"{split}.jsonl", (question.to_json() for question in kept))
         _join(out, f"truth/{split}.jsonl", of_split)
-    write_manifest(out / "manifest.jsonl", rows)
+    _write_manifest(out / "manifest.jsonl", rows)
     for kind in HARD_KINDS:
         galleries = range(config.num_galleries)
         clips = [clip for number in galleries for clip, _, _ in _hard_clips(config, kind, number)]
-        write_manifest(out / "hard" / f"{kind}.jsonl", (_row(kind, clip, "test", "../") for clip in clips))
+        _write_manifest(out / "hard" / f"{kind}.jsonl", (_row(kind, clip, "test", "../") for clip in clips))
     _join(out, "truth/hard.jsonl", [batch for batch in batches if batch.group in HARD_KINDS])
-    _write(out / "labels.json", json.dumps(SHAPES))
+    write_whole(out / "labels.json", json.dumps(SHAPES))
     shutil.rmtree(out / _PARTS)
     counts = {group: config.num_clips(group) for group in _STREAMS}
-    _write(out / _UNFINISHED, json.dumps(_identity(config) | {"counts": counts}, indent=2) + "\n")
+    write_whole(out / _UNFINISHED, json.dumps(_identity(config) | {"counts": counts}, indent=2) + "\n")
     os.replace(out / _UNFINISHED, out / _FINISHED)
 
 
@@ -411,17 +430,15 @@ def _row(group: str, clip: Clip, split: str, root: str = "") -> ClipRow:
 
 
 def _join(out: Path, name: str, batches: list[Batch]) -> None:
-    with open(out / name, "wb") as file:
+    with writing(out / name), open(out / name, "wb") as file:
         for batch in batches:
             file.write((out / batch.part).read_bytes())
 
 
+def _write_manifest(path: Path, rows: Iterable[ClipRow]) -> None:
+    with replacing(path) as temporary:
+        write_manifest(temporary, rows)
+
+
 def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    _write(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -20,12 +20,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from stoa.data.text import tokenizer
-from stoa.files import fsync, sha256, write_whole
+from stoa.files import replacing, sha256, write_whole, writing
 from stoa.models.clip import Clip, architecture, image_side, require_architecture
 from stoa.models.video_language import ModelConfig, VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
 from stoa.tasks.evaluation import Abilities, Task
 from stoa.tasks.trained import TrainedModel
+from stoa.training import checkpoint
+from stoa.training.metrics import METRICS_FILE
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -40,12 +42,13 @@ def export_model(trained: TrainedModel, abilities: Abilities, task: Task | None,
         abilities: of it.
         task: what it was fine-tuned for, if for anything.
         folder: to write.
+
+    Raises:
+        StorageError: the disk refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{WEIGHTS}.tmp"
-    save_file({name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}, temporary)
-    fsync(temporary)
-    temporary.replace(folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as written:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}, written)
     config, head = trained.model.config, trained.model.lm_head
     facts = {
         "version": FORMAT_VERSION,
@@ -62,6 +65,28 @@ def export_model(trained: TrainedModel, abilities: Abilities, task: Task | None,
 
 def is_exported(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
+
+
+def require_own_folder(folder: Path, option: str) -> None:
+    """An export has a folder of its own: weights beside checkpoints would be taken for those of the run.
+
+    Raises:
+        ValueError: ``folder`` is a run's, a checkpoint, or holds something else.
+    """
+    other = sorted(path.name for path in folder.iterdir() if not _is_of_an_export(path)) if folder.is_dir() else []
+    if checkpoint.is_a_checkpoint(folder) or checkpoint.holds_checkpoints(folder):
+        what = "is a checkpoint, or holds some"
+    elif (folder / METRICS_FILE).is_file():
+        what = "is a run's output_dir"
+    elif other and not is_exported(folder):
+        what = f"holds other files ({other[0]})"
+    else:
+        return
+    raise ValueError(f"{option} is {folder}, which {what}; pass a new or empty folder")
+
+
+def _is_of_an_export(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in (WEIGHTS, CONFIG) or path.suffix in (".pt2", ".onnx", ".data")
 
 
 def load_exported(
@@ -139,6 +164,7 @@ def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> l
 
     Raises:
         ValueError: ONNX is wanted and its packages are not there.
+        StorageError: the disk refuses.
     """
     if onnx and importlib.util.find_spec("onnxscript") is None:
         raise ValueError("ONNX needs two more packages: pip install '.[onnx]' in the checkout")
@@ -155,11 +181,12 @@ def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> l
         batch = torch.export.Dim("batch", min=1, max=65_536)
         on_cpu = copy.deepcopy(encoder).cpu().eval()
         program = torch.export.export(on_cpu, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, folder / f"{name}.pt2")
+        with replacing(folder / f"{name}.pt2") as path, open(path, "wb") as file:
+            torch.export.save(program, file)
         written.append(folder / f"{name}.pt2")
         if onnx:
-            torch.onnx.export(
-                program, (), folder / f"{name}.onnx", input_names=["input"], output_names=["vectors"], verbose=False
-            )
-            written.append(folder / f"{name}.onnx")
+            path = folder / f"{name}.onnx"
+            with writing(path):  # not under another name, by which it would call a file of large weights
+                torch.onnx.export(program, (), path, input_names=["input"], output_names=["vectors"], verbose=False)
+            written.append(path)
     return written

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from stoa.config import Config
 from stoa.data.clips import Clips, SomeClips
@@ -21,7 +20,7 @@ from stoa.models.weights import Trained, load_pretrained
 from stoa.objectives.gather import from_first_rank, rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.questions import QuestionRow, questions_of_split
-from stoa.run import Process, join, losses_until_now, train
+from stoa.run import Process, joined, losses_until_now, train
 from stoa.tasks.evaluation import HEADLINES, Abilities, Evaluation, EvaluationConfig, Task, evaluate
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
@@ -146,7 +145,18 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     if config.task == "captioning":
         require_scorers()
     objectives = _predicting_as_before(config.objectives, pretrained.objectives)
-    process = join(config.training, deepspeed_config)
+    with joined(config.training, deepspeed_config) as process:
+        _finetune(config, pretrained, from_folder, objectives, validation_clips, process)
+
+
+def _finetune(
+    config: FinetuneConfig,
+    pretrained: Config,
+    from_folder: Path,
+    objectives: ObjectivesConfig,
+    validation_clips: Clips,
+    process: Process,
+) -> None:
     run = checkpoint.read_run(from_folder)
     clips, answers = _open(config, process)
     used = None
@@ -175,8 +185,6 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     start = f"{config.task}: starts from {from_folder}, step {run['step']}"
     score = _validation(config, validation_clips, abilities, model_config, process)
     train(process, stored, model, clips, facts=facts, start=start, epochs=config.epochs, validate=score)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def _predicting_as_before(objectives: ObjectivesConfig, before: ObjectivesConfig) -> ObjectivesConfig:

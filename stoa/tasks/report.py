@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from stoa.files import write_whole
+from stoa.files import replacing, write_whole
 from stoa.tasks.coverage import Coverage
 from stoa.tasks.evaluation import Task
 from stoa.tasks.gallery import Gallery
@@ -68,11 +68,10 @@ def write_scores(scores: RetrievalScores, gallery: Gallery, path: Path) -> None:
         for direction, methods in zip(_DIRECTIONS, scores, strict=True)
         for method, of_method in methods.items()
     }
-    temporary = path.with_name(path.name + ".tmp.npz")
-    np.savez_compressed(
-        temporary, ids=np.array(gallery.ids), video_of_text=gallery.video_of_text_Q.cpu().numpy(), **arrays
-    )
-    temporary.replace(path)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, ids=np.array(gallery.ids), video_of_text=gallery.video_of_text_Q.cpu().numpy(), **arrays
+        )
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from stoa.batch import VideoTextBatch
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.dataset import ClipDataset, Sample, collate
 from stoa.data.decoding.cpu import CpuDecoder
+from stoa.data.loader import one_line_errors
 from stoa.data.views import View
 from stoa.manifest import ClipRow
 from stoa.models.video_language import ModelConfig
@@ -87,7 +88,7 @@ class VideoReader:
         )
         self.unreadable.clear()
         self.with_boxes = 0
-        for results in loader:
+        for results in one_line_errors(iter(loader), "--num_workers"):
             failed = [result for result in results if isinstance(result, _Failed)]
             if failed:
                 ids = self.clips.ids()
@@ -122,4 +123,7 @@ class _Samples(Dataset):
             sample = self.dataset.load(index)
         except ValueError as error:
             return _Failed(index, str(error))
+        if get_worker_info() is not None and isinstance(sample.frames_TCHW, torch.Tensor):
+            # Here, where an error is told: the thread that hands samples on loses one, which is then waited for.
+            sample.frames_TCHW.share_memory_()
         return self.dataset.clips.row(index), sample

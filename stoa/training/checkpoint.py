@@ -1,7 +1,8 @@
 """Checkpoints that are either complete or not there.
 
-A checkpoint is written to ``step-N.tmp``, flushed, given a manifest of SHA-256 sums, and renamed; nothing
-older is deleted before that. With several nodes the folder must be on a file system they share.
+A checkpoint is written to a folder of a temporary name, flushed, given a manifest of SHA-256 sums, and renamed;
+nothing older is deleted before that. With several nodes the folder must be on a file system they share. Who saves holds
+the lock of the run's folder (:mod:`stoa.locks`); who reads does not.
 
 ``step-N/`` holds DeepSpeed's states (to resume), ``model.safetensors`` with ``run.json`` (to use the
 model elsewhere) and ``manifest.json``. A run with a validation keeps its best weights in ``best/step-N/``.
@@ -9,25 +10,35 @@ model elsewhere) and ``manifest.json``. A run with a validation keeps its best w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stoa.files import fsync, sha256
+from stoa.files import TEMPORARY, bytes_of, free_bytes, fsync, in_units, replacing, sha256, storage_error, writing
+from stoa.objectives.gather import from_first_rank
 from stoa.training import engine as ds
 
-_PREFIX, _TEMPORARY, _DAMAGED, _EARLIER = "step-", ".tmp", ".damaged", ".earlier"
-BEST = "best"
-"""Folder of a run for the weights that validation has chosen."""
+T = TypeVar("T")
+_PREFIX, _DAMAGED, _EARLIER = "step-", ".damaged", ".earlier"
+BEST, CHECKPOINTS = "best", "checkpoints"
+"""Folders of a run for the weights that validation has chosen, and for all that a run is resumed from."""
 
 _MANIFEST, _RUN, _WEIGHTS = "manifest.json", "run.json", "model.safetensors"
+_TRIES = 5
+
+
+class Gone(ValueError):
+    """A checkpoint that was there has been deleted: a training keeps so many."""
 
 
 def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, Any], *, keep: int) -> Path:
@@ -45,21 +56,27 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
         the folder of the new checkpoint.
 
     Raises:
-        OSError: the disk refuses, or the ranks do not write to one folder. What was there stays.
+        StorageError: the disk refuses, or has not the space; names the last good checkpoint. What was there stays.
+        OSError: the ranks do not write to one folder.
     """
     final = folder / f"{_PREFIX}{step:08d}"
-    temporary = folder / (final.name + _TEMPORARY)
+    needed = bytes_needed(engine, model, folder)
+    temporary = from_first_rank(lambda: _begin(final, needed))
     is_first = dist.get_rank() == 0
-    if is_first:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
     dist.barrier()
-    ds.save_states(engine, folder, temporary.name)
-    dist.barrier()
-    if is_first:
-        _check_every_rank_wrote(engine, temporary)
-        _complete(temporary, final, model, step, run)
-        _delete_old(folder, keep)
+    try:
+        with writing(final, needed=needed, then=_what_is_left(folder)):
+            ds.save_states(engine, folder, temporary.name)
+        dist.barrier()
+        if is_first:
+            _check_every_rank_wrote(engine, temporary)
+            with writing(final, needed=needed, then=_what_is_left(folder)):
+                _complete(temporary, final, model, step, run)
+            _delete_old(folder, keep)
+    except BaseException:
+        if is_first:
+            shutil.rmtree(temporary, ignore_errors=True)  # others may want the space
+        raise
     dist.barrier()
     return final
 
@@ -68,21 +85,85 @@ def save_weights(model: nn.Module, folder: Path, step: int, run: dict[str, Any])
     """One rank: write a checkpoint to use, not to resume from, in the place of the one that ``folder`` holds.
 
     Raises:
-        OSError: the disk refuses. What was there stays.
+        StorageError: the disk refuses. What was there stays.
     """
     final = folder / f"{_PREFIX}{step:08d}"
-    temporary = folder / (final.name + _TEMPORARY)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _complete(temporary, final, model, step, run)
+    temporary = _begin(final, _bytes_of_weights(model))
+    try:
+        with writing(final, then=_what_is_left(folder)):
+            temporary.mkdir()
+            _complete(temporary, final, model, step, run)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     _delete_old(folder, 1)
     return final
+
+
+def bytes_needed(engine: Any, model: nn.Module, folder: Path) -> int:
+    """What a checkpoint takes: as the newest does, or else by an estimate: the weights, twice, and AdamW's states."""
+    there = [path for path in _steps(folder) if (path / _MANIFEST).is_file()]
+    if there:
+        return bytes_of(there[-1])
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    copy = 4 if ds.zero_stage(engine) or ds.uses_fp16(engine) else 0  # of the weights, in full precision
+    return 2 * _bytes_of_weights(model) + (8 + copy) * trained
+
+
+def require_room(engine: Any, model: nn.Module, folder: Path, keep: int) -> str | None:
+    """One rank, before the training: find out whether its checkpoints will find room.
+
+    Returns:
+        a line that says so, where one more has room and the ``keep`` and one being written, which there will be at a
+        time, have not.
+
+    Raises:
+        StorageError: not one more has.
+    """
+    needed, free = bytes_needed(engine, model, folder), free_bytes(folder)
+    if free < needed:
+        raise _no_room(folder, needed)
+    missing = max(1, keep + 1 - len(_steps(folder)))
+    if free >= missing * needed:
+        return None
+    return (
+        f"{folder} has room for {free // needed} more checkpoint(s) of {in_units(needed)} ({in_units(free)} free), and "
+        f"training.keep_checkpoints {keep} means {missing} more at a time; make room or lower it"
+    )
+
+
+def _begin(final: Path, needed: int) -> Path:
+    """A folder for the name ``final``, emptied of what killed runs have left; the temporary name to write to."""
+    folder = final.parent
+    with writing(final, needed=needed, then=_what_is_left(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    _delete_temporaries(folder)
+    if free_bytes(folder) < needed:
+        raise _no_room(final, needed)
+    return folder / f"{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}"
+
+
+def _no_room(path: Path, needed: int) -> OSError:
+    folder = path.parent if path.name.startswith(_PREFIX) else path
+    return storage_error(
+        path, errno.ENOSPC, os.strerror(errno.ENOSPC), needed=needed, then=f"make room; {_what_is_left(folder)}"
+    )
+
+
+def _what_is_left(folder: Path) -> str:
+    there = _steps(folder)
+    return f"the last good checkpoint is {there[-1]}" if there else "there is no earlier checkpoint"
+
+
+def _bytes_of_weights(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _complete(temporary: Path, final: Path, model: nn.Module, step: int, run: dict[str, Any]) -> None:
     """Add weights, facts and sums to a folder, and give it its name."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, temporary / _WEIGHTS)
+    with replacing(temporary / _WEIGHTS) as written:
+        save_file(weights, written)
     (temporary / _RUN).write_text(json.dumps(run, indent=2))
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
     sums = {str(p.relative_to(temporary)): sha256(p) for p in files}
@@ -90,7 +171,7 @@ def _complete(temporary: Path, final: Path, model: nn.Module, step: int, run: di
     for path in [*files, temporary / _MANIFEST, temporary]:
         fsync(path)
     if final.exists():
-        shutil.rmtree(final)
+        _delete(final)
     os.rename(temporary, final)
     fsync(final.parent)
 
@@ -128,6 +209,8 @@ def _newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
             for other in problems:
                 print(f"checkpoint {other}; using {path.name}", flush=True)
             return path, problems
+        if not path.is_dir():  # deleted while it was read, so there is a newer one
+            return _newest_sound(folder)
         problems.append(f"{path} is damaged: {problem}")
     return None, problems
 
@@ -166,13 +249,51 @@ def damage(path: Path) -> str | None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """``run.json`` of a checkpoint."""
-    return json.loads((path / _RUN).read_text())
+    """``run.json`` of a checkpoint.
+
+    Raises:
+        Gone: it has been deleted meanwhile.
+    """
+    return _read(path, lambda: json.loads((path / _RUN).read_text()))
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """Weights of a checkpoint, on the CPU, and the SHA-256 of their file."""
-    return load_file(path / _WEIGHTS), json.loads((path / _MANIFEST).read_text())["sha256"][_WEIGHTS]
+    """Weights of a checkpoint, on the CPU, and the SHA-256 of their file.
+
+    Raises:
+        Gone: it has been deleted meanwhile.
+    """
+    return _read(
+        path, lambda: (load_file(path / _WEIGHTS), json.loads((path / _MANIFEST).read_text())["sha256"][_WEIGHTS])
+    )
+
+
+def _read(path: Path, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except FileNotFoundError:
+        if path.is_dir():
+            raise
+        raise Gone(
+            f"checkpoint {path} has been deleted meanwhile, by a training that keeps the newest ones "
+            "(training.keep_checkpoints); name the run's folder, or a copy of a checkpoint"
+        ) from None
+
+
+def found_and_read(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T:
+    """``read(find(path))``; once more, with the newest, where a training has deleted the checkpoint meanwhile.
+
+    Raises:
+        ValueError: as :func:`find` does.
+        Gone: it is one checkpoint that was asked for, or each one is deleted before it is read.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return read(find(path))
+        except Gone:
+            if Path(path).name.startswith(_PREFIX):
+                raise
+    return read(find(path))
 
 
 def load(engine: Any, path: Path) -> None:
@@ -193,13 +314,24 @@ def find(path: str | os.PathLike[str]) -> Path:
         if problem is not None:
             raise ValueError(f"checkpoint {path} is damaged: {problem}; choose another")
         return path
-    for folder in (path, path / BEST, path / "checkpoints"):
+    for folder in (path, path / BEST, path / CHECKPOINTS):
         found, problems = _newest_sound(folder)
         if found is not None:
             return found
         if problems:
             raise ValueError(f"no checkpoint is sound ({'; '.join(problems)}); name another folder")
     raise ValueError(f"no checkpoint under {path}; name a run's folder (training.output_dir) or a step-N folder")
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether a folder is a run's, or one of checkpoints, complete or not."""
+    places = (folder, folder / BEST, folder / CHECKPOINTS)
+    return any(path.name.startswith(_PREFIX) for place in places if place.is_dir() for path in place.iterdir())
+
+
+def is_a_checkpoint(folder: Path) -> bool:
+    """By its name or by what it holds."""
+    return folder.name.startswith(_PREFIX) or (folder / _RUN).is_file()
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -221,6 +353,19 @@ def _check_every_rank_wrote(engine: Any, temporary: Path) -> None:
 
 def _delete_old(folder: Path, keep: int) -> None:
     for path in _steps(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(f"{_PREFIX}*{_TEMPORARY}"):
+        _delete(path)
+    _delete_temporaries(folder)
+
+
+def _delete(path: Path) -> None:
+    """In one step for who reads it."""
+    aside = path.with_name(f"{path.name}.deleted{TEMPORARY}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _delete_temporaries(folder: Path) -> None:
+    """What killed runs have left."""
+    for path in folder.glob(f"{_PREFIX}*{TEMPORARY}"):
         shutil.rmtree(path, ignore_errors=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stoa.files import write_whole
+from stoa.files import write_whole, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -21,10 +21,11 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, *, last_step: int, tensorboard: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS_FILE
-        _keep_before(self.path, last_step)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+        with writing(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            _keep_before(self.path, last_step)
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -32,20 +33,31 @@ class MetricsLog:
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, which is in the file after :meth:`flush`.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        with writing(self.path):
+            self._write(step, values)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        self._file.flush()
-        if self._writer is not None:
-            self._writer.flush()
+        with writing(self.path):
+            self._file.flush()
+            if self._writer is not None:
+                self._writer.flush()
 
     def close(self) -> None:
-        self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        with writing(self.path):
+            self._file.close()
+            if self._writer is not None:
+                self._writer.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

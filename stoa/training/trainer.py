@@ -62,7 +62,7 @@ class Trainer:
         self.length_key = length_key
         self.accumulation = ds.accumulation_steps(engine)
         self.folder = Path(config.output_dir)
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder / checkpoint.CHECKPOINTS
         self.best: BestWeights | None = None
         if validation is not None:
             self.best = BestWeights(validation, self.folder, max_steps=config.max_steps, console=console)
@@ -125,6 +125,9 @@ class Trainer:
             )
             return
         self._announce()
+        said = from_first_rank(self._require_room)
+        if said is not None:
+            self.console.say(said)
         log = None
         if rank() == 0:
             log = MetricsLog(self.folder, last_step=self.step, tensorboard=self.config.tensorboard)
@@ -154,6 +157,10 @@ class Trainer:
                 raise
             finally:
                 reports.close()
+
+    def _require_room(self) -> str | None:
+        checkpoints, keep = self.checkpoints, self.config.keep_checkpoints
+        return checkpoint.require_room(self.engine, self.objective.model, checkpoints, keep)
 
     def _loop(self, batches: Iterator[LoadedBatch], reports: Reports) -> None:
         config, first = self.config, self.step + 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from stoa.files import replacing
 from stoa.training.metrics import METRICS_FILE, read_metrics
 
 
@@ -46,4 +47,5 @@ def draw_curves(runs: Sequence[Path], panels: Sequence[Sequence[str]], path: Pat
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")

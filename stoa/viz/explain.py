@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from stoa.files import replacing
 from stoa.tasks.explain import Explanation, MatchedWord
 
 _COLUMNS = 6
@@ -45,7 +46,8 @@ def draw_explanation(explanation: Explanation, path: Path) -> None:
         if i < len(colours):
             text.set_color(colours[i])
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 
 
 def _draw_track(axis: Axes, boxes: list[np.ndarray], colour: tuple[float, ...]) -> None:

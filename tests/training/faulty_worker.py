@@ -1,7 +1,9 @@
-"""train.py with a fault planted in one step: ``faulty_worker.py gradient|log|error STEP ...``."""
+"""train.py with a fault planted in one step: ``faulty_worker.py gradient|log|disk|error STEP ...``."""
 
 import errno
 import itertools
+import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -41,6 +43,19 @@ def plant_log(planted_step: int) -> None:
     MetricsLog.write = planted
 
 
+def plant_disk(planted_step: int) -> None:
+    """From this step on no file may grow beyond 4 MB: to DeepSpeed the disk is full."""
+    save = Trainer.save
+
+    def planted(self, *arguments):
+        if self.step >= planted_step:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, resource.RLIM_INFINITY))
+        save(self, *arguments)
+
+    Trainer.save = planted
+
+
 def plant_error(planted_step: int) -> None:
     """An error of ours."""
     train_step, steps = Trainer._train_step, itertools.count(1)
@@ -54,5 +69,6 @@ def plant_error(planted_step: int) -> None:
 
 
 if __name__ == "__main__":
-    {"gradient": plant_gradient, "log": plant_log, "error": plant_error}[sys.argv.pop(1)](int(sys.argv.pop(1)))
+    plant = {"gradient": plant_gradient, "log": plant_log, "disk": plant_disk, "error": plant_error}[sys.argv.pop(1)]
+    plant(int(sys.argv.pop(1)))
     run_and_leave(train.train)

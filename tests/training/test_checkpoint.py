@@ -3,13 +3,31 @@
 import copy
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from torch import nn
 
+from stoa import files
 from stoa.config import Config
-from stoa.training.checkpoint import chosen, damage, find, newest, save_weights, set_aside_after
+from stoa.files import StorageError
+from stoa.training import checkpoint
+from stoa.training.checkpoint import (
+    Gone,
+    bytes_needed,
+    chosen,
+    damage,
+    find,
+    found_and_read,
+    newest,
+    read_run,
+    read_weights,
+    require_room,
+    save_weights,
+    set_aside_after,
+)
 from stoa.training.resumable import require_same_run
 
 
@@ -101,3 +119,101 @@ def test_a_damaged_choice_of_validation_is_not_silently_passed_over(tmp_path, ca
     assert "run.json has changed since it was written; validation chooses anew" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000010.damaged"]
     assert find(tmp_path) == tmp_path / "checkpoints" / "step-00000020"
+
+
+class Engine:
+    """What a checkpoint's size depends on."""
+
+    def __init__(self, stage: int = 1) -> None:
+        self.zero_optimization_stage, self.fp16_enabled = (lambda: stage), (lambda: False)
+
+
+def leave(monkeypatch, free: int) -> None:
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda path: free)
+    monkeypatch.setattr(files, "free_bytes", lambda path: free)
+
+
+def test_a_checkpoint_without_room_is_told_before_the_training(tmp_path, monkeypatch):
+    """4,000 bytes of weights: twice these, AdamW's two states and, under ZeRO, a copy in full precision."""
+    model = nn.Linear(1000, 1, bias=False)
+    assert [bytes_needed(Engine(stage), model, tmp_path) for stage in (0, 1)] == [16_000, 20_000]
+    model.weight.requires_grad_(False)
+    assert bytes_needed(Engine(), model, tmp_path) == 8_000
+    leave(monkeypatch, 7_999)
+    with pytest.raises(
+        StorageError, match=r"left on device \(7.8 KiB needed, .* free\); make room; there is no earlier"
+    ):
+        require_room(Engine(), model, tmp_path, keep=2)
+    leave(monkeypatch, 16_000)
+    said = require_room(Engine(), model, tmp_path, keep=2)
+    assert said is not None and "has room for 2 more checkpoint(s) of 7.8 KiB (15.6 KiB free)" in said
+    assert "training.keep_checkpoints 2 means 3 more at a time" in said
+    leave(monkeypatch, 24_000)
+    assert require_room(Engine(), model, tmp_path, keep=2) is None
+    for step in (5, 10):  # which make room for one as they go
+        make(tmp_path, step, bytes(8_000))
+    leave(monkeypatch, 9_000)
+    assert require_room(Engine(), model, tmp_path, keep=2) is None
+    leave(monkeypatch, 8_000)
+    with pytest.raises(StorageError, match=r"the last good checkpoint is \S+step-00000010$"):
+        require_room(Engine(), model, tmp_path, keep=2)
+
+
+def test_a_save_without_room_writes_nothing_and_names_the_last_good(tmp_path, monkeypatch):
+    good = save_weights(nn.Linear(2, 2), tmp_path, 5, {})
+    (tmp_path / "step-00000007.123-abcd.tmp").mkdir()  # of a run that was killed
+    leave(monkeypatch, 10)
+    with pytest.raises(StorageError) as caught:
+        save_weights(nn.Linear(2, 2), tmp_path, 10, {})
+    assert str(caught.value) == (
+        f"{tmp_path / 'step-00000010'} cannot be written: No space left on device (24 bytes needed, 10 bytes free); "
+        f"make room; the last good checkpoint is {good}"
+    )
+    assert list(tmp_path.iterdir()) == [good] and damage(good) is None
+
+
+def test_a_disk_that_is_full_after_all_leaves_the_last_good_one(tmp_path, monkeypatch):
+    good = save_weights(nn.Linear(2, 2), tmp_path, 5, {})
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(StorageError, match=r"cannot be written: No space left on device \("):
+        save_weights(nn.Linear(2, 2), tmp_path, 10, {})
+    assert list(tmp_path.iterdir()) == [good] and damage(good) is None
+
+
+def test_files_of_a_checkpoint_have_ordinary_modes(tmp_path):
+    before = os.umask(0o026)
+    try:
+        saved = save_weights(nn.Linear(2, 2), tmp_path, 5, {})
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {0o640}
+
+
+def test_a_reader_takes_the_newest_when_a_training_deletes_what_it_reads(tmp_path, monkeypatch):
+    model, run = nn.Linear(2, 2), tmp_path / "checkpoints"
+    first = save_weights(model, run, 1, {"step": 1})
+    whole = checkpoint.damage
+
+    def training_goes_on(path: Path) -> str | None:
+        if path == first:
+            save_weights(model, run, 2, {"step": 2})  # and the first is gone before it is read
+        return whole(path)
+
+    monkeypatch.setattr(checkpoint, "damage", training_goes_on)
+    assert find(tmp_path).name == "step-00000002"
+
+    def read_late(path: Path) -> int:
+        step = int(path.name.removeprefix("step-"))
+        if step < 4:  # deleted between being found and being read
+            save_weights(model, run, step + 1, {"step": step + 1})
+        return int(read_run(path)["step"])
+
+    assert found_and_read(tmp_path, read_late) == 4
+    with pytest.raises(Gone, match="has been deleted meanwhile, by a training that keeps the newest ones"):
+        found_and_read(run / "step-00000004", lambda path: (save_weights(model, run, 5, {}), read_run(path)))
+    with pytest.raises(Gone, match="step-00000004 has been deleted meanwhile"):
+        read_weights(run / "step-00000004")

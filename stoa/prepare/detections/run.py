@@ -22,7 +22,8 @@ from stoa.data.decoding.cpu import decode_guarded
 from stoa.data.decoding.guard import Guard
 from stoa.data.ledger import Ledger
 from stoa.detections import Detections
-from stoa.files import fsync, sha256, write_whole
+from stoa.files import replacing, sha256, write_whole, writing
+from stoa.locks import only_writer
 from stoa.manifest import ClipRow, read_manifest, write_manifest
 from stoa.prepare.detections.detector import Detector, DetectorConfig
 from stoa.prepare.detections.labels import write_class_names
@@ -55,14 +56,26 @@ def detect_manifest(
     """
     manifest, out = Path(manifest), Path(out)
     root = manifest.parent if videos is None else Path(videos)
-    ledger = Ledger(out / "ledger.jsonl")
     rows = read_manifest(manifest, split=split, uncaptioned=True)  # clips that questions are about have no caption
     every = rows if split is None else read_manifest(manifest, uncaptioned=True)
-    detector = Detector(config)
-    guard = Guard(_TIMEOUT_SECONDS)
-    _claim(out, _identity(config, detector.class_names))
-    write_class_names(out / "labels.json", detector.class_names)
+    with only_writer(out, "--out"):
+        detector = Detector(config)
+        _claim(out, _identity(config, detector.class_names))
+        write_class_names(out / "labels.json", detector.class_names)
+        _detect(config, detector, manifest, rows, every, root, out, say)
 
+
+def _detect(
+    config: DetectorConfig,
+    detector: Detector,
+    manifest: Path,
+    rows: list[ClipRow],
+    every: list[ClipRow],
+    root: Path,
+    out: Path,
+    say: Callable[[str], None],
+) -> None:
+    ledger, guard = Ledger(out / "ledger.jsonl"), Guard(_TIMEOUT_SECONDS)
     kept = detected = boxes = 0
     failures: list[str] = []
     started = said = time.perf_counter()
@@ -116,12 +129,9 @@ def _identity(config: DetectorConfig, class_names: list[str]) -> dict[str, Any]:
 def _claim(out: Path, identity: dict[str, Any]) -> None:
     marker = out / "detect.json"
     if not marker.is_file():
-        if out.is_file():
-            raise ValueError(f"out is {out}, which is a file; pass a folder")
         for name in ("detections", "labels.json", "manifest.jsonl"):
             if (out / name).exists():
                 raise ValueError(f"{out} holds {name} and no detect.json; pass a new or empty folder")
-        out.mkdir(parents=True, exist_ok=True)
         write_whole(marker, json.dumps(identity, indent=1))
         return
     found = json.loads(marker.read_text(encoding="utf-8"))
@@ -141,11 +151,10 @@ def _path_of(row: ClipRow) -> str:
 
 
 def _save(detections: Detections, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    detections.save(temporary)
-    fsync(temporary)
-    os.replace(temporary, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        detections.save(file)
 
 
 def _write_manifest(rows: list[ClipRow], root: Path, out: Path) -> None:
@@ -157,7 +166,5 @@ def _write_manifest(rows: list[ClipRow], root: Path, out: Path) -> None:
             detections=path if (out / path).is_file() else None,
         )
 
-    temporary = out / "manifest.jsonl.tmp"
-    write_manifest(temporary, map(with_detections, rows))
-    fsync(temporary)
-    os.replace(temporary, out / "manifest.jsonl")
+    with replacing(out / "manifest.jsonl") as temporary:
+        write_manifest(temporary, map(with_detections, rows))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stoa.files import write_whole
+from stoa.locks import only_writer_of
 from stoa.tasks.ablation.plan import Cell, Plan, split_command
 from stoa.training.state import commit, versions
 
@@ -105,11 +106,20 @@ def _run_cell(
     """Run all commands and write the result; seconds it took, with those of calls before that did not reach its end."""
     environment = {**environment, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else environment
     spent = plan.out / f"{cell.name}.seconds"
+    with only_writer_of(plan.result(cell), "out in the plan"):
+        if plan.result(cell).is_file():  # by another call, since this one began
+            return 0.0
+        return _run_alone(plan, cell, environment, len(gpus), spent, say)
+
+
+def _run_alone(
+    plan: Plan, cell: Cell, environment: Mapping[str, str], gpus: int, spent: Path, say: Callable[[str], None]
+) -> float:
     before, begun = float(spent.read_text()) if spent.is_file() else 0.0, time.perf_counter()
     reports: dict[str, Any] = {}
     try:
         for command in cell.commands:
-            reports |= _run(command, plan.out, cell.name, environment, len(gpus), say)
+            reports |= _run(command, plan.out, cell.name, environment, gpus, say)
     finally:
         seconds = before + time.perf_counter() - begun
         write_whole(spent, f"{seconds}\n")
