@@ -190,7 +190,8 @@ def making(folder: Path, option: str) -> Iterator[None]:
                     _make(place, made)
         yield
     except _IsFile as error:
-        raise ValueError(f"{option} is {folder}, and {error} is a file; pass a folder") from None
+        which = "which" if str(error) == str(folder) else f"and {error}"
+        raise ValueError(f"{option} is {folder}, {which} is a file; pass a folder") from None
     finally:
         for place in reversed(made):
             with contextlib.suppress(OSError):

@@ -2,6 +2,10 @@
 
 import json
 import re
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +153,34 @@ def test_an_export_may_be_written_again(inputs, tmp_path):
     }
     assert len({path.stat().st_mode & 0o777 for path in (*out.iterdir(), inputs / "m.jsonl")}) == 1
     assert json.loads((out / "config.json").read_text())["version"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "sign"), [("prepare", "rows.jsonl"), ("synth", "synth.unfinished.json")])
+def test_the_first_ends_as_if_alone(inputs, tmp_path, name, sign):
+    """Stopped in the middle while another tries, it goes on to the bytes of an undisturbed call."""
+    if name == "prepare":
+        build_data_set(SYNTH, inputs / "set", say=lambda line: None)
+        shutil.copy(inputs / "set" / "manifest.jsonl", inputs / "m.jsonl")
+        (inputs / "videos").symlink_to(inputs / "set" / "videos")
+        (inputs / "detections").symlink_to(inputs / "set" / "detections")
+
+    def command(out: str) -> list[str]:
+        return [word.format_map({"in": inputs, "out": tmp_path / out}) for word in COMMANDS[name][1]]
+
+    first = subprocess.Popen([sys.executable, "-m", "stoa.cli", *command("first")], stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "first" / sign).is_file():
+            assert first.poll() is None
+        first.send_signal(signal.SIGSTOP)
+        before = contents(tmp_path / "first")
+        assert main(command("first")) == 2
+        assert contents(tmp_path / "first") == before
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(300) == 0
+    finally:
+        first.kill()
+    assert main(command("alone")) == 0
+    found, expected = contents(tmp_path / "first"), contents(tmp_path / "alone")
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name] and not name.endswith(".html")] == []
