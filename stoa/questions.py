@@ -1,7 +1,8 @@
 """Questions about clips, as JSONL.
 
 A row holds ``clip`` (the id of a row of the manifest), ``type``, ``question`` and ``answer``, and optionally ``id``
-(else the number of the row), ``split`` (else that of the clip) and ``options`` of which one is the answer.
+(else the number of the row), ``split`` (else that of the clip) and ``options`` of which one is the answer. ``null`` is
+an absent value. Texts are read in Unicode NFC.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stoa.fields import name_of, refuse_placeholder, show
 from stoa.manifest import jsonl_rows
+from stoa.text_files import misnamed, nfc
 
 _KEYS = {"id", "clip", "type", "question", "answer", "options", "split"}
 
@@ -119,28 +122,32 @@ def write_questions(path: str | os.PathLike[str], rows: Iterable[QuestionRow]) -
 def _parse_row(raw: dict[str, Any], where: str) -> QuestionRow:
     unknown = sorted(raw.keys() - _KEYS)
     if unknown:
-        raise ValueError(f"{where}: key {unknown[0]!r} has no meaning here; the keys are {', '.join(sorted(_KEYS))}")
+        meant = [key for key in sorted(_KEYS - raw.keys()) if misnamed(key, unknown) == unknown[0]]
+        hint = f"did you mean {meant[0]!r}?" if meant else f"the keys are {', '.join(sorted(_KEYS))}"
+        raise ValueError(f"{where}: key {unknown[0]!r} has no meaning here; {hint}")
+    options = [] if raw.get("options") is None else raw["options"]
+    if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
+        raise ValueError(f"{where}: key 'options' is {show(options)}; expected a list of texts")
+    options = list(map(nfc, options))
     for key in ("clip", "type", "question", "answer"):
         value = raw.get(key)
-        # A clip or an answer may be a number; a question of a multiple choice may be empty.
-        kinds = (str, int) if key in ("clip", "answer") else str
-        if not isinstance(value, kinds) or (value == "" and not (key == "question" and raw.get("options"))):
+        # A question of a multiple choice may be empty.
+        if value is None or (value == "" and not (key == "question" and options)):
             raise ValueError(f"{where}: key {key!r} is {value!r}; expected a text that is not empty")
-    options = raw.get("options", [])
-    if not isinstance(options, list) or not all(isinstance(option, str) and option for option in options):
-        raise ValueError(f"{where}: key 'options' is {options!r}; expected a list of texts")
-    answer = str(raw["answer"])
+    for key in ("type", "question"):
+        if not isinstance(raw[key], str):
+            raise ValueError(f"{where}: key {key!r} is {show(raw[key])}; expected a text that is not empty")
+    for key in ("id", "clip", "split"):
+        refuse_placeholder(raw.get(key), key, where)
+    answer = nfc(raw["answer"]) if isinstance(raw["answer"], str) else name_of(raw["answer"], "answer", where)
     if options and answer not in options:
         raise ValueError(f"{where}: answer {answer!r} is none of the options {options}; write one of them")
-    for key in ("id", "split"):
-        if not isinstance(raw.get(key, ""), (str, int)) or raw.get(key) == "":
-            raise ValueError(f"{where}: key {key!r} is {raw[key]!r}; expected a text, or leave the key out")
     return QuestionRow(
-        id=str(raw.get("id", where.rpartition(" ")[2])),
-        clip=str(raw["clip"]),
-        question=raw["question"],
+        id=where.rpartition(" ")[2] if raw.get("id") is None else name_of(raw["id"], "id", where),
+        clip=name_of(raw["clip"], "clip", where),
+        question=nfc(raw["question"]),
         answer=answer,
-        type=raw["type"],
+        type=nfc(raw["type"]),
         options=tuple(options),
-        split=str(raw["split"]) if "split" in raw else None,
+        split=None if raw.get("split") is None else name_of(raw["split"], "split", where),
     )

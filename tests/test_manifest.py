@@ -58,7 +58,8 @@ def test_csv_with_an_empty_caption(tmp_path):
         ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": "soon"}, "'start_seconds' is 'soon'"),
         ({"id": "a", "video": "a.mp4", "caption": "x", "start_seconds": 3, "end_seconds": 2}, "end_seconds 2.0 is not"),
         ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [3]}]}, r"nouns is \[3\]; expected a list"),
-        ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": None}]}, "nouns is None; expected a list"),
+        ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": 1}]}, "nouns is 1; expected a list"),
+        ({"id": "a", "video": "a.mp4", "captions": [{"text": "x", "nouns": [[0, 1.5]]}]}, r"nouns is \[\[0, 1.5\]\]"),
         (
             {"id": "a", "video": "a.mp4", "captions": [{"text": "x", "noun_labels": [1]}]},
             "noun_labels has 1 entries for 0 nouns",

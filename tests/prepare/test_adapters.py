@@ -301,7 +301,7 @@ def test_two_ids_with_one_hash_are_both_kept(tmp_path, monkeypatch):
         ('videoid,name\n1,"a"b\n', r"line 2: not valid CSV \(',' expected after '\"'\)"),
         ("videoid,name\n1,a\n,b\n", "line 3: column 'videoid' is empty"),
         ("", "the file is empty; expected a header with videoid, name"),
-        (b"videoid,name\n1,caf\xe9\n", r"line 2: not UTF-8 \(.* at byte 5 of the line\); re-save the file as UTF-8"),
+        (b"videoid,name\n1,caf\xe9\n", r"line 2: not UTF-8 \(.* at byte 5\); re-save the file as UTF-8"),
         (b'videoid,name\n1,"two\nlines"\n2,caf\xe9\n', r"line 4: not UTF-8"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stoa.manifest import unique_keys
-
-# A longer field is a quote that is never closed; without a limit it would swallow the rest of a file of gigabytes.
-_LONGEST_FIELD_CHARACTERS = 1 << 24
+from stoa.fields import show
+from stoa.text_files import decode, decode_lines, nfc, parse_json, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,70 +90,33 @@ def split_sources(
     return found, tuple(" or ".join(names[split]) for split in names if split not in found)
 
 
-def read_lines(source: Source) -> Iterator[tuple[int, str]]:
-    """(number from 1, line with its end) for every line."""
-    for number, line in enumerate(source.lines(), start=1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{source}, line {number}: not UTF-8 ({error.reason} at byte {error.start} of the line); "
-                f"re-save the file as UTF-8"
-            ) from None
-
-
 def read_names(source: Source) -> Iterator[tuple[str, str]]:
     """(place, name) for every line that is not blank."""
-    for number, line in read_lines(source):
-        if name := line.strip():
+    for number, line in decode_lines(source.lines(), str(source)):
+        if name := nfc(line).strip():
             yield f"{source}, line {number}", name
 
 
 def read_csv(source: Source, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """(place, cells by column) for every row of a CSV file whose header holds at least ``columns``."""
-    csv.field_size_limit(_LONGEST_FIELD_CHARACTERS)
-    reader = csv.reader((line for _, line in read_lines(source)), strict=True)
-    header: list[str] | None = None
-    name = str(source)
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if header is None:
-                header = row
-                missing = [column for column in columns if column not in header]
-                if missing:
-                    raise ValueError(f"{name}: column {missing[0]!r} is missing; the columns are {', '.join(header)}")
-                continue
-            where = f"{name}, line {reader.line_num}"
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{where}: {len(row)} cells for the {len(header)} columns; quote cells that hold a comma, "
-                    f"or fetch the file again if it was cut"
-                )
-            yield where, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num}: not valid CSV ({error})") from None
-    if header is None:
-        raise ValueError(f"{name}: the file is empty; expected a header with {', '.join(columns)}")
+    for where, header, row in read_table(source.lines(), str(source), columns):
+        if len(row) != len(header):
+            raise ValueError(
+                f"{where}: {len(row)} cells for the {len(header)} columns; quote cells that hold a comma, "
+                f"or fetch the file again if it was cut"
+            )
+        yield where, {name: nfc(cell) for name, cell in zip(header, row, strict=True)}
 
 
 def read_jsonl(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) for every line that is not blank."""
     for where, line in read_names(source):
-        yield where, as_object(_parse_json(line, where), where)
+        yield where, as_object(parse_json(line, where), where)
 
 
 def read_json(source: Source) -> Any:
     """The value of a JSON file; a key that stands twice in one object is an error."""
-    raw = b"".join(source.lines())
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{source}: not UTF-8 ({error.reason} at byte {error.start}); re-save the file as UTF-8"
-        ) from None
-    return _parse_json(text, str(source))
+    return parse_json(decode(b"".join(source.lines()), str(source)), str(source))
 
 
 def read_json_list(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -180,19 +139,21 @@ def as_list(value: Any, where: str) -> list[Any]:
 
 
 def text_of(raw: dict[str, Any], key: str, where: str) -> str:
-    """The text under a key; numbers become texts."""
+    """The text under a key, in Unicode NFC; whole numbers become texts."""
     value = raw.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise ValueError(f"{where}: key {key!r} is {value!r}; expected a text")
-    return str(value)
+        raise ValueError(f"{where}: key {key!r} is {show(value)}; expected a text")
+    return nfc(str(value))
 
 
 def texts_of(values: Any, where: str) -> list[str]:
     texts: list[str] = as_list(values, where)
     for text in texts:
         if not isinstance(text, str):
-            raise ValueError(f"{where}: {text!r} is not a text")
-    return texts
+            raise ValueError(f"{where}: {show(text)} is not a text")
+    return list(map(nfc, texts))
 
 
 def chained(parts: Iterable[Callable[[], Iterator[tuple[str, Any]]]]) -> Iterator[tuple[str, Any]]:
@@ -215,13 +176,3 @@ def _readable(source: Source) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{source}: damaged or unreadable archive ({error}); fetch it again") from None
-
-
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: unique_keys(pairs, where))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}: not valid JSON ({error.msg} at character {error.pos} of {len(text)}); "
-            f"fetch the file again if it was cut"
-        ) from None

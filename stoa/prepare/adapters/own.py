@@ -12,8 +12,8 @@ def own(path: Path) -> Annotations:
     """The rows as they are; ``video`` keeps its suffix and folders.
 
     Raises:
-        ValueError: the file is neither JSONL nor CSV.
+        ValueError: it is no file.
     """
-    if path.suffix not in (".jsonl", ".csv") or not path.is_file():
+    if not path.is_file():
         raise ValueError(f"manifest: {path} is no .jsonl or .csv file; pass the manifest itself")
     return Annotations("manifest", lambda: manifest_rows(path))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from stoa.files import write_whole
+from stoa.text_files import nfc, parse_json, read_text
 
 
 def read_class_names(path: str | os.PathLike[str]) -> list[str]:
-    """Read the names of the classes, in the order of their labels 0, 1, ...
+    """Read the names of the classes, in the order of their labels 0, 1, ..., in Unicode NFC.
 
     Args:
         path: ``.json``: a list of names, or a label map whose ``label_to_idx`` (or the object itself) gives each name
@@ -24,21 +25,20 @@ def read_class_names(path: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, f"labels {path}")
+    except OSError as error:
         raise ValueError(f"labels {path}: {error}; pass a list of class names (.json, .txt or .tsv)") from None
     if path.suffix == ".json":
+        raw = parse_json(text, f"labels {path}")
         try:
-            names = _from_json(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"labels {path}: not valid JSON ({error.msg} at line {error.lineno})") from None
+            names = _from_json(raw)
         except (TypeError, ValueError) as error:
             raise ValueError(f"labels {path}: {error}") from None
     else:
         names = [line.split("\t")[0].split(",")[0].strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise ValueError(f"labels {path}: no class name; expected a JSON list, a label map or one name a line")
-    return names
+    return list(map(nfc, names))
 
 
 def write_class_names(path: Path, names: Sequence[str]) -> None:
