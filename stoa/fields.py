@@ -70,7 +70,7 @@ def refuse_placeholder(value: Any, key: str, where: str) -> None:
     """
     if is_nan(value) or (isinstance(value, str) and value.strip().lower() in _PLACEHOLDERS):
         raise ValueError(
-            f"{where}: field {key!r} is {show(value)}, as programs write a missing value; leave it empty (in JSON: null)"
+            f"{where}: field {key!r} is {show(value)}, as programs write a missing value; leave it empty, in JSON null"
         )
 
 

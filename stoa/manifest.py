@@ -23,8 +23,8 @@ from stoa.text_files import decode_lines, misnamed, nfc, parse_json, read_table
 Span = tuple[int, int]
 # Other fields are the user's own and ignored; these would be ignored by mistake.
 _MISTAKEN = {
-    **{name: "start_seconds" for name in ("start", "start_sec", "start_second")},
-    **{name: "end_seconds" for name in ("end", "end_sec", "end_second")},
+    **dict.fromkeys(("start", "start_sec", "start_second"), "start_seconds"),
+    **dict.fromkeys(("end", "end_sec", "end_second"), "end_seconds"),
     "boxes": "detections",
 }
 _REQUIRED = ("id", "video", "caption")
@@ -219,8 +219,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             extra = [cell for name, cell in zip(header, cells, strict=False) if not name] + cells[len(header) :]
             if any(extra):  # but for a spreadsheet's empty cells
                 raise ValueError(
-                    f"{where}: more cells than columns; put a text that holds a comma, or what else is between cells, in "
-                    "double quotes"
+                    f"{where}: more cells than columns; put a text that holds a comma, or what else is "
+                    "between cells, in double quotes"
                 )
             if len(cells) <= header.index("caption"):
                 raise ValueError(

@@ -155,8 +155,8 @@ def misnamed(wanted: str, names: Iterable[str]) -> str | None:
 
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
-    """A path as the file system spells it, where it differs from this one in composed and decomposed letters alone; else
-    the path itself."""
+    """A path as the file system spells it, where that differs in composed and decomposed letters alone; else the path
+    itself."""
     path = Path(path)
     if str(path).isascii() or path.exists():
         return path

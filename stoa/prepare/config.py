@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from stoa.box_conventions import BoxFormat, Units
 from stoa.prepare.detections import DetectionSource, FilterConfig, Format, open_detections
 from stoa.prepare.detections.keys import DEFAULT_PATTERN
 
@@ -60,6 +61,11 @@ class DetectionsConfig:
         fps: at which frame numbers count.
         frame_size: width and height the detector saw, where files do not say and it is not the displayed frame's.
         frame_fit: how that frame came from the displayed one.
+        box_format: what the four numbers of a box are: corners (``xyxy``), a corner and a size (``xywh``), or these
+            with y first (``yxyx``, ``yxhw``); null is as the format has them.
+        units: of these numbers: ``pixels``, or ``normalised`` to width and height.
+        max_score: of a detection that is certain: 1, or 100 where scores are percentages.
+        first_frame: number of a video's first frame in keys, 0 or 1; null is 0, unless every video begins with 1.
         filter: which boxes are kept.
     """
 
@@ -70,6 +76,10 @@ class DetectionsConfig:
     fps: float | None = None
     frame_size: tuple[int, int] | None = None
     frame_fit: Literal["stretch", "crop"] = "stretch"
+    box_format: BoxFormat | None = None
+    units: Units = "pixels"
+    max_score: float = 1.0
+    first_frame: int | None = None
     filter: FilterConfig = field(default_factory=FilterConfig)
 
     def __post_init__(self) -> None:

@@ -71,17 +71,17 @@ def test_other_labels_and_what_is_dropped(tmp_path):
     assert clip.labels.tolist() == [1, 1]
     assert clip.boxes.tolist() == [[5, 10, 55, 110], [10, 20, 110, 220]]  # the second image has no size of its own
     assert [reason.partition(", such as")[0] for _, reason in told] == [
-        "3 boxes dropped: its class is not one of the 2 labels",
+        "3 boxes dropped: its class is not one of the labels",
         "1 box dropped: no 'bbox' of four numbers",
         "2 boxes dropped: the score is missing or not within 0 and 1",
-        "1 box dropped: nothing of it lies in the frame",
+        "1 box dropped: it ends before it begins",
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"images": [', "not valid JSON, perhaps cut"),
+        ('{"images": [', "not valid JSON"),
         ("[]", "a bare list of results names neither images nor classes"),
         ("3", "expected a JSON object, got int"),
         ('{"images": [], "annotations": []}', "list 'categories' is missing"),

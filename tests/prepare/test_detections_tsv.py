@@ -116,7 +116,7 @@ def test_classes_and_scores_out_of_range(tmp_path, labels):
     clip = open_detections(path, labels=labels, fps=1, on_drop=lambda *what: told.append(what[1])).find("v", **CLIP)
     assert clip.frame_times_seconds.tolist() == [0.0] and not len(clip.labels)
     assert told == [
-        "1 box dropped: its class is not one of the 3 labels, such as class 1600",
+        "1 box dropped: its class is not one of the labels, such as class 1600",
         "1 box dropped: the score is missing or not within 0 and 1, such as nan",
     ]
 

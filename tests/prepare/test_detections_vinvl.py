@@ -88,11 +88,12 @@ def test_what_cannot_be_used_is_dropped_and_told(folder):
     assert len(clip.frame_times_seconds) == 2
     assert {video for video, _ in told} == {"v"}
     assert [reason.partition(", such as")[0] for _, reason in told] == [
-        "2 boxes dropped: its class is not one of the 3 labels",
+        "2 boxes dropped: its class is not one of the labels",
         "2 boxes dropped: no 'rect' of four numbers",
         "1 box dropped: a coordinate is no finite number",
         "2 boxes dropped: the score is missing or not within 0 and 1",
-        "2 boxes dropped: nothing of it lies in the frame",
+        "1 box dropped: it ends before it begins",
+        "1 box dropped: nothing of it lies in the frame",
     ]
     assert told[0][1].endswith("such as 'unicorn'")
 
@@ -100,7 +101,7 @@ def test_what_cannot_be_used_is_dropped_and_told(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[{"objects": [{"class": "dog", "rect": [1, 2,', "not valid JSON, perhaps cut"),
+        ('[{"objects": [{"class": "dog", "rect": [1, 2,', "not valid JSON"),
         ("", "not valid JSON"),
         ([], "expected a list of frames with at least one"),
         ([{"boxes": []}], "a frame is no object with a list 'objects'"),

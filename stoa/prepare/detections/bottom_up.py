@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stoa.prepare.detections.base import Drops, FrameBoxes
+from stoa.prepare.detections.base import UNKNOWN_CLASS, Drops, FrameBoxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def read_bottom_up(
     known = (labels >= 0) & (labels < num_classes)
     if not known.all():
         example = f"class {labels[~known][0]}"
-        drops.add("box", f"its class is not one of the {num_classes} labels", example, int((~known).sum()))
+        drops.add("box", UNKNOWN_CLASS, example, int((~known).sum()))
     return FrameBoxes(seconds, boxes[known], labels[known], scores[known], (width, height))
 
 

@@ -2,22 +2,25 @@
 
 An image's ``file_name`` (its image suffix left out) names video and time as keys do, or the image has ``video_id`` and
 ``seconds`` or a frame number (``frame``, ``frame_index`` or ``frame_id``, from 0). A list ``videos`` of ``id`` and
-``name`` may give the video's name. ``bbox`` is x, y, width, height in pixels of the image's ``width`` and ``height``.
+``name`` may give the video's name. ``bbox`` is x, y, width, height in pixels of the image's ``width`` and ``height``,
+unless options say otherwise.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stoa.prepare.detections.base import DetectionSource, Drops, FrameBoxes, ReadOptions
+from stoa.prepare.detections.base import UNKNOWN_CLASS, DetectionSource, Drops, FrameBoxes, ReadOptions
 from stoa.prepare.detections.keys import FrameKey, KeyPattern
 from stoa.prepare.detections.labels import label_of_name
-from stoa.prepare.detections.vinvl import is_number, load_json
+from stoa.prepare.detections.vinvl import is_number
+from stoa.text_files import nfc, read_json
 
 _IMAGE_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp)$", re.IGNORECASE)
 _FRAME_NUMBERS = ("frame", "frame_index", "frame_id")
@@ -33,17 +36,20 @@ class CocoFile(DetectionSource):
         ValueError: the file is malformed, lacks a list, or none of its images names a video and time.
     """
 
+    box_key = "bbox"
+    box_format = "xywh"
+
     def __init__(self, path: Path, class_names: list[str] | None, keys: KeyPattern, options: ReadOptions) -> None:
-        raw = load_json(path.read_bytes(), f"detections {path}")
+        raw = read_json(path, f"detections {path}")
         found = _lists(raw, str(path))
         names = _by_id(found["categories"], "categories", str(path))
-        self._category_names = {key: str(category.get("name")) for key, category in names.items()}
+        self._category_names = {key: nfc(str(category.get("name"))) for key, category in names.items()}
         if class_names is None:
             class_names = [self._category_names[key] for key in sorted(names)]
-        super().__init__(class_names, options)
+        super().__init__(str(path), class_names, options)
         self._label_of = label_of_name(class_names)
         video_names = {
-            key: str(video.get("name", key)) for key, video in _by_id(found["videos"], "videos", str(path)).items()
+            key: nfc(str(video.get("name", key))) for key, video in _by_id(found["videos"], "videos", str(path)).items()
         }
         self._images: dict[str, list[tuple[Any, FrameKey, dict[str, Any]]]] = defaultdict(list)
         images = _by_id(found["images"], "images", str(path))
@@ -65,12 +71,21 @@ class CocoFile(DetectionSource):
                 self._objects[shown].append(entry)
             else:
                 self.report(f"image {shown}", f"{path}: box dropped: image_id {shown!r} is not among the images")
+        keys.require_first_frame(f"detections {path}: frame numbers of 'images'")
+        self.require_conventions()
 
     def read_frames(self, video: str, start_seconds: float, end_seconds: float, drops: Drops) -> list[FrameBoxes]:
         return [
             FrameBoxes(frame.seconds, *self._boxes(self._objects.get(key, []), drops), _size(image))
             for key, frame, image in self._images.get(video, [])
         ]
+
+    def examples(self) -> Iterator[tuple[str, list[FrameBoxes], Drops]]:
+        for images in self._images.values():
+            for key, frame, image in images:
+                drops = Drops()
+                boxes = FrameBoxes(frame.seconds, *self._boxes(self._objects.get(key, []), drops), _size(image))
+                yield f"image {image.get('file_name', key)}", [boxes], drops
 
     def _boxes(self, entries: list[dict[str, Any]], drops: Drops) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         boxes, labels, scores = [], [], []
@@ -80,10 +95,9 @@ class CocoFile(DetectionSource):
             if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
                 drops.add("box", "no 'bbox' of four numbers", entry)
             elif name is None or name not in self._label_of:
-                drops.add("box", f"its class is not one of the {len(self._label_of)} labels", f"{category} ({name})")
+                drops.add("box", UNKNOWN_CLASS, f"{category} ({name})")
             else:
-                x, y, width, height = bbox
-                boxes.append((x, y, x + width, y + height))
+                boxes.append(bbox)
                 labels.append(self._label_of[name])
                 scores.append(entry["score"] if is_number(entry.get("score")) else np.nan)
         return (
@@ -126,11 +140,11 @@ def _by_id(entries: list[Any], name: str, where: str) -> dict[Any, dict[str, Any
 def _frame_key(image: dict[str, Any], keys: KeyPattern, video_names: dict[Any, str]) -> FrameKey | None:
     if not isinstance(image.get("video_id"), (int, str)):
         return keys.parse(_IMAGE_SUFFIX.sub("", str(image.get("file_name", ""))))
-    video = video_names.get(image["video_id"], str(image["video_id"]))
+    video = video_names.get(image["video_id"], nfc(str(image["video_id"])))
     if is_number(image.get("seconds")):
         return FrameKey(video, float(image["seconds"]))
     number = next((image[name] for name in _FRAME_NUMBERS if is_number(image.get(name))), None)
-    return None if number is None else FrameKey(video, keys.seconds(number))
+    return None if number is None else keys.of_number(video, number)
 
 
 def _size(image: dict[str, Any]) -> tuple[float, float] | None:

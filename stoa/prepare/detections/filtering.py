@@ -57,7 +57,7 @@ def filter_detections(detections: Detections, config: FilterConfig) -> Detection
         the kept boxes, frame by frame: the most confident first, or with the rule ``released`` the largest; ties in
         the order of ``detections``.
     """
-    area = _area(detections.boxes)
+    area = area_of(detections.boxes)
     enough = (detections.scores >= config.min_score) & (area >= config.min_area * detections.size_wh.prod())
     candidates = np.flatnonzero(enough)
     # Stable: a frame's boxes stay in the order of the file.
@@ -114,12 +114,13 @@ def _iou(boxes: np.ndarray) -> np.ndarray:
     corner = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     sides = (np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner).clip(0)
     common = sides[..., 0] * sides[..., 1]
-    area = _area(boxes)
+    area = area_of(boxes)
     union = area[:, None] + area - common
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0)
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
+def area_of(boxes: np.ndarray) -> np.ndarray:
+    """(n,) float64, of boxes (n, 4) given by corners."""
     boxes = boxes.astype(np.float64)
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 

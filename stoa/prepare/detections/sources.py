@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from stoa.box_conventions import BoxFormat, Units
 from stoa.prepare.detections.base import DetectionSource, ReadOptions
 from stoa.prepare.detections.coco import CocoFile
 from stoa.prepare.detections.filtering import FilterConfig
@@ -29,6 +30,10 @@ def open_detections(
     fps: float | None = None,
     frame_size: tuple[int, int] | None = None,
     frame_fit: Literal["stretch", "crop"] = "stretch",
+    box_format: BoxFormat | None = None,
+    units: Units = "pixels",
+    max_score: float = 1.0,
+    first_frame: int | None = None,
     filter: FilterConfig | None = None,
     on_drop: Callable[[str, str], None] | None = None,
 ) -> DetectionSource:
@@ -45,11 +50,17 @@ def open_detections(
         frame_size: width and height of the frames that the detector saw, where the file does not say and they are
             not the displayed ones. STOA-VLP's release has (224, 224), its network's input, with ``crop``.
         frame_fit: how they came from the displayed frames; see :class:`stoa.prepare.detections.base.ReadOptions`.
+        box_format: what the four numbers of a box are, where it is not as the format has them: ``xyxy``, for COCO
+            ``xywh``; see :class:`stoa.box_conventions.Conventions`.
+        units: ``pixels``, or ``normalised`` to width and height of the frame.
+        max_score: of a detection that is certain: 100 where scores are percentages.
+        first_frame: number of a video's first frame, 0 or 1; None is 0, unless every video begins with 1.
         filter: which boxes are kept; default: the 10 most confident of a frame.
         on_drop: called with (video, reason) for boxes, frames and videos that are left out.
 
     Raises:
-        ValueError: the path, an option or the file as a whole is unusable.
+        ValueError: the path, an option or the file as a whole is unusable, or its boxes contradict the conventions
+            that they are read in.
     """
     path = Path(path)
     if not path.exists():
@@ -60,8 +71,16 @@ def open_detections(
         format = _guess(path)
     if path.is_dir() != (format == "vinvl_json"):
         raise ValueError(f"detections {path}: format {format} is read from a {'file' if path.is_dir() else 'folder'}")
-    options = ReadOptions(frame_size=frame_size, frame_fit=frame_fit, filter=filter or FilterConfig(), on_drop=on_drop)
-    keys = KeyPattern(pattern, fps)
+    options = ReadOptions(
+        frame_size=frame_size,
+        frame_fit=frame_fit,
+        box_format=box_format,
+        units=units,
+        max_score=max_score,
+        filter=filter or FilterConfig(),
+        on_drop=on_drop,
+    )
+    keys = KeyPattern(pattern, fps, first_frame)
     if format == "coco_json":
         return CocoFile(path, None if labels is None else read_class_names(labels), keys, options)
     names = read_class_names(_labels_file(path, format) if labels is None else labels)

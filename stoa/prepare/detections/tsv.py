@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,20 @@ from stoa.prepare.detections.labels import label_of_name
 from stoa.prepare.detections.tsv_index import TsvIndex, TsvRow, first_row
 from stoa.prepare.detections.vinvl import is_number, load_json, read_objects
 
+_EXAMPLES = 100  # videos of which the conventions are looked at before all others
+
 
 class TsvSource(DetectionSource):
     """Rows read through a :class:`TsvIndex`; a row that cannot be read drops its frame."""
 
     def __init__(self, path: Path, class_names: list[str], keys: KeyPattern, options: ReadOptions) -> None:
-        super().__init__(class_names, options)
+        super().__init__(str(path), class_names, options)
         self.index = TsvIndex(path, keys, self.report)
+
+    def examples(self) -> Iterator[tuple[str, list[FrameBoxes], Drops]]:
+        for video in self.index.some_videos(_EXAMPLES):
+            drops = Drops()
+            yield f"video {video}", self.read_frames(video, 0.0, 1.0, drops), drops
 
     def read_frames(self, video: str, start_seconds: float, end_seconds: float, drops: Drops) -> list[FrameBoxes]:
         frames = []
@@ -41,9 +48,12 @@ class TsvSource(DetectionSource):
 class BottomUpTsv(TsvSource):
     """Bottom-up attention's predictions; see :mod:`stoa.prepare.detections.bottom_up`."""
 
+    box_key = "boxes"
+
     def __init__(self, path: Path, class_names: list[str], keys: KeyPattern, options: ReadOptions) -> None:
         self._columns = bottom_up_columns(first_row(path), str(path))
         super().__init__(path, class_names, keys, options)
+        self.require_conventions()
 
     def row_reader(self, video: str, drops: Drops) -> Callable[[TsvRow], FrameBoxes]:
         return lambda row: read_bottom_up(row.seconds, row.fields, self._columns, len(self.class_names), drops)
@@ -56,11 +66,14 @@ class VinVLTsv(TsvSource):
     (``[{"height", "width"}]``) or as the two numbers, height first.
     """
 
+    box_key = "rect"
+
     def __init__(self, path: Path, class_names: list[str], keys: KeyPattern, options: ReadOptions) -> None:
         super().__init__(path, class_names, keys, options)
         self._label_of = label_of_name(class_names)
         sizes = next((beside for beside in beside_tsv(path, "hw") if beside.is_file()), None)
         self._sizes = TsvIndex(sizes, keys, self.report) if sizes else None
+        self.require_conventions()
 
     def row_reader(self, video: str, drops: Drops) -> Callable[[TsvRow], FrameBoxes]:
         sizes = {row.key: row.fields for row in self._sizes.rows(video)} if self._sizes else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stoa.prepare.detections.keys import KeyPattern
+from stoa.text_files import decode, nfc
 
 
 class TsvRow(NamedTuple):
@@ -39,6 +41,8 @@ class TsvIndex:
         offset, example = 0, ""
         with open(path, "rb") as file:
             for line in file:
+                if not offset:
+                    decode(line[:4].ljust(4), f"detections {path}")  # says if it is UTF-16
                 # A hash and not the name: names of millions of videos would fill the memory.
                 if line.strip():
                     key = _key(line)
@@ -55,12 +59,23 @@ class TsvIndex:
                 f"detections {path}: no row has a key that pattern {keys.pattern!r} matches"
                 + (f" (the first is {example!r}); pass another pattern" if example else "; the file is empty")
             )
+        keys.require_first_frame(f"detections {path}: frame numbers of its keys")
         order = np.argsort(np.frombuffer(hashes, dtype=np.uint64), kind="stable")
         self._hashes = np.frombuffer(hashes, dtype=np.uint64)[order]
         self._offsets = np.frombuffer(offsets, dtype=np.uint64)[order]
 
     def __len__(self) -> int:
         return len(self._offsets)
+
+    def some_videos(self, most: int) -> list[str]:
+        """Videos that stand here and there in the file."""
+        out = []
+        with open(self.path, "rb") as file:
+            for offset in np.sort(self._offsets)[:: -(-len(self) // most)].tolist():
+                file.seek(offset)
+                parsed = self._keys.parse(_key(file.readline()))
+                out += [] if parsed is None else [parsed.video]
+        return list(dict.fromkeys(out))
 
     def rows(self, video: str) -> Iterator[TsvRow]:
         """The rows of a video in the order of the file."""
@@ -86,12 +101,13 @@ def first_row(path: Path) -> list[bytes]:
     with open(path, "rb") as file:
         for line in file:
             if line.strip():
-                return line.rstrip(b"\r\n").split(b"\t")
+                return line.removeprefix(BOM_UTF8).rstrip(b"\r\n").split(b"\t")
     raise ValueError(f"detections {path}: the file is empty")
 
 
 def _key(line: bytes) -> str:
-    return line.partition(b"\t")[0].strip().decode("utf-8", errors="backslashreplace")
+    key = line.partition(b"\t")[0].removeprefix(BOM_UTF8).strip()
+    return nfc(key.decode("utf-8", errors="backslashreplace"))
 
 
 def _hash(video: str) -> int:

@@ -7,23 +7,29 @@ do not are spread over the clip as :func:`stoa.data.sampling.sample_times` says.
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stoa.data.sampling import sample_times
-from stoa.prepare.detections.base import DetectionSource, Drops, FrameBoxes, ReadOptions
+from stoa.prepare.detections.base import UNKNOWN_CLASS, DetectionSource, Drops, FrameBoxes, ReadOptions
 from stoa.prepare.detections.labels import label_of_name
+from stoa.text_files import decode, nfc, on_disk, parse_json
+
+_EXAMPLES = 200  # files of which the conventions are looked at before all others
 
 
 class VinVLFolder(DetectionSource):
     """A folder of ``{video}.json`` files."""
 
+    box_key = "rect"
+
     def __init__(self, folder: Path, class_names: list[str], options: ReadOptions) -> None:
-        super().__init__(class_names, options)
+        super().__init__(str(folder), class_names, options)
         with os.scandir(folder) as entries:  # of millions; a listing would hold them all
             if not any(entry.name.endswith(".json") or entry.is_dir() for entry in entries):
                 raise ValueError(
@@ -31,9 +37,21 @@ class VinVLFolder(DetectionSource):
                 )
         self._folder = folder
         self._label_of = label_of_name(class_names)
+        self.require_conventions()
+
+    def examples(self) -> Iterator[tuple[str, list[FrameBoxes], Drops]]:
+        with os.scandir(self._folder) as entries:
+            names = [entry.name for entry in islice(entries, _EXAMPLES)]
+        for name in sorted(names):
+            if name.endswith(".json"):
+                drops = Drops()
+                try:
+                    yield name, self.read_frames(name.removesuffix(".json"), 0.0, 1.0, drops), drops
+                except ValueError:  # told where its clip is come to
+                    continue
 
     def read_frames(self, video: str, start_seconds: float, end_seconds: float, drops: Drops) -> list[FrameBoxes]:
-        path = self._folder / f"{video}.json"
+        path = on_disk(self._folder / f"{video}.json")
         if not path.is_file():
             return []
         frames = load_json(path.read_bytes(), str(path))
@@ -59,11 +77,11 @@ def read_objects(
         rect = found.get("rect") if isinstance(found, dict) else None
         if not (isinstance(rect, list) and len(rect) == 4 and all(map(is_number, rect))):
             drops.add("box", "no 'rect' of four numbers", found)
-        elif not (isinstance(found.get("class"), str) and found["class"] in label_of):
-            drops.add("box", f"its class is not one of the {len(label_of)} labels", repr(found.get("class")))
+        elif not (isinstance(found.get("class"), str) and nfc(found["class"]) in label_of):
+            drops.add("box", UNKNOWN_CLASS, repr(found.get("class")))
         else:
             boxes.append(rect)
-            labels.append(label_of[found["class"]])
+            labels.append(label_of[nfc(found["class"])])
             scores.append(found["conf"] if is_number(found.get("conf")) else np.nan)
     return (
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
@@ -78,12 +96,7 @@ def load_json(data: bytes, where: str) -> Any:
     Raises:
         ValueError: it is malformed or cut; the message begins with ``where``.
     """
-    try:
-        return json.loads(data)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON, perhaps cut ({error.msg} at character {error.pos})") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    return parse_json(decode(data, where), where)
 
 
 def is_number(value: Any) -> bool:
