@@ -13,6 +13,8 @@ from stoa.files import OF_STORAGE
 
 _FIELDS = ("frame_times_seconds", "frame_index", "boxes", "labels", "scores", "size_wh", "true_labels")
 _OPTIONAL = {"true_labels"}
+# Boxes of frames that are not tiny, of which no coordinate is above this, are in shares of the frame.
+_UNIT, _LEAST_SIDE = 1.5, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Detections:
         if n and not np.isfinite(self.scores).all():
             raise ValueError(
                 f"scores hold {self.scores[~np.isfinite(self.scores)][0]}; a confidence is a finite number"
+            )
+        if n and (np.abs(self.boxes) <= _UNIT).all() and self.size_wh.min(initial=_LEAST_SIDE) >= _LEAST_SIDE:
+            raise ValueError(
+                f"boxes lie between 0 and 1, such as {self.boxes[0].tolist()}: shares of the frame; give corners in "
+                f"pixels, so multiply them by size_wh, {self.size_wh.tolist()}"
             )
         if self.size_wh.shape != (2,) or not (self.size_wh > 0).all():
             raise ValueError(f"size_wh is {self.size_wh}; expected a positive width and height")

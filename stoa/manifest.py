@@ -247,12 +247,11 @@ def row_from_json(raw: dict[str, Any], where: str) -> ClipRow:
             raise ValueError(f"{where}: field {key!r} has no meaning here; write {meant!r}")
     if raw.get("caption") is not None and raw.get("captions"):
         raise ValueError(f"{where}: fields 'caption' and 'captions' both hold something; keep one of them")
+    texts: Any
     if raw.get("caption") is not None:
         texts = [raw["caption"]]
     elif "captions" in raw or "caption" in raw:
-        texts = raw.get("captions")
-        if texts is None:
-            texts = []
+        texts = [] if raw.get("captions") is None else raw["captions"]
         if not isinstance(texts, list):
             raise ValueError(
                 f"{where}: field 'captions' is a {type(texts).__name__}; expected a list (or use 'caption' for one)"

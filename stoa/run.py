@@ -16,14 +16,15 @@ import torch.distributed as dist
 from stoa.config import Config, model_from_dict
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
-from stoa.data.ledger import Ledger
-from stoa.data.loader import build_loader, open_clips, to_train_on
+from stoa.data.counts import Use
+from stoa.data.ledger import LEDGER_FILE, Ledger
+from stoa.data.loader import build_loader, open_clips, opening_lines, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.locks import only_writer
 from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.clip_formats import FOLDER_FILES
-from stoa.models.video_language import VideoLanguageModel
+from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import Trained, initialize, is_run, load_pretrained, locate
 from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
@@ -86,7 +87,7 @@ def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.
     ds.require_valid(ds_config)
     ds.choose_attention(device)
     torch.manual_seed(training.seed)
-    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / "ledger.jsonl"))
+    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE))
 
 
 def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[int, int], Path]) -> None:
@@ -105,10 +106,18 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         manifest = _manifest(config, default_data, process)
         ledger = process.ledger if rank() == 0 else Ledger(None)
         clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
+        say_opening(process, clips, manifest, config.data.split, "training", config.model)
         clips = to_train_on(clips, config.data)
         model, used, before, said = _start(config, clips)
         facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
         train(process, config, model, clips, facts=facts, start=said)
+
+
+def say_opening(process: Process, clips: Clips, manifest: str, split: str | None, use: Use, model: ModelConfig) -> None:
+    """Say of what the work is; raises on every rank as :func:`stoa.data.loader.opening_lines` does."""
+    sizes = {"max_tokens": model.max_tokens, "max_boxes": model.num_boxes}
+    for line in from_first_rank(lambda: opening_lines(clips, manifest, split, use, **sizes)):
+        process.console.say(line)
 
 
 def losses_until_now(objectives: ObjectivesConfig, before: dict[str, Any] | None) -> list[str] | None:

@@ -92,7 +92,7 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _unique_keys(pairs, where))
     except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "\n" in text.strip() else ""
+        line = f", line {error.lineno}" if error.lineno > 1 else ""
         raise ValueError(
             f"{where}: not valid JSON ({error.msg} at character {error.pos} of {len(text)}{line}); "
             "fetch the file again if it was cut"

@@ -18,8 +18,9 @@ from stoa.arguments import Command
 from stoa.arguments.needs import EVALUATION, EVALUATION_OF_TASK
 from stoa.arguments.parse import require_used
 from stoa.cli._model import open_model
+from stoa.data.loader import opening_lines
 from stoa.locks import only_writer_of
-from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, score_file
+from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, open_split, score_file
 from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, known_data_sets, published_of, require_comparable
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores
@@ -65,6 +66,10 @@ def run(args: Namespace) -> None:
     task: Task = args.task or facts.get("task") or "retrieval"
     _require_used(args, task)
     _require_comparable(task, args.compare, config)
+    read = {"max_tokens": trained.model.config.max_tokens, "max_boxes": trained.model.config.num_boxes}
+    clips = open_split(config.manifest, config.split)
+    for line in opening_lines(clips, config.manifest, config.split, "evaluating", **read):
+        print(line, flush=True)
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
     resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
     name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stoa.data.placement import boxes_to_model
 from stoa.data.sampling import nearest_frames
-from stoa.data.transforms import boxes_to_model
 from stoa.detections import Detections
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,7 +11,8 @@ from typing import NamedTuple, Protocol
 from stoa.data.media import FramePack, VideoMedia
 from stoa.data.text import foreign_script_share, used_token_ids
 from stoa.detections import Detections
-from stoa.manifest import Caption, ClipRow
+from stoa.manifest import Caption, ClipRow, RowCounts
+from stoa.text_files import on_disk
 
 
 class EncodedClip(NamedTuple):
@@ -88,12 +90,16 @@ class FileClips:
         rows: of the manifest.
         root: folder the rows' paths are relative to.
         left_out: rows of the manifest's split that are not among them, as they have no caption.
+        counts: of all rows of the manifest.
     """
 
-    def __init__(self, rows: Sequence[ClipRow], root: Path, *, left_out: int = 0) -> None:
+    def __init__(
+        self, rows: Sequence[ClipRow], root: Path, *, left_out: int = 0, counts: RowCounts | None = None
+    ) -> None:
         self.rows = rows
         self.root = root
         self.left_out = left_out
+        self.counts = RowCounts(Counter(row.split for row in rows)) if counts is None else counts
 
     @property
     def fingerprint(self) -> str:
@@ -112,12 +118,12 @@ class FileClips:
         return self.rows[index]
 
     def where(self, index: int) -> str:
-        return str(self.root / self.rows[index].video)
+        return str(on_disk(self.root / self.rows[index].video))
 
     def read(self, index: int) -> EncodedClip:
         row = self.rows[index]
         media = VideoMedia(self.where(index), row.start_seconds, row.end_seconds)
-        found = None if row.detections is None else Detections.load(self.root / row.detections)
+        found = None if row.detections is None else Detections.load(on_disk(self.root / row.detections))
         return EncodedClip(row, media, found)
 
     def ids(self) -> list[str]:

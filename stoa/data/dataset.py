@@ -169,7 +169,8 @@ class ClipDataset(Dataset[Sample]):
                 f"one {path}: {reason}; check the manifest's video paths (ledger: {self.ledger.path})"
             )
         replacement = self._id(self._candidate(key, attempt + 1))
-        self.ledger.record("replaced", clip, reason, path=path, epoch=key.epoch, replacement=replacement)
+        kind = error.kind if isinstance(error, DecodeError) else "unusable"
+        self.ledger.record("replaced", clip, reason, kind=kind, path=path, epoch=key.epoch, replacement=replacement)
 
     def load(self, index: int, *, caption: int = 0, position: int = 0) -> Sample:
         """Load one clip with the given caption, without replacement.

@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stoa.files import writing
+
+LEDGER_FILE = "ledger.jsonl"
+"""In the folder of a run."""
 
 
 class Blame(NamedTuple):
@@ -75,3 +80,54 @@ class Ledger:
                     blame = Blame(record["epoch"], record["reason"])
                     found[record["clip"]] = min(blame, found.get(record["clip"], blame))
         return found
+
+
+class Replacements:
+    """What a run says of the clips that were replaced: the first ones with their reasons, and at its end all by kind.
+
+    Args:
+        path: of the ledger, which all processes of the run write. What stands there already is of earlier calls.
+    """
+
+    NAMED = 5
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._read_until = path.stat().st_size if path.is_file() else 0
+        self._clips: dict[str, str] = {}
+        self._times = 0
+
+    def new_lines(self) -> Iterator[str]:
+        """On clips replaced for the first time since the last call, while they are the first ones of the run."""
+        for record in self._new_records():
+            self._times += 1
+            clip = record["clip"]
+            if clip in self._clips:
+                continue
+            self._clips[clip] = record.get("kind", "unusable")
+            if len(self._clips) <= self.NAMED:
+                yield f"clip {clip!r} is replaced, {self._clips[clip]}: {record.get('path')}: {record['reason']}"
+            elif len(self._clips) == self.NAMED + 1:
+                yield f"more clips are replaced; {self.path} names them all"
+
+    def summary(self) -> Iterator[str]:
+        """At the end, if there were any."""
+        yield from self.new_lines()
+        if self._clips:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(self._clips.values()).most_common())
+            yield (
+                f"{len(self._clips):,} clips could not be read and were replaced, {self._times:,} times: {kinds}; see "
+                f"{self.path}"
+            )
+
+    def _new_records(self) -> Iterator[dict[str, Any]]:
+        if not self.path.is_file():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._read_until)
+            for line in file:
+                if not line.endswith(b"\n"):  # another process is at it
+                    break
+                self._read_until += len(line)
+                if line.startswith(b'{"event": "replaced"'):
+                    yield json.loads(line)

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import CaptionClips, Clips, FileClips
+from stoa.data.counts import Use, manifest_lines, store_lines
 from stoa.data.dataset import Bundle, ClipDataset, LoadedBatch, Sample, bundle, collate
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
@@ -26,7 +27,7 @@ from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
 from stoa.data.views import View
 from stoa.files import free_bytes, in_units
-from stoa.manifest import read_manifest
+from stoa.manifest import RowCounts, read_manifest
 
 T = TypeVar("T")
 # torch's words; a worker that writes to a page that there is no room for is killed.
@@ -115,9 +116,10 @@ def open_clips(manifest: str, split: str | None, ledger: Ledger, *, together: in
             skipped.add(clip)
             ledger.record("skipped", clip, why)
 
-        rows = read_manifest(manifest, split=split, on_skip=skip)
+        counts = RowCounts()
+        rows = read_manifest(manifest, split=split, on_skip=skip, counts=counts)
         left_out = len(skipped)
-        clips = FileClips(rows, Path(manifest).parent, left_out=left_out)
+        clips = FileClips(rows, Path(manifest).parent, left_out=left_out, counts=counts)
     if together > 1 and left_out:
         raise ValueError(
             f"data.together is {together} and {manifest} leaves out {left_out} clip(s), so that those after them would "
@@ -131,6 +133,27 @@ def open_clips(manifest: str, split: str | None, ledger: Ledger, *, together: in
             stacklevel=2,
         )
     return clips
+
+
+def opening_lines(
+    clips: Clips, manifest: str, split: str | None, use: Use, *, max_tokens: int, max_boxes: int
+) -> list[str]:
+    """What is said before the work begins: of which rows it is, and what of them is missing, cut or dropped.
+
+    Args:
+        clips: as :func:`open_clips` gives them for ``manifest`` and ``split``.
+        use: that is made of them.
+        max_tokens, max_boxes: that the model reads and sees.
+
+    Raises:
+        ValueError: most of the files are missing, or most of the boxes are not what they should be.
+    """
+    reading: dict[str, Any] = {"name": manifest, "split": split, "use": use}
+    reading |= {"max_tokens": max_tokens, "with_boxes": max_boxes > 0}
+    if isinstance(clips, ShardClips):
+        return list(store_lines(clips.counts, clips.sizes, **reading))
+    assert isinstance(clips, FileClips)
+    return list(manifest_lines(clips.rows, clips.root, clips.counts, **reading))
 
 
 def ids_of_all(manifest: str) -> set[str]:

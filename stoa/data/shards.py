@@ -22,7 +22,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.media import FramePack, VideoMedia
 from stoa.data.origin import Origin
 from stoa.detections import Detections
+from stoa.fields import name_of
 from stoa.manifest import Caption, ClipRow, row_from_json
 
 STORE_VERSION = 2
@@ -84,6 +85,16 @@ class ShardClips:
         return Origin.from_json(self._store)
 
     @property
+    def counts(self) -> Mapping[str, Any]:
+        """What was counted when it was made; nothing where it was made without: see :mod:`stoa.prepare.pipeline`."""
+        return self._store.get("counts", {})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Clips of each split."""
+        return {name: int((self._index["split"] == number).sum()) for number, name in enumerate(self._splits)}
+
+    @property
     def fingerprint(self) -> str:
         return hashlib.sha256(repr((self._sums, self._split)).encode()).hexdigest()
 
@@ -117,7 +128,7 @@ class ShardClips:
         ids = self._files.read(path).splitlines()
         if len(ids) != len(self._index):
             raise ValueError(f"{path} names {len(ids)} clips, {STORE_FILE} says {len(self._index)}")
-        return [json.loads(ids[i]) for i in self._chosen]
+        return [name_of(json.loads(ids[i]), "id", path) for i in self._chosen]
 
     def source(self, index: int) -> int:
         return index

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from stoa.data.decoding.guard import Guard
+from stoa.data.ledger import Ledger
 from stoa.prepare.guarded import in_guards
 from stoa.prepare.sources import File, Source, open_source
 from stoa.prepare.verdicts import CheckLedger, Verdict
@@ -29,18 +30,22 @@ class CheckConfig:
         workers: files checked at once, each in a process of its own.
         timeout_seconds: a video, or a clip of a shard, that takes longer counts as hung.
         split: the clips of this split only.
+        max_tokens: text that a model reads, start and end included: how many captions are longer is said.
     """
 
     ledger: str | None = None
     workers: int = 1
     timeout_seconds: float = 300.0
     split: str | None = None
+    max_tokens: int = 32
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; pass 1 or more")
         if not self.timeout_seconds > 0:
             raise ValueError(f"timeout_seconds is {self.timeout_seconds}; expected a positive number")
+        if self.max_tokens < 3:
+            raise ValueError(f"max_tokens is {self.max_tokens}; expected at least 3 (start, a word, end)")
 
 
 def check(data: str, config: CheckConfig, say: Say) -> bool:
@@ -62,6 +67,7 @@ def check(data: str, config: CheckConfig, say: Say) -> bool:
     if path.resolve() == Path(data).resolve():
         raise ValueError(f"--ledger {path} is the data itself; pass another file")
     source = open_source(data, config.split)
+    boxes_fit = _say_counts(data, config, say)
     report = _Report()
     with CheckLedger(path) as ledger:
         progress = _Progress(source.total, report, say)
@@ -82,7 +88,23 @@ def check(data: str, config: CheckConfig, say: Say) -> bool:
         say(line)
     out_of_range = f", {report.counts['range']:,} rows out of range" if report.counts["range"] else ""
     say(f"{source.total:,} files, {report.bad_files:,} bad{out_of_range}; written to {path}")
-    return not report.counts
+    return boxes_fit and not report.counts
+
+
+def _say_counts(data: str, config: CheckConfig, say: Say) -> bool:
+    """What training would say of a manifest or store before it begins; whether its boxes are what they should be."""
+    if Path(data).is_dir() and not (Path(data) / "store.json").exists():
+        return True
+    from stoa.data.loader import open_clips, opening_lines  # brings torch
+
+    clips = open_clips(data, config.split, Ledger(None))
+    try:
+        for line in opening_lines(clips, data, config.split, "checking", max_tokens=config.max_tokens, max_boxes=1):
+            say(line)
+    except ValueError as error:
+        say(str(error))
+        return False
+    return True
 
 
 def _ledger_beside(data: str) -> Path:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from stoa.data.ledger import Ledger
-from stoa.data.origin import QUESTIONS_FILE, ROWS_FILE, Origin
+from stoa.data.origin import QUESTIONS_FILE, ROWS_FILE
 from stoa.data.shards import CAPTIONS_FILE, IDS_FILE, INDEX_DTYPE, INDEX_FILE, STORE_FILE, STORE_VERSION
 from stoa.files import remove_temporaries, replacing, write_whole
 from stoa.locks import only_writer
 from stoa.prepare.adapters import Annotations, Found
 from stoa.prepare.config import PrepareConfig, StoreKind
-from stoa.prepare.detections import read_class_names, write_class_names
+from stoa.prepare.counts import box_lines, left_out_by_split, length_lines, require_sound_boxes
+from stoa.prepare.detections import DetectionSource, read_class_names, write_class_names
 from stoa.prepare.engines import Engine, run
-from stoa.prepare.rows import caption_counts, keep_rows, settings, token_ids
+from stoa.prepare.rows import Tokens, caption_counts, forget_plan, is_begun, keep_rows, settings, tokens_by_split
 from stoa.prepare.shard import ShardCounts, ShardTask
 from stoa.prepare.summary import write_summary
 from stoa.prepare.tagging import Tagger
@@ -61,6 +63,7 @@ def _prepare(
     config: PrepareConfig, annotations: Annotations, root: Path, out: Path, engine: Engine, workers: int, say: Say
 ) -> None:
     found = Found(annotations)
+    begun = is_begun(out)
     left_out = keep_rows(config, annotations, root, found, out)
     if annotations.question_rows is not None:
         with replacing(out / QUESTIONS_FILE) as temporary:
@@ -70,23 +73,35 @@ def _prepare(
     if not config.stores:
         say(f"no stores asked for; the clips that are there are listed in {out / ROWS_FILE}")
         return
-    class_names = _class_names(config, root, Ledger(out / "ledger.jsonl"), say)
+    try:
+        source, class_names = _open_boxes(config, root, Ledger(out / "ledger.jsonl"), say)
+        require_sound_boxes(config, source, out / ROWS_FILE)
+    except ValueError:
+        if not begun:
+            forget_plan(out)
+        raise
     if class_names:
         write_class_names(out / "labels.json", class_names)
-    used_tokens = token_ids(out / ROWS_FILE)
+    tokens = tokens_by_split(out / ROWS_FILE)
+    for line in length_lines(tokens):
+        say(line)
     tallies: dict[StoreKind, Tallies] = {}
     for kind in config.stores:
         paths = _make_shards(config, kind, out, engine, workers, say)
-        tallies[kind] = _finish(config, kind, class_names, used_tokens, left_out, found.origin(), paths, out)
-        say(f"{kind}: {tallies[kind].clips_with_boxes:,} of {tallies[kind].clips:,} clips have detections")
+        tallies[kind], boxes = _finish(config, kind, class_names, tokens, left_out, found, paths, out)
+        for line in box_lines(tallies[kind], boxes):
+            say(f"{kind}: {line}")
     write_summary(out, config, found.lines(), tallies)
     say(f"written to {out}; look at {out / 'summary.html'}")
     for kind in config.stores:
         say(f"train on it with --data.manifest {out / kind}")
 
 
-def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) -> list[str]:
-    """Of the detections. What is left out of these for all clips is told here, that of each clip in its shard."""
+def _open_boxes(
+    config: PrepareConfig, root: Path, ledger: Ledger, say: Say
+) -> tuple[DetectionSource | None, list[str]]:
+    """Published detections, if there are some, and the names of their classes. What is left out of these for all clips
+    is told here, that of each clip in its shard."""
     dropped = list[str]()
 
     def drop(video: str, reason: str) -> None:
@@ -97,9 +112,9 @@ def _class_names(config: PrepareConfig, root: Path, ledger: Ledger, say: Say) ->
     if dropped:
         say(f"{len(dropped):,} entries of {config.detections.path} are left out, the first: {dropped[0]}")
     if source is not None:
-        return source.class_names
+        return source, source.class_names
     own = (config.detections.manifest or root / "manifest.jsonl").with_name("labels.json")
-    return read_class_names(own) if own.is_file() else []
+    return None, read_class_names(own) if own.is_file() else []
 
 
 def _make_shards(
@@ -159,15 +174,16 @@ def _finish(
     config: PrepareConfig,
     kind: StoreKind,
     class_names: list[str],
-    used_tokens: dict[str, list[int]],
+    tokens: dict[str, Tokens],
     left_out: int,
-    origin: Origin,
+    found: Found,
     paths: list[Path],
     out: Path,
-) -> Tallies:
-    """Join what the shards say into the store's index, and into the ledger."""
+) -> tuple[Tallies, Counter[str]]:
+    """Join what the shards say into the store's index, and into the ledger; gives counts of clips, and of boxes by what
+    became of them."""
     tallies, parts, shards, splits = Tallies(), [], [], list[str]()
-    ids = list[str]()
+    ids, boxes = list[str](), Counter[str]()
     ledger = Ledger(out / "ledger.jsonl")
     for number, path in enumerate(paths):
         shard = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -181,6 +197,7 @@ def _finish(
         ids += shard["ids"]
         shards.append({key: shard[key] for key in ("name", "clips", "bytes", "sha256")})
         tallies.add(shard["tallies"])
+        boxes += Counter(shard.get("boxes", {}))
         for failure in shard["failures"]:
             ledger.record(**{"store": kind, **failure})
             left_out += failure["event"] == "failed"
@@ -202,18 +219,24 @@ def _finish(
         "kind": kind,
         "clips": len(index),
         "left_out": left_out,
-        "made_of": origin.to_json(),
+        "made_of": found.origin().to_json(),
         "captions": tallies.captions,
         "splits": splits,
         "settings": settings(config),
         "labels": class_names,
-        "token_ids": used_tokens,
+        "token_ids": {split: of.ids for split, of in tokens.items()},
         "clips_with_boxes": tallies.clips_with_boxes,
         "foreign_script_share": tallies.foreign_captions / max(1, tallies.captions),
+        "counts": {
+            "left_out": left_out_by_split(found, Counter(splits[number] for number in index["split"])),
+            "token_lengths": {split: of.lengths.counts for split, of in tokens.items()},
+            "boxes": tallies.boxes,
+            "unusable_boxes": tallies.unusable_boxes,
+        },
         "shards": shards,
     }
     write_whole(folder / STORE_FILE, json.dumps(store) + "\n")
-    return tallies
+    return tallies, boxes
 
 
 def _clock(seconds: float) -> str:

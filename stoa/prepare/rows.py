@@ -8,14 +8,15 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from stoa.data.counts import LengthCounts
 from stoa.data.origin import PLAN_FILE, ROWS_FILE
-from stoa.data.text import used_token_ids
+from stoa.data.text import token_ids, used_token_ids
 from stoa.files import fsync, remove_temporaries, temporary_of, write_whole, writing
 from stoa.manifest import ClipRow, row_from_json, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
-from stoa.prepare.config import PrepareConfig
+from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreConfig
 from stoa.prepare.detections.made import detections_by_clip
 
 
@@ -80,20 +81,42 @@ def keep_rows(config: PrepareConfig, annotations: Annotations, root: Path, found
     return left_out
 
 
+def is_begun(out: Path) -> bool:
+    """Whether a folder holds a plan."""
+    return (out / PLAN_FILE).exists()
+
+
+def forget_plan(out: Path) -> None:
+    """Where nothing was made yet, another call may have other options."""
+    (out / PLAN_FILE).unlink()
+
+
 def settings(config: PrepareConfig) -> dict[str, Any]:
     """What decides about the content; stores may be added later."""
     values = dataclasses.asdict(config)
     return {key: values[key] for key in ("videos", "spacy", "store", "detections")}
 
 
-def token_ids(rows: Path) -> dict[str, list[int]]:
-    """Of the captions by split, those of clips that will turn out unreadable included."""
-    found = dict[str, set[int]]()
+class Tokens(NamedTuple):
+    """Of the captions of a split: the ids that occur, sorted, and how many captions have how many tokens."""
+
+    ids: list[int]
+    lengths: LengthCounts
+
+
+def tokens_by_split(rows: Path) -> dict[str, Tokens]:
+    """Of the captions of all rows, those of clips that will turn out unreadable included."""
+    found, lengths = dict[str, set[int]](), dict[str, LengthCounts]()
     with open(rows, "rb") as file:
         for line in file:
             row = row_from_json(json.loads(line), str(rows))
-            found.setdefault(row.split, set()).update(used_token_ids(row.captions))
-    return {split: sorted(ids) for split, ids in found.items()}
+            ids, of_split = found.setdefault(row.split, set()), lengths.setdefault(row.split, LengthCounts())
+            for caption in row.captions:
+                tokens = token_ids(caption)
+                ids.update(tokens)
+                of_split.add(len(tokens) + 2)
+    ends = used_token_ids(())
+    return {split: Tokens(sorted(ids.union(ends)), lengths[split]) for split, ids in found.items()}
 
 
 def caption_counts(rows: Path) -> dict[str, int]:
@@ -107,6 +130,8 @@ def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
     if not (out / PLAN_FILE).is_file():
         return
     old = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+    for key, default in (("store", StoreConfig()), ("detections", DetectionsConfig())):  # options that it does not know
+        old[key] = {**json.loads(json.dumps(dataclasses.asdict(default))), **old.get(key, {})}
     changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
     if not changed:
         return

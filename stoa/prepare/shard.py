@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -57,7 +58,7 @@ class ShardCounts(NamedTuple):
 
 def write_shard(task: ShardTask) -> ShardCounts:
     """Prepare the clips of a task. The JSON beside the shard says what :class:`stoa.prepare.writer.ShardWriter` says,
-    ``ids`` and ``splits`` (of each clip), ``failures`` and ``tallies``.
+    ``ids`` and ``splits`` (of each clip), ``failures``, ``tallies``, and ``boxes``, what became of published ones.
 
     Raises:
         OSError: the disk is full or does not answer, or the videos have gone.
@@ -65,6 +66,8 @@ def write_shard(task: ShardTask) -> ShardCounts:
     failures: list[Failure] = []
     kept: list[tuple[ClipRow, float, int, Detections | None]] = []
     source, dropped = _detections(task.config.detections)
+    counted = Counter[str]() if source is None else source.counts
+    counted.clear()
     with ShardWriter(Path(task.path)) as shard:
         for number, row in enumerate(_tagged(_rows(task), task.config.spacy), start=task.first):
             path = str(Path(task.config.videos) / row.video)
@@ -86,7 +89,7 @@ def write_shard(task: ShardTask) -> ShardCounts:
             shard.add(f"{number:08d}", _files(task, row, clip, found))
             kept.append((row, clip.duration_seconds, len(clip.times_seconds), found))
     of_clips = {"ids": [row.id for row, *_ in kept], "splits": [row.split for row, *_ in kept]}
-    shard.finish({**of_clips, "failures": failures, "tallies": Tallies.of(kept).to_json()})
+    shard.finish({**of_clips, "failures": failures, "tallies": Tallies.of(kept).to_json(), "boxes": counted})
     return ShardCounts(len(kept), sum(failure["event"] == "failed" for failure in failures))
 
 

@@ -23,6 +23,7 @@ from stoa.prepare.adapters.seen import SeenIds
 from stoa.prepare.adapters.videos import VIDEO_SUFFIXES
 from stoa.prepare.examine import examine_boxes, examine_clip, examine_video
 from stoa.prepare.verdicts import Verdict
+from stoa.text_files import on_disk
 
 _CHUNK = 1 << 20
 
@@ -177,9 +178,9 @@ class ManifestFiles:
         seen = SeenIds()
         for row in self._rows():
             if seen.add(row.video):
-                yield LocalFile(row.video, str(self._root / row.video), examine_video)
+                yield LocalFile(row.video, str(on_disk(self._root / row.video)), examine_video)
             if row.detections is not None and seen.add(row.detections):
-                yield LocalFile(row.detections, str(self._root / row.detections), examine_boxes)
+                yield LocalFile(row.detections, str(on_disk(self._root / row.detections)), examine_boxes)
 
     def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
         for row in self._rows() if self._has_parts else ():

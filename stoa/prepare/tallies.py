@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stoa.data.placement import unusable_boxes
 from stoa.data.text import foreign_script_share
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow
@@ -20,8 +21,8 @@ _KEPT_WORDS = 2000  # of each shard; enough for the most frequent of all
 
 @dataclass
 class Tallies:
-    """Counts over clips; ``labels`` by the number of the class, ``durations`` and ``boxes_per_frame`` by the edges
-    above, the last bin being open."""
+    """Counts over clips; ``labels`` by the number of the class, ``unusable_boxes`` by what keeps a model from seeing
+    them, ``durations`` and ``boxes_per_frame`` by the edges above, the last bin being open."""
 
     clips: int = 0
     captions: int = 0
@@ -32,6 +33,7 @@ class Tallies:
     frames: int = 0
     boxes: int = 0
     clips_with_boxes: int = 0
+    unusable_boxes: dict[str, int] = field(default_factory=dict)
     durations: list[int] = field(default_factory=lambda: [0] * len(DURATION_EDGES))
     boxes_per_frame: list[int] = field(default_factory=lambda: [0] * len(BOX_EDGES))
     nouns: dict[str, int] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Tallies:
     def of(clips: Iterable[tuple[ClipRow, float, int, Detections | None]]) -> Tallies:
         """Count clips: row, duration in seconds, stored frames and detections of each."""
         out, nouns, verbs, labels = Tallies(), Counter[str](), Counter[str](), Counter[str]()
+        unusable = Counter[str]()
         for row, seconds, frames, found in clips:
             out.clips += 1
             out.seconds += seconds
@@ -60,11 +63,13 @@ class Tallies:
             if found is not None and len(found.frame_times_seconds):
                 out.clips_with_boxes += 1
                 out.boxes += len(found.labels)
+                unusable += unusable_boxes(found.boxes, *(int(side) for side in found.size_wh[::-1]))
                 for count in np.bincount(found.frame_index, minlength=len(found.frame_times_seconds)):
                     out.boxes_per_frame[_bin(count, BOX_EDGES)] += 1
                 for label, count in zip(*np.unique(found.labels, return_counts=True), strict=True):
                     labels[str(label)] += int(count)
         out.nouns, out.verbs, out.labels = (dict(c.most_common(_KEPT_WORDS)) for c in (nouns, verbs, labels))
+        out.unusable_boxes = dict(unusable)
         return out
 
     def add(self, other: dict[str, Any]) -> None:

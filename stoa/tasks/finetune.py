@@ -20,7 +20,7 @@ from stoa.models.weights import Trained, load_pretrained
 from stoa.objectives.gather import from_first_rank, rank
 from stoa.objectives.total import ObjectivesConfig
 from stoa.questions import QuestionRow, questions_of_split
-from stoa.run import Process, joined, losses_until_now, train
+from stoa.run import Process, joined, losses_until_now, say_opening, train
 from stoa.tasks.evaluation import HEADLINES, Abilities, Evaluation, EvaluationConfig, Task, evaluate
 from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.captions import require_scorers
@@ -158,16 +158,19 @@ def _finetune(
     process: Process,
 ) -> None:
     run = checkpoint.read_run(from_folder)
-    clips, answers = _open(config, process)
-    used = None
-    if pretrained.model.lm_vocab == "used":
-        used = sorted({*run["used_token_ids"], *clips.used_token_ids()})
     model_config = replace(
         pretrained.model,
         num_frames=pretrained.model.num_frames if config.num_frames is None else config.num_frames,
         max_tokens=pretrained.model.max_tokens if config.max_tokens is None else config.max_tokens,
-        num_answers=len(answers or ()),
     )
+    clips, answers = _open(config, process, model_config)
+    if not config.validation.held_out:
+        split = config.validation.split
+        say_opening(process, validation_clips, config.data.manifest, split, "validating", model_config)
+    model_config = replace(model_config, num_answers=len(answers or ()))
+    used = None
+    if pretrained.model.lm_vocab == "used":
+        used = sorted({*run["used_token_ids"], *clips.used_token_ids()})
     model = VideoLanguageModel(model_config, used_token_ids=used)
     weights, weights_sha256 = checkpoint.read_weights(from_folder)
     trained = Trained(weights, pretrained.model, run["used_token_ids"], str(from_folder))
@@ -208,11 +211,12 @@ def _frozen_as_before(training: TrainingConfig, before: TrainingConfig) -> Train
     return replace(training, optim=replace(training.optim, frozen_vision_blocks=frozen))
 
 
-def _open(config: FinetuneConfig, process: Process) -> tuple[Clips, list[str] | None]:
+def _open(config: FinetuneConfig, process: Process, model: ModelConfig) -> tuple[Clips, list[str] | None]:
     """What to train on, and the answers to choose from."""
     assert config.data.manifest is not None
     ledger = process.ledger if rank() == 0 else Ledger(None)
     clips = open_clips(config.data.manifest, config.data.split, ledger, together=config.data.together)
+    say_opening(process, clips, config.data.manifest, config.data.split, "training", model)
     if config.validation.held_out:
         clips = SomeClips(clips, _held_out(clips, config.validation.held_out)[1])
     if config.questions is None:

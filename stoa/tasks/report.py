@@ -9,12 +9,14 @@ from typing import Any, get_args
 
 import numpy as np
 
+from stoa.fields import name_of
 from stoa.files import replacing, write_whole
 from stoa.tasks.coverage import Coverage
 from stoa.tasks.evaluation import Task
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics
 from stoa.tasks.retrieval import GALLERY_SIZE, RetrievalScores
+from stoa.text_files import nfc, read_text
 
 _DIRECTIONS = ("text-to-video", "video-to-text")
 
@@ -44,19 +46,19 @@ def read_predictions(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"--predictions {path} does not exist; pass a .jsonl file with 'id' and 'prediction'")
     out: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path, f"--predictions {path}").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            id, said = str(row["id"]), row["prediction"]
+            id, said = name_of(row["id"], "id", str(path)), row["prediction"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}, row {number}: expected an object with 'id' and 'prediction'") from None
         if not isinstance(said, str):
             raise ValueError(f"{path}, row {number}: 'prediction' is {said!r}; expected a text")
         if id in out:
             raise ValueError(f"{path}, row {number}: id {id!r} stands there twice")
-        out[id] = said
+        out[id] = nfc(said)
     return out
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import nn
 
+from stoa.data.ledger import Replacements
 from stoa.objectives.gather import mean_over_ranks, world_size
 from stoa.objectives.total import LOSSES
 from stoa.training import engine as ds
@@ -42,6 +43,7 @@ class Reports:
         checkpoints: their folder, for messages.
         console: shows progress.
         log: on the first rank.
+        replacements: on the first rank, of all.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class Reports:
         checkpoints: Path,
         console: Console,
         log: MetricsLog | None,
+        replacements: Replacements | None,
     ) -> None:
         self.log = log
+        self._replacements = replacements
         self._engine = engine
         self._max_steps = max_steps
         self._samples = samples
@@ -127,6 +131,8 @@ class Reports:
                 self.log.flush()
         finally:
             self._require_finite(records, lines)
+        for line in () if self._replacements is None else self._replacements.new_lines():
+            self._console.say(line)
         shown = {**lines[-1], "replaced_clips": self._replaced_clips}
         self._console.progress(progress_line(step, self._max_steps, shown))
         if self._device.type == "cpu" and window["step_seconds"] > 5 and not self._said_slow:
@@ -137,6 +143,8 @@ class Reports:
 
     def close(self) -> None:
         self._console.close()
+        for line in () if self._replacements is None else self._replacements.summary():
+            self._console.say(line)
         if self.log is not None:
             self.log.close()
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 
 from stoa.data.dataset import LoadedBatch
+from stoa.data.ledger import LEDGER_FILE, Replacements
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
@@ -140,6 +141,7 @@ class Trainer:
             checkpoints=self.checkpoints,
             console=self.console,
             log=log,
+            replacements=Replacements(self.folder / LEDGER_FILE) if rank() == 0 else None,
         )
         with asked_to_end() as self._signals:
             try:

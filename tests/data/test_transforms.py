@@ -5,7 +5,8 @@ import pytest
 from open_clip.transform import image_transform
 from PIL import Image
 
-from stoa.data.transforms import boxes_to_model, resize_and_crop
+from stoa.data.placement import boxes_to_model
+from stoa.data.transforms import resize_and_crop
 
 
 @pytest.mark.parametrize("height_width", [(240, 320), (321, 199), (64, 64), (50, 300)])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stoa.data.transforms import boxes_to_model
+from stoa.data.placement import boxes_to_model
 from stoa.prepare.detections import FilterConfig, open_detections, read_class_names
 
 NAMES = ["cat", "dog", "tree"]

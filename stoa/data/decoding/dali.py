@@ -13,7 +13,7 @@ import torch
 
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.encoded import JPEG, EncodedFrames
-from stoa.data.transforms import place
+from stoa.data.placement import place
 
 _CPU_CODECS = {JPEG, "mjpeg", "vp8", "vp9"}
 _THREADS = 4

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from stoa.data.origin import Origin
 from stoa.data.published import Count
-from stoa.manifest import Caption, ClipRow
+from stoa.manifest import Caption, ClipRow, composed
 from stoa.prepare.adapters.seen import SeenIds
 from stoa.prepare.adapters.videos import VideoFolder
 from stoa.questions import QuestionRow
+from stoa.text_files import nfc
 
 Clips = Iterator[tuple[str, ClipRow]]
 Questions = Iterator[tuple[str, QuestionRow]]
@@ -56,6 +57,7 @@ class Annotations:
         found.read.add("clips")
         seen = SeenIds()
         for where, row in self.clip_rows():
+            row = replace(row, id=nfc(row.id), captions=tuple(map(composed, row.captions)))
             counts = found.split(row.split)
             if not seen.add(row.id) and self._repeats(row.id, where, on_skip):
                 counts.repeated += 1

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stoa.text_files import nfc
+
 VIDEO_SUFFIXES = frozenset(
     ("3g2", "3gp", "asf", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob")
     + ("webm", "wmv")
@@ -69,17 +71,21 @@ class VideoFolder:
         stem = video_stem(last)
         if stem != last and (self.folder / name).is_file():  # the path itself, perhaps outside the folder
             return name
+        name, folder, last, stem = map(nfc, (name, folder, last, stem))
         key = np.uint32(_key(stem))
         first, end = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
         # Two stems may share a key.
-        files = [file for index in self._order[first:end] if video_stem((file := self._file(int(index)))[1]) == stem]
+        files = [
+            file for index in self._order[first:end] if nfc(video_stem((file := self._file(int(index)))[1])) == stem
+        ]
         if folder:
-            files = [file for file in files if file[0] == folder or file[0].endswith("/" + folder)]
+            files = [file for file in files if f"/{nfc(file[0])}".endswith("/" + folder)]
         paths = sorted(f"{parent}/{file}" if parent else file for parent, file in files)
         if len(paths) > 1:
-            same_suffix = [path for path in paths if path.rpartition("/")[2] == last]
-            if name in same_suffix:
-                return name
+            same_suffix = [path for path in paths if nfc(path).rpartition("/")[2] == last]
+            whole = [path for path in same_suffix if nfc(path) == name]
+            if len(whole) == 1:
+                return whole[0]
             if len(same_suffix) != 1:
                 raise ValueError(
                     f"videos {paths[0]} and {paths[1]} in {self.folder} both fit the name {name!r}; "
@@ -95,7 +101,7 @@ class VideoFolder:
 
 def _key(stem: str) -> int:
     # The names of files that are not UTF-8 hold surrogates, and so may those of a JSON file.
-    return zlib.crc32(stem.encode("utf-8", "surrogatepass"))
+    return zlib.crc32(nfc(stem).encode("utf-8", "surrogatepass"))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:

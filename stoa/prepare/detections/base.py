@@ -165,13 +165,11 @@ class DetectionSource(ABC):
                 f"labels ({names}, ...); pass --detections.labels, the file of the detector's class names"
             )
 
-    def look(
-        self, video: str, *, size_wh: tuple[int, int], duration_seconds: float
-    ) -> tuple[str, list[FrameBoxes], Drops]:
+    def look(self, video: str, *, size_wh: tuple[int, int]) -> tuple[str, list[FrameBoxes], Drops]:
         """What :meth:`require_conventions` takes, of one video, with the size of its frames."""
         drops = Drops()
         try:
-            frames = self.read_frames(video, 0.0, duration_seconds, drops)
+            frames = self.read_frames(video, 0.0, 1.0, drops)
         except ValueError:
             return video, [], drops
         return video, [replace_size(frame, size_wh, self.options) for frame in frames], drops

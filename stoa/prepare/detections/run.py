@@ -27,6 +27,7 @@ from stoa.locks import only_writer
 from stoa.manifest import ClipRow, read_manifest, write_manifest
 from stoa.prepare.detections.detector import Detector, DetectorConfig
 from stoa.prepare.detections.labels import write_class_names
+from stoa.text_files import on_disk
 
 _SECONDS_BETWEEN_LINES = 60.0
 _TIMEOUT_SECONDS = 300.0  # a video that takes longer to decode counts as hung
@@ -85,7 +86,7 @@ def _detect(
             kept += 1
             continue
         try:
-            decoded = _decode(guard, root / row.video, row, config.num_frames, ledger)
+            decoded = _decode(guard, on_disk(root / row.video), row, config.num_frames, ledger)
         except DecodeError as error:
             ledger.record("skipped", row.id, str(error), path=str(root / row.video))
             failures = failures or [f"clip {row.id!r}, {root / row.video}: {error}"]
