@@ -95,12 +95,10 @@ class Replacements:
         self.path = path
         self._read_until = path.stat().st_size if path.is_file() else 0
         self._clips: dict[str, str] = {}
-        self._times = 0
 
     def new_lines(self) -> Iterator[str]:
         """On clips replaced for the first time since the last call, while they are the first ones of the run."""
         for record in self._new_records():
-            self._times += 1
             clip = record["clip"]
             if clip in self._clips:
                 continue
@@ -115,10 +113,7 @@ class Replacements:
         yield from self.new_lines()
         if self._clips:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(self._clips.values()).most_common())
-            yield (
-                f"{len(self._clips):,} clips could not be read and were replaced, {self._times:,} times: {kinds}; see "
-                f"{self.path}"
-            )
+            yield f"{len(self._clips):,} clips could not be read and were replaced: {kinds}; see {self.path}"
 
     def _new_records(self) -> Iterator[dict[str, Any]]:
         if not self.path.is_file():
