@@ -20,6 +20,7 @@ from stoa.arguments.parse import require_used
 from stoa.cli._model import open_model
 from stoa.data.loader import opening_lines
 from stoa.locks import only_writer_of
+from stoa.names import file_name
 from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, open_split, score_file
 from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, known_data_sets, published_of, require_comparable
@@ -72,7 +73,7 @@ def run(args: Namespace) -> None:
         print(line, flush=True)
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
     resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
-    name = f"{task}-{config.split}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to
+    name = f"{task}-{file_name(config.split)}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to
     wanted = Path(args.out) if args.out else folder / f"{name}.json"
     with only_writer_of(wanted, "--out"):
         result = evaluate(task, trained, abilities, config, said_to_be=args.compare)

@@ -11,6 +11,7 @@ from stoa.arguments.needs import EXPLANATION
 from stoa.cli._model import open_model
 from stoa.files import require_writable
 from stoa.manifest import read_manifest
+from stoa.names import file_name
 from stoa.prepare.detections import read_class_names
 from stoa.tasks.explain import explain
 from stoa.viz.explain import draw_explanation
@@ -45,6 +46,6 @@ def run(args: Namespace) -> None:
         class_names=read_class_names(labels) if args.labels or labels.is_file() else [],
         null_token=abilities.null_token,
     )
-    out = Path(args.out) if args.out else folder / f"explain-{explanation.clip}.png"
+    out = Path(args.out) if args.out else folder / f"explain-{file_name(explanation.clip)}.png"
     draw_explanation(explanation, out)
     print(f"written to {out}")

@@ -85,7 +85,7 @@ class ClipDataset(Dataset[Sample]):
         clips: of a manifest or a store.
         shape: what the model wants to see.
         seed: fixes which of several captions an epoch uses, and the replacements.
-        decoder: ``auto`` is decord where it can be trusted, PyAV for the rest.
+        decoder: ``auto`` is PyAV, ``decord`` that where it can be trusted.
         timeout_seconds: a video that takes longer to decode counts as hung; 0 decodes without a process of its own,
             so that a crash in a decoder ends this one.
         ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
@@ -124,7 +124,7 @@ class ClipDataset(Dataset[Sample]):
         self._blamed, self._blamed_epoch = self.ledger.blamed(), -1
         self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
         self._cached_bytes = 0
-        self._fallbacks: set[int] = set()
+        self._noted: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -234,19 +234,24 @@ class ClipDataset(Dataset[Sample]):
         media = clip.media
         if isinstance(media, FramePack):
             return choose_of_pack(media, self.shape.num_frames)
-        return choose_guarded(self._guard, media.video, self.shape.num_frames, media.start_seconds, media.end_seconds)
+        part = media.start_seconds, media.end_seconds
+        return choose_guarded(self._guard, media.video, self.shape.num_frames, *part, media.vouched)
 
     def _decode(self, clip: EncodedClip, index: int) -> DecodedFrames:
         media = clip.media
         if isinstance(media, FramePack):
             return decode_pack(media, self.shape.num_frames)
+        part = media.start_seconds, media.end_seconds
         decoded, reason = decode_guarded(
-            self._guard, media.video, self.shape.num_frames, media.start_seconds, media.end_seconds, self.decoder
+            self._guard, media.video, self.shape.num_frames, *part, self.decoder, media.vouched
         )
         source = self.clips.source(index)
-        if reason is not None and source not in self._fallbacks:  # a long run would repeat it every epoch
-            self._fallbacks.add(source)
-            self.ledger.record("fallback", clip.row.id, reason)
+        if (reason or decoded.notes) and source not in self._noted:  # a long run would repeat it every epoch
+            self._noted.add(source)
+            if reason:
+                self.ledger.record("fallback", clip.row.id, reason)
+            for note in decoded.notes:
+                self.ledger.record("note", clip.row.id, note)
         return decoded
 
     def _refuse_blamed(self, clip: str, epoch: int) -> None:

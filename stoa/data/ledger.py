@@ -37,7 +37,7 @@ class Ledger:
         """Write one record.
 
         Args:
-            event: ``skipped``, ``replaced``, ``fallback`` or ``blamed``; of ``stoa prepare`` others.
+            event: ``skipped``, ``replaced``, ``fallback``, ``note`` or ``blamed``; of ``stoa prepare`` others.
             clip: id of the clip.
             reason: one line.
             details: anything JSON can hold (path, replacement, epoch).

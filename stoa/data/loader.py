@@ -45,9 +45,9 @@ class DataConfig:
         manifest: a ``.jsonl`` or ``.csv`` file, or a store that ``stoa prepare`` has made: its folder or URL; null
             means Moving Shapes, generated on the spot, in pre-training, and is refused in fine-tuning.
         split: clips of it to train on.
-        decoder: ``auto`` is decord where it can be trusted, PyAV for the rest; ``dali`` decodes on the GPU, or on the
-            CPU what it can there: frame packs, VP8, VP9 and MJPEG.
-        decode_timeout_seconds: a video that takes longer counts as hung. Decoding runs in a process of its own, which
+        decoder: ``auto`` and ``pyav`` are PyAV; ``decord`` is that where it can be trusted, PyAV for the rest; ``dali``
+            decodes on the GPU, or on the CPU what it can there: frame packs, VP8, VP9 and MJPEG.
+        decode_timeout_seconds: a video of which no frame has come for longer counts as hung. Decoding runs in a process of its own, which
             is started again when it hangs or crashes; 0 does without.
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.

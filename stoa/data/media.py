@@ -22,11 +22,13 @@ _END_OF_JPEG = b"\xff\xd9"
 
 @dataclass(frozen=True, slots=True)
 class VideoMedia:
-    """A video file, of which [start, end) is the clip; ``None`` is the file's own start or end."""
+    """A video file, of which [start, end) is the clip; ``None`` is the file's own start or end. One that is
+    ``vouched`` for is of a store, and was made of frames that had all been decoded."""
 
     video: Video
     start_seconds: float | None = None
     end_seconds: float | None = None
+    vouched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ def _opened(jpeg: bytes) -> Iterator[Image.Image]:
             if not jpeg.endswith(_END_OF_JPEG):
                 raise DecodeError("truncated", f"JPEG: ends within its data, {len(jpeg)} bytes")
             yield picture
-    except (OSError, ValueError, SyntaxError) as error:
+    except DecodeError:
+        raise
+    except Exception as error:  # of a damaged header Pillow says much
         raise DecodeError("corrupt", f"JPEG: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -109,13 +109,18 @@ class ShardClips:
         return f"{self._file(self._shards[entry['shard']])} at byte {entry['offset']}"
 
     def read(self, index: int) -> EncodedClip:
-        members = self._members(index)
+        try:
+            return self._read_members(index, self._members(index))
+        except (ArithmeticError, LookupError, MemoryError, TypeError) as error:  # what computing with damage brings
+            raise DecodeError("corrupt", " ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
+
+    def _read_members(self, index: int, members: dict[str, memoryview]) -> EncodedClip:
         facts = json.loads(bytes(members.pop("json")))
         packed = members.pop("boxes.npz", None)
         detections = None if packed is None else Detections.load(io.BytesIO(packed))
         media: VideoMedia | FramePack
         if "mp4" in members:
-            media = VideoMedia(bytes(members["mp4"]))
+            media = VideoMedia(bytes(members["mp4"]), vouched=True)
         else:
             jpegs = [bytes(members[name]) for name in sorted(members)]
             media = FramePack(jpegs, np.array(facts["times_seconds"]), facts["duration_seconds"], facts["num_slots"])

@@ -80,14 +80,10 @@ def check(data: str, config: CheckConfig, say: Say) -> bool:
         except KeyboardInterrupt:
             say(f"interrupted; {path} has what was checked, the same call goes on")
             raise
-        for verdict in source.rows_out_of_range(ledger.durations.find):
-            if ledger.is_new(verdict):
-                ledger.write([verdict])
-            report.count(verdict)
     for line in report.lines():
         say(line)
-    out_of_range = f", {report.counts['range']:,} rows out of range" if report.counts["range"] else ""
-    say(f"{source.total:,} files, {report.bad_files:,} bad{out_of_range}; written to {path}")
+    noted = f", {report.noted_files:,} with notes" if report.noted_files else ""
+    say(f"{source.total:,} {source.counted}, {report.bad_files:,} bad{noted}; written to {path}")
     return boxes_fit and not report.counts
 
 
@@ -121,7 +117,7 @@ def _new_files(
     Where the file system does not say when a file was changed, as over HTTP, its state is not known."""
     for file in source.files():
         size, mtime = file.state()
-        state = Verdict(path=file.name, size=size, mtime=mtime, split=file.split)
+        state = Verdict(path=file.name, part=file.part, size=size, mtime=mtime, split=file.split)
         if ledger.is_new(state) or (size is not None and mtime is None):
             yield file, state
         else:
@@ -141,30 +137,33 @@ def _examine(guard: Guard, task: tuple[File, Verdict]) -> list[Verdict]:
 
 @dataclass
 class _Report:
-    """Bad verdicts by class, with the first of each."""
+    """Bad verdicts by class, with the first of each, and notes on sound clips."""
 
     bad_files: int = 0
+    noted_files: int = 0
+    first_note: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
     def add(self, verdicts: list[Verdict]) -> None:
         """Those on one file."""
         self.bad_files += any(verdict.error is not None for verdict in verdicts)
+        self.noted_files += any(verdict.error is None and verdict.notes for verdict in verdicts)
         for verdict in verdicts:
-            self.count(verdict)
-
-    def count(self, verdict: Verdict) -> None:
-        if verdict.error is not None:
-            self.counts[verdict.error] += 1
             where = verdict.path if verdict.clip is None else f"{verdict.path}, clip {verdict.clip}"
-            self.examples.setdefault(verdict.error, f"{where}: {verdict.reason}")
+            if verdict.error is not None:
+                self.counts[verdict.error] += 1
+                self.examples.setdefault(verdict.error, f"{where}: {verdict.reason}")
+            elif verdict.notes:
+                self.first_note = self.first_note or f"{where}: {verdict.notes[0]}"
 
     def lines(self) -> list[str]:
+        notes = [f"notes on sound clips, the first: {self.first_note}"] * bool(self.first_note)
         if not self.counts:
-            return []
+            return notes
         width = max(len("error"), *map(len, self.counts))
         rows = [f"{name:{width}}  {count:>9,}  {self.examples[name]}" for name, count in self.counts.most_common()]
-        return [f"{'error':{width}}  {'count':>9}  first example", *rows]
+        return [f"{'error':{width}}  {'count':>9}  first example", *rows, *notes]
 
 
 class _Progress:

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from stoa.data.decoding.base import DecodeError, Video
-from stoa.data.decoding.cpu import count_frames
-from stoa.data.decoding.probe import probe
+from stoa.data.decoding.base import Video
+from stoa.data.decoding.clip import PartReader, open_part
+from stoa.data.decoding.findings import as_finding
 from stoa.detections import Detections
-from stoa.prepare.verdicts import Verdict
+from stoa.prepare.verdicts import PartSeconds, Verdict
 
 if TYPE_CHECKING:
     from stoa.data.shards import ShardClips
 
-# What damage does to code that computes with what it has read.
-_DAMAGE = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
-
-def examine_video(name: str, video: Video) -> Verdict:
-    """Decode every frame of a video; ``name`` is its path in the verdict."""
-    expected = decoded = duration = None
+def examine_video(name: str, video: Video, part: PartSeconds | None = None, clip: str | None = None) -> Verdict:
+    """Decode every frame of a video, or of a part of it; ``name`` is its path in the verdict, ``clip`` the row's id."""
+    reader, error, reason, duration = None, None, None, None
     try:
-        index = probe(video)
-        expected, duration, decoded = len(index.times_seconds), index.duration_seconds, 0
-        decoded, damaged = count_frames(video, index)
-        error, reason = _judge(expected, decoded, damaged)
-    except DecodeError as failure:
-        error, reason = failure.kind, str(failure)
-    except _DAMAGE as failure:
-        error, reason = "corrupt", _one_line(failure)
+        found = open_part(video, *(part or (None, None)))
+        duration, reader = found.index.duration_seconds, PartReader(video, found)
+        reader.judge()
+    except Exception as failure:
+        error, reason = _finding(failure)
     return Verdict(
         path=name,
+        clip=clip,
+        part=part,
         error=error,
         reason=reason,
-        frames_expected=expected,
-        frames_decoded=decoded,
+        notes=tuple(reader.notes) if reader is not None else (),
+        frames_expected=reader.expected if reader is not None else None,
+        frames_decoded=reader.decoded if reader is not None else None,
         duration_seconds=duration,
     )
 
@@ -45,7 +43,7 @@ def examine_boxes(name: str, path: str) -> Verdict:
     try:
         Detections.load(path)
     except ValueError as failure:
-        return Verdict(path=name, error="boxes", reason=_one_line(failure))
+        return Verdict(path=name, error="boxes", reason=" ".join(f"{type(failure).__name__}: {failure}".split())[:300])
     return Verdict(path=name)
 
 
@@ -58,38 +56,36 @@ def examine_clip(name: str, store: str, number: int) -> Verdict:
     from stoa.data.media import FramePack, decode_pack
 
     clips = _clips(store)
-    clip, expected, decoded = f"number {number}", None, None
+    verdict = Verdict(path=name, clip=f"number {number}")
     try:
         row, media, _ = clips.read(number)
-        clip = row.id
+        verdict = replace(verdict, clip=row.id)
         if not isinstance(media, FramePack):
             found = examine_video(name, media.video)
-            expected, decoded, error, reason = found.frames_expected, found.frames_decoded, found.error, found.reason
+            verdict = replace(found, clip=row.id, duration_seconds=None)
         else:
-            expected, decoded = len(media.jpegs), 0
-            for jpeg, time in zip(media.jpegs, media.times_seconds, strict=True):
+            verdict = replace(verdict, frames_expected=len(media.jpegs), frames_decoded=0)
+            for decoded, (jpeg, time) in enumerate(zip(media.jpegs, media.times_seconds, strict=True), start=1):
                 decode_pack(FramePack([jpeg], time[None], 1.0, 1), 1)
-                decoded += 1
-            error, reason = _judge(expected, decoded, 0)
-    except DecodeError as failure:
-        error, reason = failure.kind, str(failure)
-    except _DAMAGE as failure:
-        error, reason = "corrupt", _one_line(failure)
-    if error is not None:
-        reason = f"{reason} ({clips.where(number)})"
-    return Verdict(path=name, clip=clip, error=error, reason=reason, frames_expected=expected, frames_decoded=decoded)
+                verdict = replace(verdict, frames_decoded=decoded)
+    except Exception as failure:
+        error, reason = _finding(failure)
+        verdict = replace(verdict, error=error, reason=reason)
+    if verdict.error is not None:
+        verdict = replace(verdict, reason=f"{verdict.reason} ({clips.where(number)})")
+    return verdict
 
 
-def _judge(expected: int, decoded: int, damaged: int) -> tuple[str | None, str | None]:
-    if decoded < expected:
-        return "corrupt", f"{decoded} of {expected} frames decode"
-    if damaged:
-        return "corrupt", f"{damaged} of {decoded} frames decode damaged"
-    return None, None
+def _finding(failure: Exception) -> tuple[str, str]:
+    """Kind and reason.
 
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    Raises:
+        OSError: the storage does not answer.
+    """
+    finding = as_finding(failure)
+    if isinstance(finding, OSError):
+        raise finding from None
+    return finding.kind, str(finding)
 
 
 @lru_cache(maxsize=1)

@@ -81,6 +81,7 @@ def write_shard(task: ShardTask) -> ShardCounts:
                     raise FileNotFoundError(errno.ENOENT, "the folder of a video is gone", path) from None
                 failures.append({"event": "failed", "clip": row.id, "reason": str(error), "path": path, "kind": kind})
                 continue
+            failures.extend({"event": "note", "clip": row.id, "reason": note, "path": path} for note in clip.notes)
             failures.extend({"event": "boxes dropped", "clip": row.id, "reason": reason} for reason in dropped)
             if task.config.detections.path is not None and found is None:
                 sought = row.id if source is None else video_stem(Path(row.video).name)

@@ -22,7 +22,7 @@ from stoa.prepare.adapters import open_annotations
 from stoa.prepare.adapters.seen import SeenIds
 from stoa.prepare.adapters.videos import VIDEO_SUFFIXES
 from stoa.prepare.examine import examine_boxes, examine_clip, examine_video
-from stoa.prepare.verdicts import Verdict
+from stoa.prepare.verdicts import PartSeconds, Verdict
 from stoa.text_files import on_disk
 
 _CHUNK = 1 << 20
@@ -55,20 +55,13 @@ class File(Protocol):
 
 
 class Source(Protocol):
-    """A data set. ``total`` counts its files."""
+    """A data set. ``total`` counts its files, and ``counted`` says what it counts."""
 
     total: int
+    counted: str
 
     def files(self) -> Iterator[File]:
-        """Each file once."""
-        ...
-
-    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
-        """Bad verdicts on the rows whose start lies after the end of their video.
-
-        Args:
-            duration: of a video, in seconds, where it is known.
-        """
+        """Each file, and each part of one that is a clip, once."""
         ...
 
 
@@ -98,13 +91,10 @@ class LocalFile:
     path: str
     function: Callable[[str, str], Verdict]
     split: None = None
+    part: None = None
 
     def state(self) -> tuple[int | None, float | None]:
-        try:
-            status = os.stat(self.path)
-        except OSError:
-            return None, None
-        return status.st_size, status.st_mtime
+        return file_state(self.path)
 
     def examine(self, guard: Guard) -> list[Verdict]:
         try:
@@ -113,12 +103,43 @@ class LocalFile:
             return [Verdict(path=self.name, error=error.kind, reason=str(error))]
 
 
+@dataclass(frozen=True, slots=True)
+class LocalPart:
+    """The part of a video that a row of a manifest names; ``clip`` is its id."""
+
+    name: str
+    path: str
+    part: PartSeconds
+    clip: str
+    split: None = None
+
+    def state(self) -> tuple[int | None, float | None]:
+        return file_state(self.path)
+
+    def examine(self, guard: Guard) -> list[Verdict]:
+        try:
+            return [guard.call(examine_video, self.name, self.path, self.part, self.clip)]
+        except DecodeError as error:
+            return [Verdict(path=self.name, clip=self.clip, part=self.part, error=error.kind, reason=str(error))]
+
+
+def file_state(path: str) -> tuple[int | None, float | None]:
+    """Bytes and time of the last change, None where it cannot be reached."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None, None
+    return status.st_size, status.st_mtime
+
+
 class FolderFiles:
     """The videos below a folder, known by their suffixes; links are followed.
 
     Raises:
         ValueError: there is none, or a folder cannot be read.
     """
+
+    counted = "files"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -142,9 +163,6 @@ class FolderFiles:
                     path = os.path.join(parent, name)
                     yield LocalFile(os.path.relpath(path, self.folder), path, examine_video)
 
-    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
-        return iter(())
-
     def _refuse(self, error: OSError) -> None:
         raise ValueError(f"folder {error.filename} cannot be read ({error.strerror})")
 
@@ -160,34 +178,25 @@ class ManifestFiles:
         self._root = path.parent
         self._annotations = open_annotations("manifest", path)
         self._split = split
-        self._has_parts = False
-        splits, files = set(), SeenIds()
-        for row in self._annotations.clips():
-            splits.add(row.split)
-            if split is None or row.split == split:
-                files.add(row.video)
-                if row.detections is not None:
-                    files.add(row.detections)
-                self._has_parts = self._has_parts or bool(row.start_seconds)
-        self.total = len(files)
+        self.total, parts = 0, False
+        for file in self.files():
+            self.total += 1
+            parts = parts or file.part is not None
+        self.counted = "files and parts of files" if parts else "files"
         if not self.total:
+            splits = {row.split for row in self._annotations.clips()}
             wanted = f" with split {split!r} (splits found: {sorted(splits)})" if split is not None else ""
             raise ValueError(f"manifest {path} has no usable row{wanted}")
 
     def files(self) -> Iterator[File]:
         seen = SeenIds()
         for row in self._rows():
-            if seen.add(row.video):
-                yield LocalFile(row.video, str(on_disk(self._root / row.video)), examine_video)
+            part, path = (row.start_seconds, row.end_seconds), str(on_disk(self._root / row.video))
+            if seen.add(row.video if part == (None, None) else json.dumps([row.video, part])):
+                whole = part == (None, None)
+                yield LocalFile(row.video, path, examine_video) if whole else LocalPart(row.video, path, part, row.id)
             if row.detections is not None and seen.add(row.detections):
                 yield LocalFile(row.detections, str(on_disk(self._root / row.detections)), examine_boxes)
-
-    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
-        for row in self._rows() if self._has_parts else ():
-            start, end = row.start_seconds or 0.0, duration(row.video)
-            if end is not None and start >= end:
-                reason = f"start_seconds {start:g} is not before the end of the video at {end:g} s"
-                yield Verdict(path=row.video, clip=row.id, error="range", reason=reason)
 
     def _rows(self) -> Iterator[ClipRow]:
         return (row for row in self._annotations.clips() if self._split is None or row.split == self._split)
@@ -199,6 +208,8 @@ class StoreFiles:
     Raises:
         ValueError: it is no store, or it has no clip of this split.
     """
+
+    counted = "files"
 
     def __init__(self, url: str, split: str | None) -> None:
         from stoa.data.shards import INDEX_FILE, STORE_FILE, ShardClips  # brings torch
@@ -219,9 +230,6 @@ class StoreFiles:
         for shard, numbers in zip(self._shards, self._numbers, strict=True):
             yield Shard(shard["name"], self._url, shard["sha256"], numbers, self._split)
 
-    def rows_out_of_range(self, duration: Callable[[str], float | None]) -> Iterator[Verdict]:
-        return iter(())  # parts were cut out when the store was made
-
     def _content(self, name: str) -> bytes:
         with _answering(f"{self._url}/{name}") as (files, path):
             return files.cat_file(path)
@@ -236,6 +244,7 @@ class Shard:
     sha256: str
     numbers: np.ndarray
     split: str | None
+    part: None = None
 
     def state(self) -> tuple[int | None, float | None]:
         with _answering(f"{self.store}/{self.name}") as (files, path):
@@ -254,7 +263,7 @@ class Shard:
         except FileNotFoundError:
             return [Verdict(path=self.name, error="missing", reason="file does not exist")]
         found = (self._examine_clip(guard, int(number)) for number in self.numbers)
-        return [whole, *(verdict for verdict in found if verdict.error is not None)]
+        return [whole, *(verdict for verdict in found if verdict.error is not None or verdict.notes)]
 
     def _examine_sum(self) -> Verdict:
         digest = hashlib.sha256()

@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from stoa.data.decoding.base import DecodeError, Video
-from stoa.data.decoding.cpu import decode_frames, read_frames
+from stoa.data.decoding.clip import PartReader, open_part
 from stoa.data.decoding.probe import probe
-from stoa.data.sampling import clip_range, frames_on_display, sample_times
 
 _TIME_BASE = Fraction(1, 90_000)  # divides all common frame rates
 
@@ -33,6 +32,7 @@ class Transcoded(NamedTuple):
         size_wh: of the stored frames.
         source_size_wh: of the frames as displayed.
         source_seconds: duration of the whole file.
+        notes: what is odd about it, and no fault.
     """
 
     files: dict[str, bytes]
@@ -41,6 +41,7 @@ class Transcoded(NamedTuple):
     size_wh: tuple[int, int]
     source_size_wh: tuple[int, int]
     source_seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def to_frames(
@@ -49,34 +50,38 @@ def to_frames(
     """JPEG frames on display at the middles of ``num_slots`` equal parts of [start, end); each distinct one once.
 
     Raises:
-        DecodeError: the video does not decode.
+        DecodeError: the part is not sound.
     """
-    index = probe(video)
-    start, end = clip_range(index, start_seconds, end_seconds)
-    numbers = np.unique(frames_on_display(index.times_seconds, sample_times(start, end, num_slots)))
-    frames_THWC = decode_frames(video, index, numbers)
-    height, width = frames_THWC.shape[1:3]
-    size = fit(width, height, side)
+    part = open_part(video, start_seconds, end_seconds)
+    index, start, end = part.index, part.start_seconds, part.end_seconds
+    numbers = np.unique(part.choose(num_slots))
     digits = len(str(num_slots - 1))
-    files = {f"{i:0{digits}d}.jpg": _jpeg(frame, size, quality) for i, frame in enumerate(frames_THWC)}
+    files: dict[str, bytes] = {}
+    reader = PartReader(video, part)
+    for i, frame_HWC in enumerate(reader.pictures(numbers)):
+        height, width = frame_HWC.shape[:2]
+        files[f"{i:0{digits}d}.jpg"] = _jpeg(frame_HWC, fit(width, height, side), quality)
     times = np.maximum(index.times_seconds[numbers] - start, 0.0)
-    return Transcoded(files, times.tolist(), end - start, size, (width, height), index.duration_seconds)
+    seconds, notes = index.duration_seconds, tuple(reader.notes)
+    return Transcoded(files, times.tolist(), end - start, fit(width, height, side), (width, height), seconds, notes)
 
 
 def to_video(
     video: Video, start_seconds: float | None, end_seconds: float | None, side: int, gop: int, crf: int
 ) -> Transcoded:
-    """H.264 of [start, end) with a keyframe every ``gop`` frames; every frame keeps its time.
+    """H.264 of [start, end) with a keyframe every ``gop`` frames; every frame on display keeps its time.
 
     Raises:
-        DecodeError: the video does not decode to the end.
+        DecodeError: the part is not sound.
     """
-    index = probe(video)
-    start, end = clip_range(index, start_seconds, end_seconds)
-    first = int(frames_on_display(index.times_seconds, np.array([start]))[0])
-    stop = max(int(np.searchsorted(index.times_seconds, end - 1e-6)), first + 1)
-    times = np.maximum(index.times_seconds[first:stop] - start, 0.0)
-    frames = read_frames(video, index, first, stop)
+    part = open_part(video, start_seconds, end_seconds)
+    index, start, end = part.index, part.start_seconds, part.end_seconds
+    numbers = np.arange(part.first, part.stop)
+    ticks = np.round(np.maximum(index.times_seconds[numbers] - start, 0.0) / float(_TIME_BASE)).astype(np.int64)
+    numbers = numbers[np.append(np.diff(ticks) > 0, True)]  # a frame that stands for less than a tick is never seen
+    times = np.maximum(index.times_seconds[numbers] - start, 0.0)
+    reader = PartReader(video, part)
+    frames = reader.pictures(numbers)
     head = next(frames)
     source = head.shape[1], head.shape[0]
     width, height = (max(length - length % 2, 2) for length in fit(*source, side))
@@ -84,7 +89,8 @@ def to_video(
     written = probe(content)
     if len(written.times_seconds) != len(times) or np.abs(written.times_seconds - times).max() > 1e-3:
         raise DecodeError("corrupt", f"{len(written.times_seconds)} of {len(times)} frames could be re-encoded")
-    return Transcoded({"mp4": content}, times.tolist(), end - start, (width, height), source, index.duration_seconds)
+    seconds, notes = index.duration_seconds, tuple(reader.notes)
+    return Transcoded({"mp4": content}, times.tolist(), end - start, (width, height), source, seconds, notes)
 
 
 def fit(width: int, height: int, side: int) -> tuple[int, int]:
@@ -116,6 +122,7 @@ def _encode(
     crf: int,
 ) -> bytes:
     ticks = np.round(np.append(times, duration) / float(_TIME_BASE)).astype(np.int64)
+    ticks[-1] = max(ticks[-1], ticks[-2] + 1)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         # Without B-frames stored order is display order, and nothing waits for a later frame.
@@ -133,12 +140,9 @@ def _encode(
                 packet.duration = int(shown_until) - packet.pts
                 container.mux(packet)
 
-        count = 0
-        for count, pixels in enumerate(itertools.chain([head], rest)):
+        for pixels, tick in zip(itertools.chain([head], rest), ticks, strict=False):
             frame = av.VideoFrame.from_image(_resized(pixels, size_wh))
-            frame.pts, frame.time_base = int(ticks[count]), _TIME_BASE
+            frame.pts, frame.time_base = int(tick), _TIME_BASE
             mux(stream.encode(frame))
         mux(stream.encode())
-    if count + 1 != len(times):
-        raise DecodeError("truncated", f"{count + 1} of {len(times)} frames decode")
     return file.getvalue()

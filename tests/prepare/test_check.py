@@ -185,21 +185,27 @@ def test_rows_of_a_manifest(tmp_path, sound):
     manifest, ledger = write_rows(tmp_path / "m.jsonl", *rows), tmp_path / "check.jsonl"
     passed, lines, said = run_check(manifest, ledger, split="train")
     assert not passed
-    assert sorted((line["path"], line["clip"], line["error"]) for line in lines if line["clip"] is None) == [
-        ("a.mp4", None, None),
-        ("b.mp4", None, "missing"),
-        ("damaged.npz", None, "boxes"),
+    assert sorted((line["path"], line["clip"] or "", line["error"]) for line in lines) == [
+        ("a.mp4", "", None),
+        ("a.mp4", "late", "range"),
+        ("a.mp4", "part", None),
+        ("b.mp4", "gone", "missing"),
+        ("damaged.npz", "", "boxes"),
     ]
-    (late,) = (line for line in lines if line["clip"] is not None)
-    assert (late["path"], late["clip"], late["error"]) == ("a.mp4", "late", "range")
-    assert late["reason"] == "start_seconds 4.5 is not before the end of the video at 4 s"
+    (late,) = (line for line in lines if line["clip"] == "late")
+    assert (late["part"], late["reason"]) == (
+        [4.5, None],
+        "start_seconds 4.5 is not before the end of the video at 4 s",
+    )
+    (part,) = (line for line in lines if line["clip"] == "part")
+    assert (part["part"], part["frames_expected"], part["frames_decoded"]) == ([3.5, 9], 8, 8)  # from its keyframe on
     assert said[:3] == [
         f"{manifest}: 5 rows: 4 train, 1 test; checking on train",
         "1 of 2 video files (50.0%) do not exist, the first: b.mp4",
         said[2],
     ]
     assert said[2].startswith("1 of 1 files of detections (100.0%) cannot be read, the first: detections ")
-    assert said[-1].startswith("3 files, 2 bad, 1 rows out of range;")
+    assert said[-1].startswith("5 files and parts of files, 3 bad;")
 
     again = run_check(manifest, ledger, split="train")
     assert again[:2] == (False, lines)
@@ -208,12 +214,12 @@ def test_rows_of_a_manifest(tmp_path, sound):
     rows[2]["start_seconds"] = 3.0
     rows[0].pop("detections")
     shutil.copy(sound, tmp_path / "b.mp4")
-    write_rows(manifest, rows[0], rows[1], rows[2], {**rows[3], "start_seconds": 0})
+    write_rows(manifest, rows[0], rows[1], rows[2], {"id": "gone", "video": "b.mp4"})
     passed, lines_now, said = run_check(manifest, ledger, split="train")
     assert passed
-    assert lines_now[:-1] == lines
-    assert (lines_now[-1]["path"], lines_now[-1]["frames_decoded"]) == ("b.mp4", 40)
-    assert said[-1].startswith("2 files, 0 bad;")
+    assert lines_now[:-2] == lines
+    assert [(line["path"], line["clip"]) for line in lines_now[-2:]] == [("a.mp4", "late"), ("b.mp4", None)]
+    assert said[-1].startswith("4 files and parts of files, 0 bad;")
 
 
 def test_a_changed_file_is_checked_again_and_a_cut_line_is_no_verdict(tmp_path, sound):

@@ -20,8 +20,10 @@ class DecodeError(Exception):
     """A video that cannot give the wanted frames. ``str()`` says why, in one line, without the path.
 
     Attributes:
-        kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``range``
-            (no frame in the wanted part), ``crash``, ``hang`` or ``blamed`` (did one of these before).
+        kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``time`` (runs
+            backwards, stands still or jumps), ``surplus`` (more frames than its packets announce), ``size`` (of the
+            picture changes, or no model takes it), ``range`` (no frame in the wanted part), ``crash``, ``hang`` or
+            ``blamed`` (did one of these before).
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -42,6 +44,12 @@ class FrameIndex(NamedTuple):
             frames are known by their number alone.
         keyframes: (F,) bool, where decoding can start.
         container, codec: FFmpeg's names.
+        places_F: (F,) int64, number of each among all frames that decode, those never on display included: of frames
+            with one time stamp the last alone is.
+        packets: of frames, never displayed ones included.
+        streams: of video, covers not counted.
+        fault: why the container holds less than it promises; parts before its end are not touched by it.
+        notes: what is odd about the file, and no fault.
     """
 
     times_seconds: np.ndarray
@@ -50,22 +58,29 @@ class FrameIndex(NamedTuple):
     keyframes: np.ndarray
     container: str
     codec: str
+    places_F: np.ndarray
+    packets: int
+    streams: int = 1
+    fault: DecodeError | None = None
+    notes: tuple[str, ...] = ()
 
 
 class DecodedFrames(NamedTuple):
-    """Frames as displayed (rotation applied).
+    """Frames as displayed (turns and mirrors applied).
 
     Attributes:
         frames_THWC: uint8 RGB.
         times_seconds: (T,) float64, presentation time of each frame, counted from the first frame.
+        notes: what is odd about the clip, and no fault.
     """
 
     frames_THWC: np.ndarray
     times_seconds: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def as_file(video: Video) -> str | io.BytesIO:
-    """What decoders open.
+    """What decoders open. FFmpeg would take what stands before a colon in a name for a protocol, so ours is named.
 
     Raises:
         DecodeError: the file is missing, empty or not to be reached.
@@ -76,6 +91,8 @@ def as_file(video: Video) -> str | io.BytesIO:
             status = os.stat(video)
         except (FileNotFoundError, NotADirectoryError):
             raise DecodeError("missing", "file does not exist") from None
+        except ValueError as error:  # a zero byte in its name, or what no file system encodes
+            raise DecodeError("missing", f"file cannot be reached ({error})") from None
         except OSError as error:
             if error.errno in {errno.EIO, *OF_STORAGE}:
                 raise
@@ -87,4 +104,6 @@ def as_file(video: Video) -> str | io.BytesIO:
         size = len(video)
     if size == 0:
         raise DecodeError("empty", "file is empty (0 bytes)")
-    return video if isinstance(video, str) else io.BytesIO(video)
+    if isinstance(video, bytes):
+        return io.BytesIO(video)
+    return f"file:{video}"

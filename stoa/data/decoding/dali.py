@@ -13,6 +13,7 @@ import torch
 
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.encoded import JPEG, EncodedFrames
+from stoa.data.decoding.orientation import UPRIGHT, Orientation
 from stoa.data.placement import place
 
 _CPU_CODECS = {JPEG, "mjpeg", "vp8", "vp9"}
@@ -105,8 +106,8 @@ class DaliDecoder:
         chosen = torch.from_numpy(np.concatenate(rows)).to(pictures_NHWC.device)
         frames_BTHWC = pictures_NHWC[chosen].view(len(self._clips), self.num_frames, self.side, self.side, 3)
         for frames_THWC, clip in zip(frames_BTHWC, self._clips, strict=True):
-            if clip.quarter_turns:
-                frames_THWC.copy_(frames_THWC.rot90(clip.quarter_turns, dims=(1, 2)))
+            if clip.orientation != UPRIGHT:
+                frames_THWC.copy_(_turned(frames_THWC, clip.orientation))
         return frames_BTHWC.permute(0, 1, 4, 2, 3).contiguous()
 
     def _build(self, *, of_videos: bool) -> Any:
@@ -164,11 +165,19 @@ def _tasks(clip: EncodedFrames, side: int) -> list[_Task]:
 
 def _stored_placement(clip: EncodedFrames, side: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width that stored pictures are resized to, and the corner of what is the centre square once turned."""
-    turned = clip.quarter_turns % 2 == 1
-    height, width, top, left = place(*(clip.size_hw[::-1] if turned else clip.size_hw), side)
-    bottom, right = height - side - top, width - side - left
-    start_hw = [(top, left), (left, bottom), (bottom, right), (right, top)][clip.quarter_turns]
-    return (width, height) if turned else (height, width), start_hw
+    turn = clip.orientation
+    height, width, top, left = place(*turn.shape(*clip.size_hw), side)
+    if turn.rows_reversed:
+        top = height - side - top
+    if turn.columns_reversed:
+        left = width - side - left
+    return ((width, height), (left, top)) if turn.transposed else ((height, width), (top, left))
+
+
+def _turned(frames_THWC: torch.Tensor, turn: Orientation) -> torch.Tensor:
+    """Squares as displayed, a copy."""
+    shown = frames_THWC.transpose(1, 2) if turn.transposed else frames_THWC
+    return shown.flip([1] * turn.rows_reversed + [2] * turn.columns_reversed).clone()
 
 
 def _reason(error: Exception) -> str:

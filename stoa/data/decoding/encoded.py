@@ -5,16 +5,20 @@ Shape legend: T frames.
 
 from __future__ import annotations
 
+import contextlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 
-from stoa.data.decoding.base import DecodeError, Video, as_file
+from stoa.data.decoding.base import FrameIndex, Video
+from stoa.data.decoding.clip import Look, PartReader, look_of, numbered_frames, open_part, remember
+from stoa.data.decoding.findings import attempt
 from stoa.data.decoding.guard import Guard
-from stoa.data.decoding.probe import as_decode_error, probe, video_stream
-from stoa.data.sampling import clip_frames
+from stoa.data.decoding.orientation import UPRIGHT, Orientation, orientation
+from stoa.data.decoding.probe import open_container, video_stream
 
 JPEG = "jpeg"
 
@@ -26,10 +30,10 @@ class EncodedFrames:
     Attributes:
         files: one video file, or distinct JPEGs.
         codec: :data:`JPEG`, or FFmpeg's name for the video's.
-        picks_T: (T,) int, of each frame its number in the video in the order of display, or that of its JPEG.
+        picks_T: (T,) int, of each frame its number among all that decode, in the order of display, or that of its JPEG.
         times_seconds: (T,) float64, presentation time of each frame, counted from the first frame.
         size_hw: of the stored pictures.
-        quarter_turns: counter-clockwise, from the stored picture to the displayed one.
+        orientation: from the stored picture to the displayed one.
     """
 
     files: tuple[bytes, ...]
@@ -37,7 +41,7 @@ class EncodedFrames:
     picks_T: np.ndarray
     times_seconds: np.ndarray
     size_hw: tuple[int, int]
-    quarter_turns: int = 0
+    orientation: Orientation = UPRIGHT
 
     @property
     def nbytes(self) -> int:
@@ -46,33 +50,51 @@ class EncodedFrames:
 
 
 def choose_guarded(
-    guard: Guard | None, video: Video, num_frames: int, start: float | None, end: float | None
+    guard: Guard | None, video: Video, num_frames: int, start: float | None, end: float | None, vouched: bool = False
 ) -> EncodedFrames:
     """The frames that :func:`stoa.data.decoding.cpu.decode_guarded` would decode, chosen in the guard's process, where
-    there is one.
+    there is one. A part that this process has not met before is decoded there for its verdict.
 
     Raises:
-        DecodeError: unreadable, truncated, or no frame in the wanted part.
+        DecodeError: the part is not sound.
     """
-    arguments = video, num_frames, start, end
-    facts = guard.call(_choose, *arguments) if guard is not None else _choose(*arguments)
-    return EncodedFrames((video if isinstance(video, bytes) else Path(video).read_bytes(),), *facts)
+    stream, *facts = (attempt if guard is None else guard.call)(_choose, video, num_frames, start, end, vouched)
+    if stream is None:
+        stream = video if isinstance(video, bytes) else Path(video).read_bytes()
+    return EncodedFrames((stream,), *facts)
 
 
 def _choose(
-    video: Video, num_frames: int, start: float | None, end: float | None
-) -> tuple[str, np.ndarray, np.ndarray, tuple[int, int], int]:
-    """The fields of :class:`EncodedFrames` after the first, so that the file itself does not travel back."""
-    index = probe(video)
-    frames_T = clip_frames(index, num_frames, start, end)
-    try:
-        with av.open(as_file(video), mode="r") as container:
-            stream = video_stream(container)
-            stream.thread_type = "NONE"
-            first = next(container.decode(stream), None)  # PyAV tells the rotation by decoded frames alone
-    except av.FFmpegError as error:
-        raise as_decode_error(error) from None
-    if first is None:
-        raise DecodeError("corrupt", "PyAV: no frame decodes")
-    turns = round(first.rotation / 90) % 4
-    return index.codec, frames_T, index.times_seconds[frames_T], (first.height, first.width), turns
+    video: Video, num_frames: int, start: float | None, end: float | None, vouched: bool
+) -> tuple[bytes | None, str, np.ndarray, np.ndarray, tuple[int, int], Orientation]:
+    """The fields of :class:`EncodedFrames`; None for the file itself, which so does not travel back."""
+    part = open_part(video, start, end)
+    index, frames_T = part.index, part.choose(num_frames)
+    look = look_of(video, part) or (_look_at_first(video, index) if vouched else None)
+    if look is None:
+        reader = PartReader(video, part)
+        reader.judge()
+        look = reader.look
+        remember(video, part, look)
+    stream = _first_stream(video) if index.streams > 1 else None
+    return stream, index.codec, index.places_F[frames_T], index.times_seconds[frames_T], *look
+
+
+def _look_at_first(video: Video, index: FrameIndex) -> Look | None:
+    """Of the first frame, for all; None where that does not decode."""
+    with contextlib.closing(numbered_frames(video, index, lambda error: None)) as frames:
+        first = next(frames, None)
+    return None if first is None else Look((first[1].height, first[1].width), orientation(first[1])[0])
+
+
+def _first_stream(video: Video) -> bytes:
+    """A file with that video stream alone which all decoders are to read: DALI cannot be told."""
+    file = io.BytesIO()
+    with open_container(video) as source, av.open(file, "w", format="matroska") as target:
+        stream = video_stream(source)
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    return file.getvalue()

@@ -12,24 +12,28 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.findings import attempt
 from stoa.memory import KEEP_FREED_MEMORY
 
 ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 _END_SECONDS = 10
 _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
+_ALIVE_SECONDS = 1.0
+_ALIVE = None
 
 
 class Guard:
     """One helper process, started at the first call and again after it crashed or hung.
 
     Args:
-        timeout_seconds: a call that takes longer counts as hung.
+        timeout_seconds: a call that gives no sign of life (:func:`alive`) for longer counts as hung.
         attempts: calls before the input is blamed.
     """
 
@@ -46,8 +50,9 @@ class Guard:
         the function's module first, which is no part of the time an input has.
 
         Raises:
-            DecodeError: of kind ``crash`` or ``hang`` after the last attempt; or what the function raises.
-            OSError: the helper does not start, for which no input is to blame.
+            DecodeError: of kind ``crash`` or ``hang`` after the last attempt; or what the function raises, see
+                :func:`stoa.data.decoding.findings.attempt`.
+            OSError: a storage does not answer, or the helper does not start: no input is to blame.
         """
         error: DecodeError | None = None
         for _ in range(self.attempts):
@@ -80,9 +85,12 @@ class Guard:
         connection = self._helper(function.__module__)
         try:
             connection.send((function, arguments))
-            if not connection.poll(self.timeout_seconds):
-                raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
-            result, error = _receive(connection, self._memory)
+            while True:
+                if not connection.poll(self.timeout_seconds):
+                    raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
+                if (answer := connection.recv()) is not _ALIVE:
+                    break
+            result, error = _received(answer, self._memory)
         except (EOFError, OSError):
             raise _Lost("crash", f"decoding crashed its process ({self._ending()})") from None
         if error is not None:
@@ -133,6 +141,21 @@ class _Lost(Exception):
         self.kind = kind
 
 
+class _Life:
+    """Of this process as a helper: to whom to tell that a call goes on, and when it was told last."""
+
+    connection: Connection | None = None
+    told = 0.0
+
+
+def alive() -> None:
+    """Say that the call in this helper goes on; nothing outside of a helper. A long video is no hang."""
+    now = time.monotonic()
+    if _Life.connection is not None and now - _Life.told > _ALIVE_SECONDS:
+        _Life.told = now
+        _Life.connection.send(_ALIVE)
+
+
 def die_with_parent() -> None:
     """Have this process killed when the thread that started it ends, on Linux."""
     if sys.platform == "linux":
@@ -162,8 +185,8 @@ def _send(connection: Connection, memory: int, answer: tuple[Any, Exception | No
     connection.send((content, sizes))
 
 
-def _receive(connection: Connection, memory: int) -> tuple[Any, Exception | None]:
-    content, sizes = connection.recv()
+def _received(answer: tuple[bytes, list[int]], memory: int) -> tuple[Any, Exception | None]:
+    content, sizes = answer
     arrays, offset = [], 0
     for size in sizes:
         array = bytearray(size)
@@ -182,6 +205,9 @@ def _serve(descriptor: int, memory: int, module: str) -> None:
     die_with_parent()  # a helper that hangs never reads that its owner has gone
     importlib.import_module(module)  # the decoders' libraries take their time
     connection = Connection(descriptor)
+    # This file is the program here, and a module of its own to those that call alive().
+    life = sys.modules["stoa.data.decoding.guard"]._Life if "stoa.data.decoding.guard" in sys.modules else _Life
+    life.connection = connection
     connection.send("ready")
     while True:
         try:
@@ -189,8 +215,9 @@ def _serve(descriptor: int, memory: int, module: str) -> None:
         except EOFError:
             return
         answer: tuple[Any, Exception | None]
+        life.told = time.monotonic()
         try:
-            answer = function(*arguments), None
+            answer = attempt(function, *arguments), None
         except Exception as error:
             answer = None, error
         try:

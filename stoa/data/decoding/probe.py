@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
+
 import av
 import av.container
 import numpy as np
 
 from stoa.data.decoding.base import DecodeError, FrameIndex, Video, as_file
-from stoa.files import OF_STORAGE
+from stoa.data.decoding.findings import as_decode_error, as_finding
 
 # A file that stops before this share of what its header promises is truncated, not merely imprecise.
 COMPLETE_SHARE = 0.9
+# H.264 and HEVC show a frame after at most so many that are stored later.
+_MOST_REORDERED = 16
+_LONGEST_FRAME_SECONDS = 3600.0
+_VP8_SHOWN = 0x10  # of a packet's first byte
 
 
 def probe(video: Video) -> FrameIndex:
-    """Read the frames' times from the packets.
+    """Read the frames' times from the packets. The last few files' are remembered as long as their state is the same.
 
     Raises:
-        DecodeError: the file is missing, no video, has no video stream, or ends long before its header says.
+        DecodeError: the file is missing, no video, has no video stream, or its time makes no sense.
     """
-    try:
-        with av.open(as_file(video), mode="r") as container:
-            return _frame_index(container)
-    except av.FFmpegError as error:
-        raise as_decode_error(error) from None
-    except UnicodeDecodeError:  # PyAV reads names in it
-        raise DecodeError("unreadable", "PyAV: what should be text in its header is none") from None
+    as_file(video)
+    if isinstance(video, bytes):
+        return _probe(video)
+    return _probe_state(video, file_state(video))
+
+
+def file_state(path: str) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def open_container(video: Video) -> av.container.InputContainer:
+    """The file as FFmpeg reads it; a ``%`` in the name of a picture is no pattern.
+
+    Raises:
+        DecodeError: it is missing or empty.
+        av.FFmpegError: it is none that FFmpeg knows.
+    """
+    return av.open(as_file(video), mode="r", options={"pattern_type": "none"})
+
+
+def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+    """Those that are no cover picture."""
+    covers = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return [stream for stream in container.streams.video if not stream.disposition & covers]
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is no cover picture and that has a decoder.
+    """The first video stream that is no cover picture: whatever a library would choose, every decoder gets this one.
 
     Raises:
-        DecodeError: there is none.
+        DecodeError: there is none, or no decoder for it.
     """
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    streams = video_streams(container)
     if not streams:
         raise DecodeError("no video", "no video stream")
     if streams[0].codec_context is None:
@@ -42,51 +68,106 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     return streams[0]
 
 
-def as_decode_error(error: av.FFmpegError) -> DecodeError | OSError:
-    """FFmpeg's error by class: what cannot be opened is unreadable, what cannot be decoded is corrupt. For storage that
-    does not answer no video is to blame."""
-    if error.errno in OF_STORAGE:
-        return OSError(error.errno, error.strerror, error.filename)
-    if isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError)):
-        return DecodeError("codec", f"PyAV: {error.strerror}")
-    in_codec = "avcodec" in str(error)
-    return DecodeError("corrupt" if in_codec else "unreadable", f"PyAV: {error.strerror}")
+@lru_cache(maxsize=4)  # clips that are parts of one file often follow each other
+def _probe_state(path: str, state: tuple[int, int, int]) -> FrameIndex:
+    return _probe(path)
+
+
+def _probe(video: Video) -> FrameIndex:
+    try:
+        with open_container(video) as container:
+            return _frame_index(container)
+    except (av.FFmpegError, UnicodeDecodeError) as error:
+        raise as_finding(error) from None
 
 
 def _frame_index(container: av.container.InputContainer) -> FrameIndex:
     stream = video_stream(container)
     # Matroska, WebM and FLV state a duration for the file alone: that of its longest stream, sound as well.
     counted = [stream] if stream.duration else list(container.streams)
+    codec = stream.codec_context.name
     pts: list[int] = []
     ends: list[int] = []
     keys: list[bool] = []
     longest = 0.0
-    for packet in container.demux(counted):
-        if packet.pts is None or packet.is_discard:
-            continue
-        end = packet.pts + (packet.duration or 0)
-        longest = max(longest, end * float(packet.time_base))
-        if packet.stream is stream:
-            pts.append(packet.pts)
-            ends.append(end)
-            keys.append(packet.is_keyframe)
+    fault: DecodeError | OSError | None = None
+    try:
+        for packet in container.demux(counted):
+            if packet.pts is None or packet.is_discard or not packet.size:
+                continue
+            end = packet.pts + (packet.duration or 0)
+            longest = max(longest, end * float(packet.time_base))
+            if packet.stream is stream and not (codec == "vp8" and not memoryview(packet)[0] & _VP8_SHOWN):
+                pts.append(packet.pts)
+                ends.append(end)
+                keys.append(packet.is_keyframe)
+    except av.FFmpegError as error:
+        fault = as_decode_error(error)
+        if isinstance(fault, OSError):
+            raise fault from None
     if not pts:
-        raise DecodeError("truncated" if stream.duration else "no video", "PyAV: no video packet")
+        raise fault or DecodeError("truncated" if stream.duration else "no video", "PyAV: no video packet")
     time_base = float(stream.time_base or 1)
     if stream.duration:
         promised, found = stream.duration * time_base, (max(ends) - (stream.start_time or 0)) * time_base
     else:
         promised, found = (container.duration or 0) / av.time_base, longest - (container.start_time or 0) / av.time_base
-    if found < COMPLETE_SHARE * promised:
-        raise DecodeError("truncated", f"PyAV: truncated: packets for {found:.2f} s, the header says {promised:.2f} s")
-    names = container.format.name, stream.codec_context.name
+    if fault is None and found < COMPLETE_SHARE * promised:
+        fault = DecodeError(
+            "truncated", f"PyAV: truncated: packets for {found:.2f} s, the header says {promised:.2f} s"
+        )
+    count, keyframes = len(pts), np.array(keys, dtype=bool)
+    streams = len(video_streams(container))
+    notes = [f"{streams} video streams, of which the first is used"] if streams > 1 else []
+    rest = container.format.name, codec
     if container.format.name == "avi":
-        times = np.arange(len(pts)) / float(stream.average_rate or 25)
-        duration = len(pts) / float(stream.average_rate or 25)
-        return FrameIndex(times, duration, None, np.array(keys, dtype=bool), *names)
-    stamps, first = np.unique(np.array(pts, dtype=np.int64), return_index=True)
+        places = np.arange(count)
+        rate = float(stream.average_rate or 25)
+        return FrameIndex(places / rate, count / rate, None, keyframes, *rest, places, count, streams, fault, (*notes,))
+    in_order = np.array(pts, dtype=np.int64)
+    stamps, first = np.unique(in_order, return_index=True)
+    notes += _require_time(in_order, len(stamps), (stamps.astype(np.float64) - float(stamps[0])) * time_base)
     times = (stamps - stamps[0]) * time_base
+    _require_no_jump(times, found, promised)
     duration = (max(ends) - int(stamps[0])) * time_base
     if duration <= times[-1]:  # the last packet says not how long it lasts
         duration = times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 1e-3)
-    return FrameIndex(times, float(duration), stamps, np.array(keys, dtype=bool)[first], *names)
+    places = np.searchsorted(np.sort(in_order), stamps, side="right") - 1
+    return FrameIndex(times, float(duration), stamps, keyframes[first], *rest, places, count, streams, fault, (*notes,))
+
+
+def _require_time(pts: np.ndarray, distinct: int, times: np.ndarray) -> list[str]:
+    """Notes on time stamps, which are in the order of decoding.
+
+    Raises:
+        DecodeError: time runs backwards, or stands still for more than a tenth of the frames.
+    """
+    count = len(pts)
+    ranks = np.empty(count, dtype=np.int64)
+    ranks[np.argsort(pts, kind="stable")] = np.arange(count)
+    back = np.flatnonzero(ranks < np.arange(count) - _MOST_REORDERED)
+    if len(back):
+        raise DecodeError("time", f"time runs backwards: packet {back[0]} of {count} is earlier than those before it")
+    repeated = count - distinct
+    if repeated > max(1, (1 - COMPLETE_SHARE) * count):
+        raise DecodeError("time", f"time stands still: {count} frames have {distinct} time stamps")
+    longest = int(np.argmax(np.diff(times))) if distinct > 1 else 0
+    if distinct > 1 and times[longest + 1] - times[longest] > _LONGEST_FRAME_SECONDS:
+        raise DecodeError("time", f"time jumps by {times[longest + 1] - times[longest]:.0f} s after frame {longest}")
+    return [f"{repeated} of {count} frames have the time stamp of another, and are never on display"] * (repeated > 0)
+
+
+def _require_no_jump(times: np.ndarray, found: float, promised: float) -> None:
+    """One frame that stands for what the header does not know of is a damaged time stamp.
+
+    Raises:
+        DecodeError: there is one.
+    """
+    excess = found - promised / COMPLETE_SHARE
+    if promised > 0 and excess > 1 and len(times) > 1:
+        longest = int(np.argmax(np.diff(times)))
+        jump = times[longest + 1] - times[longest]
+        if jump > excess / 2:
+            raise DecodeError(
+                "time", f"time jumps by {jump:.2f} s after frame {longest}, past the {promised:.2f} s of the header"
+            )

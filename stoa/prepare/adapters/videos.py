@@ -60,8 +60,9 @@ class VideoFolder:
         """The path, relative to the folder, of the video of this name; None where there is none.
 
         Args:
-            name: a path from the folder, or a stem, with or without its suffix. Folders before a stem must be those of
-                the file. The suffix decides between files of one stem only: videos are often re-encoded.
+            name: a path from the folder, which is taken if it is a file; or a stem, with or without its suffix. Folders
+                before a stem must be those of the file. The suffix decides between files of one stem only: videos are
+                often re-encoded.
 
         Raises:
             ValueError: several files fit.
@@ -69,7 +70,7 @@ class VideoFolder:
         name = name.removeprefix("./")
         folder, _, last = name.rpartition("/")
         stem = video_stem(last)
-        if stem != last and (self.folder / name).is_file():  # the path itself, perhaps outside the folder
+        if os.path.isfile(self.folder / name):  # the path itself, whatever its suffix, perhaps outside the folder
             return name
         name, folder, last, stem = map(nfc, (name, folder, last, stem))
         key = np.uint32(_key(stem))

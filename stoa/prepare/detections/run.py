@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError
 from stoa.data.decoding.cpu import decode_guarded
@@ -25,6 +24,7 @@ from stoa.detections import Detections
 from stoa.files import replacing, sha256, write_whole, writing
 from stoa.locks import only_writer
 from stoa.manifest import ClipRow, read_manifest, write_manifest
+from stoa.names import file_name
 from stoa.prepare.detections.detector import Detector, DetectorConfig
 from stoa.prepare.detections.labels import write_class_names
 from stoa.text_files import on_disk
@@ -111,9 +111,9 @@ def _detect(
 
 
 def _decode(guard: Guard, path: Path, row: ClipRow, num_frames: int, ledger: Ledger) -> DecodedFrames:
-    decoded, reason = decode_guarded(guard, str(path), num_frames, row.start_seconds, row.end_seconds, "auto")
-    if reason is not None:
-        ledger.record("fallback", row.id, reason)
+    decoded, _ = decode_guarded(guard, str(path), num_frames, row.start_seconds, row.end_seconds, "auto")
+    for note in decoded.notes:
+        ledger.record("note", row.id, note, path=str(path))
     return decoded
 
 
@@ -148,7 +148,8 @@ def _path_of(row: ClipRow) -> str:
     """Relative to the folder; ids may hold any character, and one folder must not hold millions of files. Another part,
     or another video, under the same id has another file."""
     part = zlib.crc32(repr((row.video, row.start_seconds, row.end_seconds)).encode(errors="surrogatepass"))
-    return f"detections/{zlib.crc32(row.id.encode()) % 256:02x}/{quote(row.id, safe=' ')}-{part:08x}.npz"
+    folder = zlib.crc32(row.id.encode(errors="surrogatepass")) % 256
+    return f"detections/{folder:02x}/{file_name(row.id)}-{part:08x}.npz"
 
 
 def _save(detections: Detections, path: Path) -> None:
