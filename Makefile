@@ -31,7 +31,7 @@ ifeq ($(wildcard /dev/nvidia0),)
 test test-slow lint: export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo study test test-slow test-v100 bench gpu-check gpu-site lint format clean
+.PHONY: help setup demo study test test-slow fuzz test-v100 bench gpu-check gpu-site lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
@@ -39,6 +39,7 @@ help:
 	@echo "make study      what each part of the method adds, on Moving Shapes: hours, and may be stopped at any time"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
+	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree"
 	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
 	@echo "make gpu-check  everything that needs a GPU, on a machine that may have torch, torchvision, SciPy and pytest alone"
@@ -64,6 +65,10 @@ test: setup
 
 test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)
+
+FUZZ_COUNT ?= 3000
+fuzz: setup
+	python tests/fuzz.py --count $(FUZZ_COUNT)
 
 # An extension serves one torch and is built into the sources, so this environment has a copy of them. The times of the
 # copies are those of the originals: what is up to date is not built again.

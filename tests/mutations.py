@@ -3,6 +3,7 @@ files."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from fractions import Fraction
@@ -130,17 +131,13 @@ def _repacked(bases: dict[str, Path], name: str, rng: np.random.Generator) -> by
         # A muxer that minds the order of its packets gives what it has written by then.
         formats = {".mp4": "mp4", ".mov": "mov", ".ts": "mpegts", ".avi": "avi", ".mpg": "mpeg", ".flv": "flv"}
         target = av.open(file, "w", format=formats.get(bases[name].suffix, "matroska"))
-        try:
+        with contextlib.suppress(av.FFmpegError, ValueError):
             copy = target.add_stream_from_template(stream)
             for packet in packets:
                 packet.stream = copy
                 target.mux(packet)
-        except (av.FFmpegError, ValueError):
-            pass
-        try:
+        with contextlib.suppress(av.FFmpegError):
             target.close()
-        except av.FFmpegError:
-            pass
     return file.getvalue()
 
 

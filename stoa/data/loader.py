@@ -47,8 +47,8 @@ class DataConfig:
         split: clips of it to train on.
         decoder: ``auto`` and ``pyav`` are PyAV; ``decord`` is that where it can be trusted, PyAV for the rest; ``dali``
             decodes on the GPU, or on the CPU what it can there: frame packs, VP8, VP9 and MJPEG.
-        decode_timeout_seconds: a video of which no frame has come for longer counts as hung. Decoding runs in a process of its own, which
-            is started again when it hangs or crashes; 0 does without.
+        decode_timeout_seconds: a video of which no frame comes for longer counts as hung. Decoding runs in a process of
+            its own, which is started again when it hangs or crashes; 0 does without.
         num_workers: loader processes per rank; 0 loads in the training process.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
         view: what of a clip is seen; less than ``whole`` is a control.

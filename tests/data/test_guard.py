@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stoa.data.decoding.base import DecodeError
-from stoa.data.decoding.guard import Guard
+from stoa.data.decoding.guard import Guard, alive
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helper finds what it is asked to call
 
@@ -31,6 +31,14 @@ def hang(path):
     with open(path, "a") as file:
         file.write("x")
     time.sleep(1000)
+
+
+def slow(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        alive()
+    return "done"
 
 
 def refuse():
@@ -75,6 +83,12 @@ def test_a_hang_ends(guard, tmp_path):
     with pytest.raises(DecodeError, match=r"no answer within 0.5 s, 3 times") as caught:
         guard.call(hang, tmp_path / "calls")
     assert caught.value.kind == "hang"
+
+
+def test_a_call_that_shows_life_is_no_hang(guard):
+    assert guard.call(add, 1, 2) == 3
+    guard.timeout_seconds = 3
+    assert guard.call(slow, 4.5) == "done"
 
 
 def test_a_helper_that_does_not_start_is_no_inputs_fault(guard, monkeypatch):

@@ -20,9 +20,9 @@ class DecodeError(Exception):
     """A video that cannot give the wanted frames. ``str()`` says why, in one line, without the path.
 
     Attributes:
-        kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``time`` (runs
-            backwards, stands still or jumps), ``surplus`` (more frames than its packets announce), ``size`` (of the
-            picture changes, or no model takes it), ``range`` (no frame in the wanted part), ``crash``, ``hang`` or
+        kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``time`` (it
+            runs backwards, stands still or jumps), ``surplus`` (more frames than its packets announce), ``size`` (of
+            the picture changes, or no model takes it), ``range`` (no frame in the wanted part), ``crash``, ``hang`` or
             ``blamed`` (did one of these before).
     """
 

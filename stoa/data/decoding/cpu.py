@@ -170,7 +170,9 @@ def _decode_decord(video: Video, index: FrameIndex, wanted: np.ndarray) -> np.nd
         if len(reader) != index.packets:
             raise DecodeError("corrupt", f"decord: counts {len(reader)} frames of {index.packets}")
         return reader.get_batch(index.places_F[wanted]).asnumpy()
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
+    except DecodeError:
+        raise
+    except Exception as error:  # whatever it is, PyAV takes its place
         raise DecodeError("corrupt", f"decord: {_last_line(error)}") from None
 
 

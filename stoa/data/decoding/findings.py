@@ -1,4 +1,4 @@
-"""Whatever goes wrong below a call on a clip becomes a finding about that clip, but for what no clip is to blame for."""
+"""Whatever goes wrong below a call on a clip is a finding about that clip, but for what no clip is to blame for."""
 
 from __future__ import annotations
 

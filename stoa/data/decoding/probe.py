@@ -16,7 +16,7 @@ from stoa.data.decoding.findings import as_decode_error, as_finding
 COMPLETE_SHARE = 0.9
 # H.264 and HEVC show a frame after at most so many that are stored later.
 _MOST_REORDERED = 16
-_LONGEST_FRAME_SECONDS = 3600.0
+_LONGEST_FRAME_SECONDS, _SHORTEST_FRAME_SECONDS = 3600.0, 1e-4
 _VP8_SHOWN = 0x10  # of a packet's first byte
 
 
@@ -123,20 +123,22 @@ def _frame_index(container: av.container.InputContainer) -> FrameIndex:
     if container.format.name == "avi":
         places = np.arange(count)
         rate = float(stream.average_rate or 25)
+        _require_pace(places / rate, count / rate)
         return FrameIndex(places / rate, count / rate, None, keyframes, *rest, places, count, streams, fault, (*notes,))
     in_order = np.array(pts, dtype=np.int64)
     stamps, first = np.unique(in_order, return_index=True)
-    notes += _require_time(in_order, len(stamps), (stamps.astype(np.float64) - float(stamps[0])) * time_base)
+    notes += _require_order(in_order, len(stamps))
+    duration = (max(ends) - int(stamps[0])) * time_base
+    _require_pace((stamps.astype(np.float64) - float(stamps[0])) * time_base, duration)  # whose differences fit
     times = (stamps - stamps[0]) * time_base
     _require_no_jump(times, found, promised)
-    duration = (max(ends) - int(stamps[0])) * time_base
     if duration <= times[-1]:  # the last packet says not how long it lasts
         duration = times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 1e-3)
     places = np.searchsorted(np.sort(in_order), stamps, side="right") - 1
     return FrameIndex(times, float(duration), stamps, keyframes[first], *rest, places, count, streams, fault, (*notes,))
 
 
-def _require_time(pts: np.ndarray, distinct: int, times: np.ndarray) -> list[str]:
+def _require_order(pts: np.ndarray, distinct: int) -> list[str]:
     """Notes on time stamps, which are in the order of decoding.
 
     Raises:
@@ -151,10 +153,21 @@ def _require_time(pts: np.ndarray, distinct: int, times: np.ndarray) -> list[str
     repeated = count - distinct
     if repeated > max(1, (1 - COMPLETE_SHARE) * count):
         raise DecodeError("time", f"time stands still: {count} frames have {distinct} time stamps")
-    longest = int(np.argmax(np.diff(times))) if distinct > 1 else 0
-    if distinct > 1 and times[longest + 1] - times[longest] > _LONGEST_FRAME_SECONDS:
-        raise DecodeError("time", f"time jumps by {times[longest + 1] - times[longest]:.0f} s after frame {longest}")
     return [f"{repeated} of {count} frames have the time stamp of another, and are never on display"] * (repeated > 0)
+
+
+def _require_pace(times: np.ndarray, duration: float) -> None:
+    """Frames that stand for hours, or for no time at all, are not what the file's times say.
+
+    Raises:
+        DecodeError: there are such.
+    """
+    stands = np.diff(np.append(times, max(duration, times[-1])))
+    longest = int(np.argmax(stands))
+    if stands[longest] > _LONGEST_FRAME_SECONDS:
+        raise DecodeError("time", f"time jumps by {stands[longest]:.0f} s after frame {longest}")
+    if len(times) > 1 and times[-1] < (len(times) - 1) * _SHORTEST_FRAME_SECONDS:
+        raise DecodeError("time", f"time stands still: {len(times)} frames in {times[-1]:.6f} s")
 
 
 def _require_no_jump(times: np.ndarray, found: float, promised: float) -> None:
