@@ -74,7 +74,12 @@ def verdicts(manifest: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> dict
         if line["event"] == "skipped":
             found["detect"][line["clip"]] = line["reason"]
     ledger = Ledger(out / "run" / "ledger.jsonl")
-    data = ClipDataset(FileClips(rows, manifest.parent), ClipShape(3, 32, 12, 2), seed=0, ledger=ledger)
+    data = ClipDataset(
+        FileClips(rows, manifest.parent),
+        ClipShape(num_frames=3, side=32, max_tokens=12, max_boxes=2),
+        seed=0,
+        ledger=ledger,
+    )
     for number, row in enumerate(rows):
         if data[SampleKey(number, 0, 0)].replaced:
             found["train"][row.id] = "replaced"

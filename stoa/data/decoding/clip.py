@@ -15,6 +15,7 @@ from stoa.data.decoding.orientation import Orientation, orientation
 from stoa.data.decoding.probe import file_state, open_container, probe, video_stream
 from stoa.data.sampling import clip_frames, clip_range, frames_on_display
 
+_Layout = tuple[str, int, int, tuple[Orientation, bool]]
 _MOST_REMEMBERED = 1 << 18
 # What no encoder of ours takes, and what blows up when its shorter side is resized.
 _LONGEST_SIDE_PX = 16_384
@@ -82,7 +83,10 @@ class PartReader:
         self.notes = list(part.index.notes)
         self._video = video
         self._damaged = self._surplus = 0
-        self._layout: tuple[object, ...] | None = None
+        self._layout: _Layout | None = None
+        # Whether a frame converts depends on its layout alone, and converting takes as long as decoding: of each layout
+        # one is converted, a wanted one if there is any.
+        self._unconverted: dict[_Layout, av.VideoFrame] = {}
         self._look: Look | None = None
         self._first_error: av.FFmpegError | None = None
 
@@ -98,7 +102,10 @@ class PartReader:
             for number, frame in self._on_display():
                 if number == due:
                     yield to_rgb(frame)
+                    self._unconverted.pop(_layout(frame), None)
                     due = next(rest, None)
+            for frame in self._unconverted.values():
+                to_rgb(frame)
         except av.FFmpegError as error:
             raise as_decode_error(error) from None
         self._judge()
@@ -140,24 +147,26 @@ class PartReader:
         entry, index = self.part.entry, self.part.index
         if entry > 0:
             assert index.pts is not None
-            coming = numbered_frames(self._video, index, self._remember_error, int(index.pts[entry]))
-            try:
-                head = next((frame for frame in coming if frame[0] >= entry), None)
-            except (av.FFmpegError, DecodeError):
-                head = None
-            if head is not None and head[0] == entry:
-                yield head
-                yield from coming
-                return
+            with open_container(self._video) as container:
+                coming = numbered_frames(container, index, self._remember_error, int(index.pts[entry]))
+                try:
+                    head = next((frame for frame in coming if frame[0] >= entry), None)
+                except (av.FFmpegError, DecodeError):
+                    head = None
+                if head is not None and head[0] == entry:
+                    yield head
+                    yield from coming
+                    return
         begun = False
-        for number, frame in numbered_frames(self._video, index, self._remember_error):
-            if begun := begun or number >= entry:
-                yield number, frame
+        with open_container(self._video) as container:
+            for number, frame in numbered_frames(container, index, self._remember_error):
+                if begun := begun or number >= entry:
+                    yield number, frame
 
     def _look_at(self, frame: av.VideoFrame) -> None:
         alive()
         self._damaged += frame.is_corrupt
-        layout = frame.format.name, frame.width, frame.height, orientation(frame)
+        layout = _layout(frame)
         if layout == self._layout:
             return
         turned, exact = layout[3]
@@ -174,8 +183,7 @@ class PartReader:
         if not exact:
             note = "its display matrix is no quarter turn or mirror; the nearest one is applied"
             self.notes += [note] * (note not in self.notes)
-        # Whether it converts depends on its layout alone, and converting every frame takes as long as decoding.
-        to_rgb(frame)
+        self._unconverted.setdefault(layout, frame)
         self._layout = layout
 
     def _remember_error(self, error: av.FFmpegError) -> None:
@@ -217,36 +225,39 @@ def _key(video: str, part: Part) -> object:
 
 
 def numbered_frames(
-    video: Video, index: FrameIndex, on_error: Callable[[av.FFmpegError], None], seek_to: int | None = None
+    container: av.container.InputContainer,
+    index: FrameIndex,
+    on_error: Callable[[av.FFmpegError], None],
+    seek_to: int | None = None,
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames as they decode, with their numbers in the order of display; between two numbers where a time stamp is in
     no packet.
 
     Args:
         on_error: gets the error of each packet that does not decode: after a damaged one the next may be sound.
-        seek_to: time stamp of a keyframe to begin at; None is the file's start.
+        seek_to: time stamp of a keyframe to begin at; None goes on where the container is.
 
     Raises:
         DecodeError: a frame has no time stamp.
         av.FFmpegError: the container cannot be read.
     """
-    with open_container(video) as container:
-        stream = video_stream(container)
+    stream = video_stream(container)
+    if not stream.codec_context.is_open:
         stream.thread_type = "NONE"
-        if seek_to is not None:
-            container.seek(seek_to, stream=stream)
-        count = 0
-        for packet in container.demux(stream):
-            if not packet.size and packet.pts is not None:  # FFmpeg would take it for the end
-                continue
-            try:
-                frames = packet.decode()
-            except av.FFmpegError as error:
-                on_error(error)
-                continue
-            for frame in frames:
-                yield _number(frame, count, index), frame
-                count += 1
+    if seek_to is not None:
+        container.seek(seek_to, stream=stream)
+    count = 0
+    for packet in container.demux(stream):
+        if not packet.size and packet.pts is not None:  # FFmpeg would take it for the end
+            continue
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            on_error(error)
+            continue
+        for frame in frames:
+            yield _number(frame, count, index), frame
+            count += 1
 
 
 def _number(frame: av.VideoFrame, count: int, index: FrameIndex) -> float:
@@ -257,6 +268,10 @@ def _number(frame: av.VideoFrame, count: int, index: FrameIndex) -> float:
     number = int(np.searchsorted(index.pts, frame.pts))
     exact = number < len(index.pts) and index.pts[number] == frame.pts
     return number if exact else number - 0.5
+
+
+def _layout(frame: av.VideoFrame) -> _Layout:
+    return frame.format.name, frame.width, frame.height, orientation(frame)
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:

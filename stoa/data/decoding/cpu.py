@@ -14,6 +14,7 @@ from stoa.data.decoding.clip import Look, Part, PartReader, look_of, numbered_fr
 from stoa.data.decoding.findings import as_decode_error, attempt
 from stoa.data.decoding.guard import Guard
 from stoa.data.decoding.orientation import UPRIGHT
+from stoa.data.decoding.probe import open_container
 
 CpuDecoder = Literal["auto", "decord", "pyav"]
 # Of others decord gives wrong pictures without an error: MPEG-PS and AVI with B-frames, HEVC after a seek.
@@ -125,37 +126,34 @@ def seek_frames(video: Video, index: FrameIndex, wanted: np.ndarray) -> list[np.
     """
     starts = np.flatnonzero(index.keyframes) if index.pts is not None else np.zeros(0, dtype=np.int64)
     pictures: list[np.ndarray] = []
-    coming = numbered_frames(video, index, _refuse)
     shown: tuple[float, av.VideoFrame] | None = None
     ahead: tuple[float, av.VideoFrame] | None = None  # decoded already, not yet on display
     try:
-        for number in wanted.tolist():
-            start = starts[max(np.searchsorted(starts, number, side="right") - 1, 0)] if len(starts) else 0
-            if start > 0 and (ahead or shown or (-1.0, None))[0] < start:
-                assert index.pts is not None
-                coming.close()
-                coming, shown, ahead = numbered_frames(video, index, _refuse, int(index.pts[start])), None, None
-            # Of frames with one time stamp the last is on display, so the one after it has to be seen.
-            while ahead is None or ahead[0] <= number:
-                shown, ahead = ahead or shown, next(coming, None)
-                if ahead is None:
-                    break
-            if shown is None or shown[0] != number or shown[1].is_corrupt:
-                raise DecodeError(
-                    "corrupt", f"PyAV: frame {number} of {len(index.times_seconds)} is not found by seeking"
-                )
-            pictures.append(to_rgb(shown[1]))
+        with open_container(video) as container:
+            coming = numbered_frames(container, index, _ignore)
+            for number in wanted.tolist():
+                start = starts[max(np.searchsorted(starts, number, side="right") - 1, 0)] if len(starts) else 0
+                if start > 0 and (ahead or shown or (-1.0, None))[0] < start:
+                    assert index.pts is not None
+                    coming = numbered_frames(container, index, _ignore, int(index.pts[start]))
+                    shown = ahead = None
+                # Of frames with one time stamp the last is on display, so the one after it has to be seen.
+                while ahead is None or ahead[0] <= number:
+                    shown, ahead = ahead or shown, next(coming, None)
+                    if ahead is None:
+                        break
+                if shown is None or shown[0] != number or shown[1].is_corrupt:
+                    raise DecodeError("corrupt", f"PyAV: frame {number} is not found by seeking")
+                pictures.append(to_rgb(shown[1]))
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
-    finally:
-        coming.close()
     if len({picture.shape for picture in pictures}) > 1:
         raise DecodeError("size", "pictures of several sizes")
     return pictures
 
 
-def _refuse(error: av.FFmpegError) -> None:
-    """A sound part has no packet that does not decode; one between a keyframe and the part may be."""
+def _ignore(error: av.FFmpegError) -> None:
+    """What is lost by it is not found."""
 
 
 def _decode_decord(video: Video, index: FrameIndex, wanted: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ Shape legend: T frames.
 
 from __future__ import annotations
 
-import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,8 +81,8 @@ def _choose(
 
 def _look_at_first(video: Video, index: FrameIndex) -> Look | None:
     """Of the first frame, for all; None where that does not decode."""
-    with contextlib.closing(numbered_frames(video, index, lambda error: None)) as frames:
-        first = next(frames, None)
+    with open_container(video) as container:
+        first = next(numbered_frames(container, index, lambda error: None), None)
     return None if first is None else Look((first[1].height, first[1].width), orientation(first[1])[0])
 
 

@@ -51,10 +51,11 @@ def orientation(frame: av.VideoFrame) -> tuple[Orientation, bool]:
     Returns:
         it, and whether that is the matrix itself (but for its scale), to a degree.
     """
-    if _MATRIX not in frame.side_data:
+    data = frame.side_data  # which PyAV gathers anew each time
+    if not len(data) or _MATRIX not in data:
         return UPRIGHT, True
     # A point x to the right and y down is shown at (a x + c y, b x + d y).
-    a, b, c, d = np.frombuffer(bytes(frame.side_data[_MATRIX]), dtype=np.int32)[_TURN].astype(np.float64)
+    a, b, c, d = np.frombuffer(bytes(data[_MATRIX]), dtype=np.int32)[_TURN].astype(np.float64)
     size = np.hypot(np.hypot(a, b), np.hypot(c, d))
     if size == 0:
         return UPRIGHT, False
