@@ -45,6 +45,11 @@ class File(Protocol):
         """Whose clips are looked at, of a file that holds several; None is all."""
         ...
 
+    @property
+    def part(self) -> PartSeconds | None:
+        """Of the video, where that alone is looked at."""
+        ...
+
     def examine(self, guard: Guard) -> list[Verdict]:
         """The verdict on the file, and after it those on single clips in it that are bad.
 

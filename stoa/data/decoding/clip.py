@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import av
@@ -22,7 +23,8 @@ _LONGEST_SIDE_PX = 16_384
 _LONGEST_ASPECT = 32
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Part:
     """Of a video.
 
     Attributes:
@@ -56,7 +58,7 @@ def open_part(video: Video, start_seconds: float | None, end_seconds: float | No
     start, end = clip_range(index, start_seconds, end_seconds)
     first = int(frames_on_display(index.times_seconds, np.array([start]))[0])
     stop = max(int(np.searchsorted(index.times_seconds, end - 1e-6)), first + 1)
-    entries = np.flatnonzero(index.keyframes[: first + 1]) if index.pts is not None else ()
+    entries = np.flatnonzero(index.keyframes[: first + 1]) if index.pts is not None else np.zeros(0, dtype=np.int64)
     return Part(index, start, end, first, stop, int(entries[-1]) if len(entries) else 0)
 
 

@@ -99,7 +99,7 @@ def _pictures(
         try:
             if look is not None and look.orientation != UPRIGHT:
                 raise DecodeError("codec", "decord: not trusted with turned or mirrored pictures")
-            return _decode_decord(video, part.index, wanted), notes
+            return list(_decode_decord(video, part.index, wanted)), notes
         except (DecodeError, ImportError) as error:
             on_fallback(str(error))
     if judged is None:

@@ -5,7 +5,8 @@ Shape legend: H height, W width, C channels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -16,13 +17,13 @@ _MATRIX, _TURN = "DISPLAYMATRIX", [0, 1, 3, 4]
 
 
 def _unknown_kind(cls: type[Type], value: object) -> Type:
-    member = object.__new__(cls)
+    member: Any = object.__new__(cls)
     member._name_, member._value_ = f"UNKNOWN_{value}", value
     return member
 
 
 # PyAV gives none of a frame's side data where there is a kind that it has no name for, as EXIF and stereo views.
-Type._missing_ = classmethod(_unknown_kind)  # type: ignore[assignment, method-assign]
+Type._missing_ = classmethod(_unknown_kind)  # type: ignore[assignment]
 
 
 class Orientation(NamedTuple):
@@ -51,7 +52,7 @@ def orientation(frame: av.VideoFrame) -> tuple[Orientation, bool]:
     Returns:
         it, and whether that is the matrix itself (but for its scale), to a degree.
     """
-    data = frame.side_data  # which PyAV gathers anew each time
+    data: Mapping[Any, Any] = frame.side_data  # which PyAV gathers anew each time
     if not len(data) or _MATRIX not in data:
         return UPRIGHT, True
     # A point x to the right and y down is shown at (a x + c y, b x + d y).

@@ -90,7 +90,7 @@ def _frame_index(container: av.container.InputContainer) -> FrameIndex:
     ends: list[int] = []
     keys: list[bool] = []
     longest = 0.0
-    fault: DecodeError | OSError | None = None
+    fault: DecodeError | None = None
     try:
         for packet in container.demux(counted):
             if packet.pts is None or packet.is_discard or not packet.size:
@@ -102,9 +102,10 @@ def _frame_index(container: av.container.InputContainer) -> FrameIndex:
                 ends.append(end)
                 keys.append(packet.is_keyframe)
     except av.FFmpegError as error:
-        fault = as_decode_error(error)
-        if isinstance(fault, OSError):
-            raise fault from None
+        found_error = as_decode_error(error)
+        if isinstance(found_error, OSError):
+            raise found_error from None
+        fault = found_error
     if not pts:
         raise fault or DecodeError("truncated" if stream.duration else "no video", "PyAV: no video packet")
     time_base = float(stream.time_base or 1)
