@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -44,7 +45,7 @@ def from_hub(repository: str, names: Sequence[str], *, instead: str) -> Path:
     for name, url in zip(names, urls, strict=True):
         try:
             # One try: the download itself would repeat this one for minutes before it said anything.
-            answer_within(_ANSWER_SECONDS, lambda url=url: hub.get_hf_file_metadata(url, timeout=_ANSWER_SECONDS / 2))
+            answer_within(_ANSWER_SECONDS, partial(hub.get_hf_file_metadata, url, timeout=_ANSWER_SECONDS / 2))
             return Path(hub.hf_hub_download(repository, name, cache_dir=cache))
         except EntryNotFoundError:
             continue

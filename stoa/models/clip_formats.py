@@ -239,8 +239,8 @@ def _record(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if "model_cfg" not in published:
         return {}
     pixels = published.get("preprocess_cfg", {})
-    quick = {"quick_gelu": bool(published["model_cfg"].get("quick_gelu"))}
-    return quick | {key: pixels[key] for key in ("mean", "std") if key in pixels}
+    told = {"quick_gelu": bool(published["model_cfg"].get("quick_gelu"))}
+    return told | {key: pixels[key] for key in ("mean", "std") if key in pixels}
 
 
 def _huggingface_activation(path: Path, config: dict[str, Any]) -> dict[str, Any]:

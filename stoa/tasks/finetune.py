@@ -164,6 +164,7 @@ def _finetune(
         max_tokens=pretrained.model.max_tokens if config.max_tokens is None else config.max_tokens,
     )
     clips, answers = _open(config, process, model_config)
+    assert config.data.manifest is not None
     if not config.validation.held_out:
         split = config.validation.split
         say_opening(process, validation_clips, config.data.manifest, split, "validating", model_config)
