@@ -59,9 +59,12 @@ study: setup
 	stoa ablate recipes/study/plan.yaml --workers 2
 	stoa ablate recipes/study/plan_stgt.yaml --workers 2
 
+# One more than there are cores: tests also wait, for timeouts and for processes that they have started.
+TEST_PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 8 ? cores + 1 : 8)))
+
 # pytest exits with 5 when it collects nothing, which fails the target.
 test: setup
-	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist worksteal $(TESTS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist worksteal $(TESTS) $(PYTEST_ARGS)
 
 test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)

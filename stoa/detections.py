@@ -60,7 +60,12 @@ class Detections:
             raise ValueError(
                 f"scores hold {self.scores[~np.isfinite(self.scores)][0]}; a confidence is a finite number"
             )
-        if n and (np.abs(self.boxes) <= _UNIT).all() and self.size_wh.min(initial=_LEAST_SIDE) >= _LEAST_SIDE:
+        with_extent = (self.boxes[:, 2:] > self.boxes[:, :2]).all(axis=1)
+        if (
+            with_extent.any()
+            and (np.abs(self.boxes) <= _UNIT).all()
+            and self.size_wh.min(initial=_LEAST_SIDE) >= _LEAST_SIDE
+        ):
             raise ValueError(
                 f"boxes lie between 0 and 1, such as {self.boxes[0].tolist()}: shares of the frame; give corners in "
                 f"pixels, so multiply them by size_wh, {self.size_wh.tolist()}"

@@ -68,14 +68,14 @@ def run(args: Namespace) -> None:
     _require_used(args, task)
     _require_comparable(task, args.compare, config)
     read = {"max_tokens": trained.model.config.max_tokens, "max_boxes": trained.model.config.num_boxes}
-    clips = open_split(config.manifest, config.split)
-    for line in opening_lines(clips, config.manifest, config.split, "evaluating", **read):
-        print(line, flush=True)
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
     resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
     name = f"{task}-{file_name(config.split)}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to
     wanted = Path(args.out) if args.out else folder / f"{name}.json"
     with only_writer_of(wanted, "--out"):
+        clips = open_split(config.manifest, config.split)
+        for line in opening_lines(clips, config.manifest, config.split, "evaluating", **read):
+            print(line, flush=True)
         result = evaluate(task, trained, abilities, config, said_to_be=args.compare)
         print(format_report(result.report), flush=True)  # a disk that is full must not cost it
         refused = _compare(task, args.compare, result.report)

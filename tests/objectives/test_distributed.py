@@ -22,7 +22,9 @@ def run(processes: int, way: str, out: Path) -> dict:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("way", "tolerance"), [("deepspeed", 1e-5), ("fp64", 1e-10), ("options", 1e-10)])
+@pytest.mark.parametrize(
+    ("way", "tolerance"), [pytest.param("deepspeed", 1e-5, marks=pytest.mark.slow), ("fp64", 1e-10), ("options", 1e-10)]
+)
 def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path, way, tolerance):
     one, two = (run(n, way, tmp_path / f"{n}.pt") for n in (1, 2))
     assert set(PRETRAINING_LOSSES) < one["loss"].keys()

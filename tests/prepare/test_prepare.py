@@ -120,7 +120,7 @@ def test_calling_again_changes_nothing(shapes, prepared, engine):
     assert "frames: 4 of 4 shards are there already" in lines
 
 
-@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.slow), "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_workers_and_engines_make_the_same_stores(shapes, prepared, tmp_path, engine, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")  # sockets have short paths
     made(shapes, tmp_path / "out", engine=engine, workers=2)

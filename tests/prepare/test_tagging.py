@@ -62,6 +62,7 @@ def score(tagger: Tagger, sentences: list, kind: str) -> float:
     return f1((set(getattr(caption, kind)) for caption in found), [s.spans(kind) for s in sentences])
 
 
+@pytest.mark.slow
 def test_a_trained_pipeline_agrees_with_the_treebank(real_data, trained):
     """Spans are compared, so the pipeline's own cut into words counts too; the baseline is given the true one."""
     treebank = real_data / "pos"

@@ -15,7 +15,7 @@ from simt_build import HERE, PATTERNS, RACE, REPO_ROOT, compile_driver, read_arr
 from torch import Tensor
 from torchvision.ops import roi_align
 
-MODES = ("O2", "asan", "tsan")
+MODES = ("O2", "tsan", pytest.param("asan", marks=pytest.mark.slow))
 OPERATORS = ("roi_align_max", "trajectory_attention", "batched_assignment")
 Arrays = dict[str, np.ndarray]
 Built = Callable[[str, str], Path]
@@ -60,7 +60,7 @@ PLANTS = {
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     """Executables by source and mode, or by plant, compiled while the first of them run."""
 
     def compile_plant(plant: Plant) -> Path:
@@ -71,10 +71,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
         kernel.write_text(kernel.read_text().replace(plant.right, plant.wrong))
         return compile_driver(HERE / f"{plant.operator}.cpp", plant.mode, csrc)
 
+    called = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     jobs: dict[tuple[str, str], Future[Path]] = {}
     with ThreadPoolExecutor(2) as pool:
         for operator in OPERATORS:
-            for mode in MODES:
+            for mode in {params["mode"] for params in called if "mode" in params}:
                 jobs[operator, mode] = pool.submit(compile_driver, HERE / f"{operator}.cpp", mode)
         for name, plant in PLANTS.items():
             jobs["plant", name] = pool.submit(compile_plant, plant)

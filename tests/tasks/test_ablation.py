@@ -1,5 +1,6 @@
 """Plans of many runs: what is run, what is not run again, and the tables."""
 
+import functools
 import importlib
 import json
 import os
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 
+from stoa.arguments import Command, parse
 from stoa.cli import COMMANDS, main
-from stoa.config import parse_run
 from stoa.tasks.ablation.plan import read_plan
 from stoa.tasks.ablation.run import gpu_shares, run_plan, visible_gpus
 from stoa.tasks.ablation.tables import _row_of, format_tables, tabulate
@@ -293,6 +294,14 @@ def test_the_command_lists(plan_file, capsys):
 PLANS = [*sorted((ROOT / "recipes" / "ablation").glob("*.yaml")), *(ROOT / "recipes" / "study").glob("plan*.yaml")]
 
 
+@functools.cache
+def parser_of(name: str) -> tuple[ArgumentParser, Command]:
+    module = importlib.import_module(COMMANDS[name])
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    module.add_arguments(parser)
+    return parser, getattr(module, "COMMAND", Command())
+
+
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_plans_hold_commands_that_parse(path, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -302,13 +311,9 @@ def test_plans_hold_commands_that_parse(path, monkeypatch):
     assert files and all((ROOT / name).is_file() for name in files)
     for cell in plan.cells:
         for command in cell.commands:
-            program, *arguments = command.split()
-            if program == "train.py":
-                parse_run(arguments)
-            else:
-                parser = ArgumentParser(exit_on_error=False)
-                importlib.import_module(COMMANDS[arguments[0]]).add_arguments(parser)
-                parser.parse_args(arguments[1:])
+            name, *arguments = command.removeprefix("stoa ").split()
+            parser, known = parser_of("train" if name == "train.py" else name)
+            parse(parser, arguments, known)
     for table in plan.tables.values():
         assert sum(_row_of(table["rows"], cell) is not None for cell in plan.cells) >= 2
     outputs = [words[i + 1] for i, word in enumerate(words) if word == "--training.output_dir"]

@@ -196,7 +196,7 @@ def test_bad_prediction_files_are_told(tmp_path, line, message):
 
 
 def test_odd_characters_survive_the_file(tmp_path):
-    said = {"a": "x\u2028y\nz", "\u2028": ""}
+    said = {"a": "x\u2028y\nz", "b\u2028c": ""}
     write_predictions(said, tmp_path / "p.jsonl")
     assert read_predictions(tmp_path / "p.jsonl") == said
 

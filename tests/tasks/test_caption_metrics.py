@@ -24,7 +24,9 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", ["nlgeval_readme_example", "abstract48S_candsB_150"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("nlgeval_readme_example", marks=pytest.mark.slow), "abstract48S_candsB_150"]
+)
 def test_scores_are_those_of_the_reference_implementation(real_data, name):
     vectors = json.loads((real_data / "caption_metrics" / "computed" / f"{name}.json").read_text("utf-8"))
     scores = score_captions(vectors["candidate_raw"], vectors["references_raw"])
@@ -34,6 +36,7 @@ def test_scores_are_those_of_the_reference_implementation(real_data, name):
     assert scores.cider_of == pytest.approx(vectors["per_item"]["CIDEr"], abs=1e-6)
 
 
+@pytest.mark.slow  # METEOR takes 15 s to start
 def test_published_scores_of_a_small_set(real_data):
     folder = real_data / "caption_metrics" / "nlgeval"
     said, *references = [(folder / f"{name}.txt").read_text().splitlines() for name in ("hyp", "ref1", "ref2")]
@@ -46,11 +49,13 @@ def test_published_scores_of_a_small_set(real_data):
 REFERENCES = {"a": ["a red circle spins", "the circle turns"], "b": ["a star grows"], "c": ["a cross chases a star"]}
 
 
+@pytest.mark.slow  # METEOR takes 15 s to start
 def test_what_is_right_scores_full_marks():
     scores = score_captions({"a": "A red circle spins.", "b": "a star grows", "c": "a cross chases a star"}, REFERENCES)
     assert scores.bleu1 == pytest.approx(1) and scores.rouge_l == pytest.approx(1) and scores.meteor > 0.99
 
 
+@pytest.mark.slow  # METEOR takes 15 s to start
 def test_empty_captions_score_nothing():
     scores = score_captions({"a": "", "b": " \n ", "c": ""}, REFERENCES)
     assert [getattr(scores, name) for name in NAMES] == pytest.approx([0] * 7, abs=1e-6)
@@ -178,7 +183,7 @@ def test_a_meteor_that_dies_midway_is_told(monkeypatch, tmp_path, after):
         score_captions({"a": "x", "b": "z", "c": "u"}, {"a": ["x"], "b": ["z"], "c": ["u"]})
 
 
-@pytest.mark.parametrize("locale", ["C", "POSIX", "absent"])
+@pytest.mark.parametrize("locale", [pytest.param("C", marks=pytest.mark.slow), "POSIX", "absent"])
 def test_the_locale_changes_no_score(monkeypatch, locale):
     monkeypatch.setenv("LC_ALL", locale)
     texts = {"a": "ein grüner Kreis — 星", "b": "a star \ud800 grows", "c": "é"}

@@ -28,6 +28,7 @@ def trained(shapes) -> TrainedModel:
     return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "none"})
 
 
+@pytest.mark.slow  # METEOR takes 15 s to start
 def test_a_report(trained, shapes, tmp_path):
     manifest = shapes / "manifest.jsonl"
     config = EvaluationConfig(manifest=str(manifest), generation=GenerationConfig(beams=2), batch_size=5)
@@ -48,6 +49,7 @@ def test_a_model_that_never_learned_to_write_is_refused(trained, shapes):
         evaluate("captioning", trained, Abilities("one_pass", "end", None, ["vtc", "vtm"]), config)
 
 
+@pytest.mark.slow  # METEOR takes 15 s to start
 def test_the_references_themselves_score_full_marks_and_other_clips_are_named(shapes):
     config = EvaluationConfig(manifest=str(shapes / "manifest.jsonl"))
     said = {row.id: row.captions[0].text for row in read_manifest(shapes / "manifest.jsonl", split="test")}

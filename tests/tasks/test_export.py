@@ -100,6 +100,7 @@ def clips_and_scores(trained, shapes):
     return read.batch.frames_BTCHW, torch.from_numpy(tokens), scores
 
 
+@pytest.mark.parametrize("trained", [pytest.param("stoa", marks=pytest.mark.slow), "stgt"], indirect=True)
 def test_both_towers_as_graphs(trained, tmp_path, clips_and_scores):
     frames, tokens, scores = clips_and_scores
     export_dual_encoder(trained, tmp_path, onnx=True)
@@ -147,5 +148,5 @@ def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, c
     assert json.loads((exported / "retrieval-test.json").read_text()) == reports["retrieval-test.json"]
     (other,) = exported.glob("retrieval-test-????????.json")
     assert json.loads(other.read_text())["protocol"]["hard sets"].startswith(f"{shapes / 'hard'}: action_swap,")
-    assert main(["export", "--run", str(tmp_path / "nothing"), "--out", str(tmp_path)]) == 2
+    assert main(["export", "--run", str(tmp_path / "nothing"), "--out", str(tmp_path / "new")]) == 2
     assert "no checkpoint under" in capsys.readouterr().err

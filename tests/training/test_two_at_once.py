@@ -24,7 +24,7 @@ def test_the_second_is_refused_before_it_touches_anything(start, tmp_path):
     before = contents(run)
     _, err = finish(start(run, "--training.seed", "1"), code=2)
     assert contents(run) == before
-    assert f"train.py: {run} is being written by process {first.pid} on " in err
+    assert f"train.py: error: {run} is being written by process {first.pid} on " in err
     assert err.endswith(" (train.py); wait for it, or choose another training.output_dir\n")
     assert "rank" not in err and "DeepSpeed" not in err
     first.kill()
@@ -51,7 +51,7 @@ def test_the_first_ends_as_if_alone(start, tmp_path, processes):
     several.wait()
     assert several.code != 0
     for rank in (0, 1):
-        assert f"train.py: rank {rank}: {run} is being written by process" in several.output[1]
+        assert f"train.py: error: rank {rank}: {run} is being written by process" in several.output[1]
     assert main(["export", "--run", str(run), "--out", str(run)]) == 2
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
@@ -64,7 +64,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_last_good_one(start, tmp_path):
     """A part of what a checkpoint takes may be written: DeepSpeed's own writer meets it."""
     run = tmp_path / "run"
     _, err = finish(start(run, program=(WORKER, "disk", "6")), code=2)
-    assert f"train.py: {run / 'checkpoints' / 'step-00000010'} cannot be written: " in err
+    assert f"train.py: error: {run / 'checkpoints' / 'step-00000010'} cannot be written: " in err
     assert err.endswith(f"; the last good checkpoint is {run / 'checkpoints' / 'step-00000005'}\n")
     assert "Traceback" not in err
     assert {path.name for path in (run / "checkpoints").glob("*step*")} == {"step-00000005"}

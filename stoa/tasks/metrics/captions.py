@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,8 @@ def _meteor(said: dict[str, list[str]], ours: dict[str, list[str]]) -> float:
     finally:
         if scorer.lock.locked():  # else its destructor waits for ever
             scorer.lock.release()
+        with suppress(BrokenPipeError):  # which the destructor, too, would meet
+            scorer.meteor_p.stdin.close()
         for pipe in (scorer.meteor_p.stdout, scorer.meteor_p.stderr):
             pipe.close()
     return score
