@@ -30,6 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that start processes come first: they are the longest, and what is last should be short."""
+    items.sort(key=lambda item: item.get_closest_marker("dist") is None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("needs_cuda") is None or torch.cuda.is_available():
         return

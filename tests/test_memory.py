@@ -65,6 +65,7 @@ def test_large_blocks_go_back_at_once():
     assert faults("keep_freed_memory()", mib=40) > PAGES * 0.9
 
 
+@pytest.mark.slow
 def test_training_on_a_cpu_keeps_it():
     assert faults(JOINED) < PAGES / 100
 

@@ -71,6 +71,7 @@ def test_one_node(repo_root: Path, tmp_path: Path, environment: dict[str, str]) 
     assert results(tmp_path) == EXPECTED
 
 
+@pytest.mark.slow
 def test_two_nodes(repo_root: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     script = repo_root / "cluster" / "node.sh"
     shared = environment | {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -102,6 +103,7 @@ def test_slurm_runs_the_node_script_once_a_node(repo_root: Path, tmp_path: Path,
     assert results(tmp_path) == EXPECTED
 
 
+@pytest.mark.slow
 def test_hostfile(repo_root: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("localhost slots=2\n")

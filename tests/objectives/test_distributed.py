@@ -23,7 +23,12 @@ def run(processes: int, way: str, out: Path) -> dict:
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    ("way", "tolerance"), [pytest.param("deepspeed", 1e-5, marks=pytest.mark.slow), ("fp64", 1e-10), ("options", 1e-10)]
+    ("way", "tolerance"),
+    [
+        pytest.param("deepspeed", 1e-5, marks=pytest.mark.slow),
+        ("fp64", 1e-10),
+        pytest.param("options", 1e-10, marks=pytest.mark.slow),
+    ],
 )
 def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path, way, tolerance):
     one, two = (run(n, way, tmp_path / f"{n}.pt") for n in (1, 2))

@@ -37,6 +37,7 @@ def assert_fits(log: str) -> None:
         assert used.static_shared_bytes <= MAX_STATIC_SHARED, (kernel, used)
 
 
+@pytest.mark.slow
 def test_sm_90(repo_root: Path, tmp_path: Path) -> None:
     command = [toolkit(repo_root), "-std=c++20", "-O3", "-arch=sm_90", "--Werror", "all-warnings", "-Xptxas", "-v"]
     source = repo_root / "tests" / "packaging" / "kernels.cu"

@@ -132,6 +132,7 @@ def test_a_missing_compiler_is_said_loudly(checkout: Path) -> None:
         run(*command, cwd=checkout, CXX="no-such-c++", STOA_FORCE_EXT="1")
 
 
+@pytest.mark.slow
 def test_a_failing_compiler_is_an_error_only_when_forced(checkout: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "build"]
     assert "NOT COMPILED: compiling failed" in run(*command, cwd=checkout, CXX="false")

@@ -86,6 +86,7 @@ def write_sound_alone(path):
         container.mux(stream.encode())
 
 
+@pytest.mark.slow
 def test_real_clips_decode_to_the_last_frame_or_the_ledger_says_why(real_data, tmp_path):
     with open(real_data / "VIDEOS.tsv", newline="") as file:
         known = {row["file"]: row for row in csv.DictReader(file, delimiter="\t")}

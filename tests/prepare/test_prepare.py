@@ -138,6 +138,7 @@ def command(source: Path, out: Path, *arguments: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_it_goes_on(shapes, prepared, tmp_path):
     out = tmp_path / "out"
     for shards in (1, 5):
@@ -156,6 +157,7 @@ def test_killed_at_any_time_it_goes_on(shapes, prepared, tmp_path):
     assert all(resumed.read(i).media == straight.read(i).media for i in range(20))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_stops_it_cleanly(shapes, tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))

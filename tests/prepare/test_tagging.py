@@ -75,6 +75,7 @@ def test_a_trained_pipeline_agrees_with_the_treebank(real_data, trained):
         assert reached > baseline + 0.06, kind
 
 
+@pytest.mark.slow
 def test_penn_tags_alone_tell_main_verbs_from_auxiliaries(real_data, trained, tmp_path):
     nlp = spacy.load(trained)
     nlp.remove_pipe("morphologizer")
@@ -148,6 +149,7 @@ def test_spans_are_those_of_the_text_as_given(listed, text, nouns, verbs):
     assert caption.noun_labels == ()
 
 
+@pytest.mark.slow
 def test_long_captions(listed, trained):
     long = "a dog runs after the ball &amp; " * 313
     assert len(long) > 10_000
@@ -177,12 +179,14 @@ def test_captions_stream_in_order(listed):
     assert len(taken) == 12
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_spans(real_data, trained):
     texts = [sentence.text for sentence in islice(read_conllu(real_data / "pos" / "en_ewt-ud-dev.conllu"), 100)]
     tagger = Tagger.load(trained)
     assert list(tagger.tag(texts, batch_size=7)) == list(tagger.tag(texts)) == [next(tagger.tag([t])) for t in texts]
 
 
+@pytest.mark.slow
 def test_words_seen_are_forgotten(trained):
     nlp = spacy.load(trained)
     tagger = Tagger(nlp)
@@ -192,6 +196,7 @@ def test_words_seen_are_forgotten(trained):
     assert len(nlp.vocab.strings) == known
 
 
+@pytest.mark.slow
 def test_only_what_parts_of_speech_need_runs(trained):
     nlp = spacy.load(trained)
     for pipe in ("parser", "ner", "lemmatizer", "attribute_ruler"):

@@ -64,6 +64,7 @@ def test_the_references_themselves_score_full_marks_and_other_clips_are_named(sh
         score_file("captioning", {**said, "other": "x"}, config)
 
 
+@pytest.mark.slow
 def test_the_command_scores_a_file(shapes, tmp_path, capsys):
     manifest = shapes / "manifest.jsonl"
     write_predictions({row.id: "a star" for row in read_manifest(manifest, split="test")}, tmp_path / "said.jsonl")

@@ -100,7 +100,7 @@ def clips_and_scores(trained, shapes):
     return read.batch.frames_BTCHW, torch.from_numpy(tokens), scores
 
 
-@pytest.mark.parametrize("trained", [pytest.param("stoa", marks=pytest.mark.slow), "stgt"], indirect=True)
+@pytest.mark.slow
 def test_both_towers_as_graphs(trained, tmp_path, clips_and_scores):
     frames, tokens, scores = clips_and_scores
     export_dual_encoder(trained, tmp_path, onnx=True)

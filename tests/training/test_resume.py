@@ -82,6 +82,7 @@ def test_stages_of_zero_train_alike_and_resume(start, tmp_path, stage):
     assert f"is of another DeepSpeed configuration: DeepSpeed.ZeRO stage is {stage} there and 1 here" in err
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_bf16_trains_as_fp32_does_and_resumes(start, tmp_path):
     full, straight, killed = tmp_path / "full", tmp_path / "straight", tmp_path / "killed"
@@ -135,6 +136,7 @@ def test_a_signal_ends_a_run_saved(start, tmp_path, number):
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, step + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_sigterm_ends_several_processes_saved(start, tmp_path):
     """torchrun sends it to a whole group, loader processes included; Slurm has sent one before."""
