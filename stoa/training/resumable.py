@@ -12,6 +12,8 @@ from stoa.training.deepspeed_config import layout
 
 # Keys of the model that change neither its weights nor its outputs.
 _FREE_TO_CHANGE = {"activation_checkpointing"}
+# Parts of the model by the key that leaves them out, where it is 0; their other keys then decide nothing.
+_LEFT_OUT_BY = {"objects": "num_trajectories", "actions": "num_tokens", "graph": "layers"}
 
 
 def require_same_run(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
@@ -20,7 +22,7 @@ def require_same_run(saved: dict[str, Any], current: dict[str, Any], path: Path)
     Raises:
         ValueError: names the first difference and both values.
     """
-    model = _filled(saved["config"]["model"], asdict(ModelConfig())), current["config"]["model"]
+    model = _built(_filled(saved["config"]["model"], asdict(ModelConfig()))), _built(current["config"]["model"])
     layouts = layout(saved["deepspeed_config"]), layout(current["deepspeed_config"])
     parts = [
         ("model", "another model", *model),
@@ -51,6 +53,12 @@ def _trained(config: dict[str, Any]) -> dict[str, Any]:
 def _started_from(run: dict[str, Any]) -> dict[str, Any]:
     """What a fine-tuning is for, and the weights that it began with."""
     return {"task": run.get("task"), "run (sha256 of its weights)": (run.get("pretrained") or {}).get("weights sha256")}
+
+
+def _built(model: dict[str, Any]) -> dict[str, Any]:
+    """The values of a model's configuration that decide something."""
+    left_out = {name: {key: 0} for name, key in _LEFT_OUT_BY.items() if not model[name][key]}
+    return {**model, **left_out}
 
 
 def _filled(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:

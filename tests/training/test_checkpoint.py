@@ -98,6 +98,18 @@ def test_a_key_that_a_checkpoint_does_not_know_has_its_default():
         require_same_run(saved, facts, Path("x"))
 
 
+def test_keys_of_what_is_left_out_decide_nothing():
+    config = Config().to_dict()
+    facts = {"config": config, "architecture": {}, "deepspeed_config": {}}
+    config["model"]["objects"]["num_trajectories"] = 0
+    saved = copy.deepcopy(facts)
+    saved["config"]["model"]["objects"]["max_boxes"] = 5
+    require_same_run(saved, facts, Path("x"))
+    saved["config"]["model"]["objects"]["num_trajectories"] = 6
+    with pytest.raises(ValueError, match=r"of another model: model.objects\.\w+ is "):
+        require_same_run(saved, facts, Path("x"))
+
+
 def test_the_weights_that_validation_chose_go_before_the_newest(tmp_path):
     make(tmp_path / "checkpoints", 20)
     assert find(tmp_path) == tmp_path / "checkpoints" / "step-00000020"
