@@ -51,7 +51,7 @@ def test_the_first_ends_as_if_alone(start, tmp_path, processes):
     several.wait()
     assert several.code != 0
     for rank in (0, 1):
-        assert f"train.py: error: rank {rank}: {run} is being written by process" in several.output[1]
+        assert f"train.py: rank {rank}: error: {run} is being written by process" in several.output[1]
     assert main(["export", "--run", str(run), "--out", str(run)]) == 2
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
