@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from stoa.arguments.kinds import Kind, kind_of, nearest_file
+from stoa.arguments.given import text_of
+from stoa.arguments.kinds import Kind, kind_of
 from stoa.arguments.messages import nearest, one_line
-from stoa.shipped import folder
 
 
 class _Loader(yaml.SafeLoader):
@@ -108,19 +108,7 @@ def _inside(group: str, keys: Collection[str]) -> str:
 
 
 def _parse(path: Path, name: str) -> Any:
-    if path.is_dir():
-        near = nearest_file(path, (".yaml", ".yml"), also=[folder("recipes"), path])
-        raise ValueError(f"{name} is a folder; " + (f"did you mean {near}?" if near else "name a file"))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = nearest_file(path, (".yaml", ".yml"), also=[folder("recipes")])
-        hint = f"did you mean {near}?" if near else "recipes/ holds the ready ones"
-        raise ValueError(f"{name} does not exist; {hint}") from None
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not text in UTF-8 (byte {error.start}); save it as that") from None
+    text = text_of(path, name, (".yaml", ".yml"), "recipes")
     try:
         return load_yaml(text)
     except yaml.YAMLError as error:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stoa.arguments.kinds import kind_of, nearest_file
-from stoa.shipped import folder, found
+from stoa.arguments.given import text_of
+from stoa.arguments.kinds import kind_of
+from stoa.shipped import found
 
 
 class Value(NamedTuple):
@@ -268,19 +269,7 @@ def _shown(value: Any) -> str:
 
 
 def _parse(path: Path, name: str) -> Any:
-    if path.is_dir():
-        near = nearest_file(path / "pretrain.json", ".json")
-        raise ValueError(f"{name} is a folder; " + (f"did you mean {near}?" if near else "name a file"))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = nearest_file(path, ".json", also=[folder("ds_configs")])
-        hint = f"did you mean {near}?" if near else "ds_configs/ holds ready ones"
-        raise ValueError(f"{name} does not exist; {hint}") from None
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not text in UTF-8 (byte {error.start}); save it as that") from None
+    text = text_of(path, name, (".json",), "ds_configs")
     try:
         return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

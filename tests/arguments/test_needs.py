@@ -5,6 +5,7 @@ from commands import REQUIRED, parsed, parser_of
 
 from stoa.arguments import needs
 from stoa.arguments.needs import Need, idle
+from stoa.cli import evaluate
 
 # Command, options that turn a part off, values of which each does nothing then.
 TURNED_OFF = [
@@ -82,6 +83,39 @@ def test_what_does_nothing_is_known(name, off, values):
     found = list(idle(given, vars(parser.get_defaults().as_flat()), command.needs))
     assert {item.key for item in found} >= {value.split("=")[0] for value in values}
     assert all("does nothing: " in item.refusal("--x") and "leave it out" in item.refusal("--x") for item in found)
+
+
+OF_OTHER_TASKS = {
+    "retrieval": [
+        "questions=q",
+        "questions=q question_types=[what]",
+        "generation.beams=2",
+        "generation.max_new_tokens=9",
+    ],
+    "captioning": ["questions=q", "hard=h", "top_k=3", "dual_softmax=true", "baseline=false"],
+    "answering": ["hard=h", "top_k=3", "dual_softmax=true", "baseline=false"],
+    "multiple_choice": ["hard=h", "top_k=3", "generation.beams=2 generation.length_penalty=2"],
+}
+
+
+@pytest.mark.parametrize(("task", "values"), [(task, v) for task, values in OF_OTHER_TASKS.items() for v in values])
+def test_what_a_task_of_evaluation_has_no_use_for_is_refused(task, values):
+    args = parsed("evaluate", *(f"--{value}" for value in values.split()))
+    with pytest.raises(ValueError, match=rf"and does nothing: task is {task}; leave it out"):
+        evaluate._require_used(args, task)
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        ("retrieval", "hard=h top_k=3 dual_softmax=true baseline=false"),
+        ("captioning", "generation.beams=2 generation.length_penalty=2"),
+        ("answering", "questions=q question_types=[what] generation.max_new_tokens=9"),
+        ("multiple_choice", "questions=q question_types=[what]"),
+    ],
+)
+def test_what_a_task_of_evaluation_uses_is_taken(task, values):
+    evaluate._require_used(parsed("evaluate", *(f"--{value}" for value in values.split())), task)
 
 
 def test_an_option_that_does_nothing_is_refused():

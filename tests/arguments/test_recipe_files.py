@@ -53,7 +53,7 @@ def test_a_byte_order_mark_and_numbers_without_a_point_are_read(tmp_path):
     training = parsed("train", "--recipe", str(recipe)).training
     assert (training.optim.clip_lr, training.optim.new_lr, training.max_steps) == (1e-4, 2e-3, 7)
     recipe.write_text("training: {max_steps: 7}", encoding="utf-16")
-    assert refused("train", recipe).startswith("is not text in UTF-8")
+    assert refused("train", recipe).startswith("the file is UTF-16, not UTF-8; re-save")
 
 
 OTHERS = {

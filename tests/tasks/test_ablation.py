@@ -256,6 +256,7 @@ def test_tables_of_results_that_lie_elsewhere(plan_file, tmp_path, capsys):
             "column 'c' is 'x \\* a.b'; expected a path",
         ),
         ("out: x\ncells: {}\ntables: {t: {rows: a, values: {c: [a.b, 5]}}}", r"column 'c' is \['a.b', 5\]; expected"),
+        ("out: x\ncells: {}\nout: y", "plan.yaml: out stands twice, in lines 1 and 3; keep one"),
         ("out: x\ncells: {}\ntables: {t: {rows: a, values: [b]}}", "table 't' needs 'rows', a name, and 'values'"),
     ],
 )
@@ -263,8 +264,10 @@ def test_mistakes_in_a_plan_are_told(tmp_path, text, message):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_plan(tmp_path / "plan.yaml")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"nothing.yaml does not exist; did you mean \S+/plan.yaml\?"):
         read_plan(tmp_path / "nothing.yaml")
+    with pytest.raises(ValueError, match=r"is a recipe for fine-tuning; give it to stoa finetune as --recipe"):
+        read_plan(ROOT / "recipes" / "finetune" / "msvd_qa.yaml")
 
 
 def test_the_time_of_a_cell_is_that_of_all_its_calls(tmp_path):

@@ -274,6 +274,7 @@ def test_the_test_clips_of_7k_are_those_of_1k_a(tmp_path):
     rows = described(1000, 1000)
     manifest = prepared(tmp_path, "msrvtt-7k", clips=1000, captions=1000)
     found = coverage_of(FileClips(rows, tmp_path), str(manifest), "test", captions=True)
+    assert found.data_set == "msrvtt-1k-a" and not found.partial
     require_comparable("msrvtt-1k-a", found)
     said = coverage_of(FileClips(rows, tmp_path), "x.jsonl", "eval", captions=True, said_to_be="msrvtt-1k-a")
     require_comparable("msrvtt-1k-a", replace(said, split="eval"))

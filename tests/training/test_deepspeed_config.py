@@ -156,7 +156,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path):
     (tmp_path / "ds.json").write_text(json.dumps(SOUND), encoding="utf-8-sig")
     assert read_config(tmp_path / "ds.json") == SOUND
     (tmp_path / "ds.json").write_text(json.dumps(SOUND), encoding="utf-16")
-    with pytest.raises(ValueError, match=r"ds.json is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"ds.json: the file is UTF-16, not UTF-8; re-save"):
         read_config(tmp_path / "ds.json")
 
 
@@ -167,7 +167,7 @@ def test_a_file_that_is_not_there_names_the_nearest(tmp_path, monkeypatch):
             read_config(wrong)
     with pytest.raises(ValueError, match="is a folder; did you mean ds_configs/"):
         read_config("ds_configs")
-    with pytest.raises(ValueError, match="does not exist; ds_configs/ holds ready ones"):
+    with pytest.raises(ValueError, match="does not exist; ds_configs/ holds the ready ones"):
         read_config(tmp_path / "zzzzzzzzzzzz.json")
 
 

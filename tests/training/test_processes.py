@@ -90,7 +90,9 @@ def test_one_process_needs_no_port(monkeypatch):
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
-        meet(place({"MASTER_PORT": str(other.getsockname()[1])}))
+        store = meet(place({"MASTER_PORT": str(other.getsockname()[1])}))
+    store.set("key", "value")
+    assert store.get("key") == b"value"
 
 
 def test_a_taken_port_names_the_option(impatient):

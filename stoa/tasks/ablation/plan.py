@@ -32,6 +32,10 @@ from typing import Any
 
 import yaml
 
+from stoa.arguments.given import text_of
+from stoa.arguments.kinds import kind_of
+from stoa.arguments.recipes import load_yaml
+
 _KEYS = {"out", "matrix", "passes", "gpus", "cells", "tables"}
 _VALUE = re.compile(r"(\d+(?:\.\d+)? \* )?[^\s*]+")
 FIELD = re.compile(r"\{(\w+)\}")
@@ -70,12 +74,15 @@ def read_plan(path: Path) -> Plan:
         ValueError: the file is missing or malformed, a key or a field is unknown, or two cells, or two reports of a
             cell, have one name.
     """
+    text = text_of(path, f"plan {path}", (".yaml", ".yml"), "recipes")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"plan {path} cannot be read ({error.strerror})") from None
+        raw = load_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"plan {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:  # of a key that stands twice
+        raise ValueError(f"plan {path}: {error}") from None
+    if (kind := kind_of(raw)) is not None and kind.option != "plan":
+        raise ValueError(f"plan {path} is {kind.what}; {kind.where}")
     if not isinstance(raw, dict) or not isinstance(raw.get("cells"), dict) or "out" not in raw:
         raise ValueError(f"plan {path}: 'out' or 'cells' is missing; see stoa/tasks/ablation/plan.py for the form")
     unknown = sorted(raw.keys() - _KEYS)
