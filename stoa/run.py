@@ -18,7 +18,7 @@ from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.counts import Use
 from stoa.data.ledger import LEDGER_FILE, Ledger
-from stoa.data.loader import build_loader, open_clips, opening_lines, to_train_on
+from stoa.data.loader import DataConfig, build_loader, open_clips, opening_lines, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.locks import only_writer
 from stoa.memory import keep_freed_memory
@@ -106,17 +106,20 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         manifest = _manifest(config, default_data, process)
         ledger = process.ledger if rank() == 0 else Ledger(None)
         clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
-        say_opening(process, clips, manifest, config.data.split, "training", config.model)
+        say_opening(process, clips, manifest, config.data.split, "training", config.model, config.data)
         clips = to_train_on(clips, config.data)
         model, used, before, said = _start(config, clips)
         facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
         train(process, config, model, clips, facts=facts, start=said)
 
 
-def say_opening(process: Process, clips: Clips, manifest: str, split: str | None, use: Use, model: ModelConfig) -> None:
+def say_opening(
+    process: Process, clips: Clips, manifest: str, split: str | None, use: Use, model: ModelConfig, data: DataConfig
+) -> None:
     """Say of what the work is; raises on every rank as :func:`stoa.data.loader.opening_lines` does."""
-    sizes = {"max_tokens": model.max_tokens, "max_boxes": model.num_boxes}
-    for line in from_first_rank(lambda: opening_lines(clips, manifest, split, use, **sizes)):
+    reading: dict[str, Any] = {"decoder": data.decoder, "decode_timeout_seconds": data.decode_timeout_seconds}
+    reading |= {"max_tokens": model.max_tokens, "max_boxes": model.num_boxes}
+    for line in from_first_rank(lambda: opening_lines(clips, manifest, split, use, **reading)):
         process.console.say(line)
 
 

@@ -136,14 +136,24 @@ def open_clips(manifest: str, split: str | None, ledger: Ledger, *, together: in
 
 
 def opening_lines(
-    clips: Clips, manifest: str, split: str | None, use: Use, *, max_tokens: int, max_boxes: int
+    clips: Clips,
+    manifest: str,
+    split: str | None,
+    use: Use,
+    *,
+    max_tokens: int,
+    max_boxes: int,
+    decoder: Decoder = DataConfig.decoder,
+    decode_timeout_seconds: float = DataConfig.decode_timeout_seconds,
 ) -> list[str]:
-    """What is said before the work begins: of which rows it is, and what of them is missing, cut or dropped.
+    """What is said before the work begins: of which rows it is, what of them is missing, cut or dropped, and what of
+    the reading does nothing.
 
     Args:
         clips: as :func:`open_clips` gives them for ``manifest`` and ``split``.
         use: that is made of them.
         max_tokens, max_boxes: that the model reads and sees.
+        decoder, decode_timeout_seconds: of the configuration.
 
     Raises:
         ValueError: most of the files are missing, or most of the boxes are not what they should be.
@@ -151,7 +161,15 @@ def opening_lines(
     reading: dict[str, Any] = {"name": manifest, "split": split, "use": use}
     reading |= {"max_tokens": max_tokens, "with_boxes": max_boxes > 0}
     if isinstance(clips, ShardClips):
-        return list(store_lines(clips.counts, clips.sizes, **reading))
+        lines = list(store_lines(clips.counts, clips.sizes, **reading))
+        of_video = {
+            "decoder": decoder not in ("dali", DataConfig.decoder),
+            "decode_timeout_seconds": decode_timeout_seconds != DataConfig.decode_timeout_seconds,
+        }
+        if clips.kind == "frames" and any(of_video.values()):
+            idle = " and ".join(name for name, given in of_video.items() if given)
+            lines.append(f"{manifest} holds JPEG frames: {idle}, which concern video, change nothing")
+        return lines
     assert isinstance(clips, FileClips)
     return list(manifest_lines(clips.rows, clips.root, clips.counts, **reading))
 

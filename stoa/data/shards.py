@@ -75,6 +75,11 @@ class ShardClips:
         self._split = split
 
     @property
+    def kind(self) -> str:
+        """``frames`` or ``video``."""
+        return str(self._store["kind"])
+
+    @property
     def left_out(self) -> int:
         """Clips of what it was made of, of all splits, that it lacks: without a caption, or not to be decoded."""
         return int(self._store["left_out"])

@@ -167,7 +167,7 @@ def _finetune(
     assert config.data.manifest is not None
     if not config.validation.held_out:
         split = config.validation.split
-        say_opening(process, validation_clips, config.data.manifest, split, "validating", model_config)
+        say_opening(process, validation_clips, config.data.manifest, split, "validating", model_config, config.data)
     model_config = replace(model_config, num_answers=len(answers or ()))
     used = None
     if pretrained.model.lm_vocab == "used":
@@ -217,7 +217,7 @@ def _open(config: FinetuneConfig, process: Process, model: ModelConfig) -> tuple
     assert config.data.manifest is not None
     ledger = process.ledger if rank() == 0 else Ledger(None)
     clips = open_clips(config.data.manifest, config.data.split, ledger, together=config.data.together)
-    say_opening(process, clips, config.data.manifest, config.data.split, "training", model)
+    say_opening(process, clips, config.data.manifest, config.data.split, "training", model, config.data)
     if config.validation.held_out:
         clips = SomeClips(clips, _held_out(clips, config.validation.held_out)[1])
     if config.questions is None:

@@ -118,6 +118,9 @@ def test_what_was_left_out_is_said_by_prepare_training_and_check(videos, tmp_pat
     ]
     clips = open_clips(store, "train", Ledger(None))
     assert opening_lines(clips, store, "train", "training", max_tokens=32, max_boxes=0) == of_store
+    given = {"max_tokens": 32, "max_boxes": 0, "decoder": "pyav", "decode_timeout_seconds": 5.0}
+    idle = f"{store} holds JPEG frames: decoder and decode_timeout_seconds, which concern video, change nothing"
+    assert opening_lines(clips, store, "train", "training", **given) == [*of_store, idle]
     lines: list[str] = []
     assert check(store, CheckConfig(ledger=str(tmp_path / "l.jsonl"), split="train"), lines.append)
     assert lines[:2] == [of_store[0].replace("training", "checking"), of_store[1]]
