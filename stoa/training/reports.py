@@ -122,6 +122,8 @@ class Reports:
             self._replaced_clips += replaced
             # A metric with nothing to measure is not a number; a loss that is none is an error.
             values = {n: x for n, x in zip(names, row[:-4], strict=True) if not math.isnan(x) or n in _CHECKED}
+            if ds.uses_fp16(self._engine) and math.isinf(values.get("grad_norm", 0.0)):
+                del values["grad_norm"]  # of a skipped step; JSON has no such number
             values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
             lines.append(values | window)
         try:

@@ -1,0 +1,68 @@
+"""What is made of the steps between two reports, without a training."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stoa.training.console import Console
+from stoa.training.metrics import MetricsLog, read_metrics
+from stoa.training.reports import Reports, StepRecord
+
+
+def reports(folder, *, fp16: bool, skipped: int = 0) -> Reports:
+    engine = SimpleNamespace(fp16_enabled=lambda: fp16, gradient_clipping=lambda: 1.0, skipped_steps=0)
+    made = Reports(
+        engine,
+        max_steps=9,
+        samples=8,
+        device=torch.device("cpu"),
+        checkpoints=folder / "checkpoints",
+        console=Console(enabled=False),
+        log=MetricsLog(folder, last_step=0, tensorboard=False),
+        replacements=None,
+    )
+    engine.skipped_steps = skipped
+    return made
+
+
+def add(made: Reports, *norms: float, loss: float = 1.0) -> None:
+    for step, norm in enumerate(norms, start=1):
+        made.add(StepRecord(step, ["loss", "grad_norm"], torch.tensor([loss, norm]), 0.1, 0.0, 0, 0))
+
+
+def test_skipped_steps_of_half_precision_have_no_norm_and_the_log_is_json(tmp_path):
+    made = reports(tmp_path, fp16=True, skipped=1)
+    add(made, 0.5, torch.inf, 2.0, 3.0)
+    assert made.report(stop=False) is False
+    made.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
+    assert [record.get("grad_norm") for record in records] == [0.5, None, 2.0, 3.0]
+    assert all(record["clipped_share"] == pytest.approx(2 / 3) for record in records)
+
+
+@pytest.mark.parametrize(
+    ("norms", "loss", "message"),
+    [
+        ((1.0, torch.inf, 1.0), 1.0, "grad_norm of step 2 is inf"),
+        ((1.0, 1.0), torch.nan, "loss of step 1 is nan"),
+    ],
+)
+def test_what_is_not_finite_ends_a_run_and_is_in_its_log(tmp_path, norms, loss, message):
+    made = reports(tmp_path, fp16=False)
+    add(made, *norms, loss=loss)
+    with pytest.raises(FloatingPointError, match=message):
+        made.report(stop=False)
+    made.close()
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == len(norms)
+
+
+def test_norms_that_are_not_told_are_left_out(tmp_path):
+    made = reports(tmp_path, fp16=False)
+    add(made, torch.nan, torch.nan)
+    assert made.report(stop=True) is True
+    made.close()
+    for record in read_metrics(tmp_path / "metrics.jsonl"):
+        assert "grad_norm" not in record and "clipped_share" not in record
