@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import warnings
@@ -224,9 +225,9 @@ def build_loader(
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
     if not on_device:
-        return one_line_errors(_joined(iter(loader), pin_memory=loader.pin_memory), "data.num_workers")
+        return one_line_errors(_joined(started(loader), pin_memory=loader.pin_memory), "data.num_workers")
     decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=sampler.micro_batch, device=device)
-    return one_line_errors(_decode_ahead(iter(loader), dataset, decoder), "data.num_workers")
+    return one_line_errors(_decode_ahead(started(loader), dataset, decoder), "data.num_workers")
 
 
 def _joined(loader: Iterator[Bundle], *, pin_memory: bool) -> Iterator[LoadedBatch]:
@@ -274,6 +275,22 @@ def _one_by_one(samples: list[Sample], dataset: ClipDataset, decoder: DaliDecode
 
 def _encoded(sample: Sample) -> EncodedFrames:
     return cast(EncodedFrames, sample.frames_TCHW)
+
+
+def started(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader, whose processes are forked here.
+
+    What this process has must not be freed in theirs: to free a scaler of FFmpeg there waits for ever for threads that
+    a fork does not have, and garbage collection may come upon one at any time.
+    """
+    if not loader.num_workers:
+        return iter(loader)
+    gc.collect()
+    gc.freeze()
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()
 
 
 def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:

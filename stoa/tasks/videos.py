@@ -16,7 +16,7 @@ from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.dataset import ClipDataset, Sample, collate
 from stoa.data.decoding.cpu import CpuDecoder
-from stoa.data.loader import one_line_errors
+from stoa.data.loader import one_line_errors, started
 from stoa.data.views import View
 from stoa.manifest import ClipRow
 from stoa.models.video_language import ModelConfig
@@ -88,7 +88,7 @@ class VideoReader:
         )
         self.unreadable.clear()
         self.with_boxes = 0
-        for results in one_line_errors(iter(loader), "--num_workers"):
+        for results in one_line_errors(started(loader), "--num_workers"):
             failed = [result for result in results if isinstance(result, _Failed)]
             if failed:
                 ids = self.clips.ids()

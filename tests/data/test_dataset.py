@@ -2,7 +2,10 @@
 
 import dataclasses
 import errno
+import gc
 import json
+import os
+import time
 import warnings
 from itertools import islice
 
@@ -230,6 +233,37 @@ def test_workers_do_not_change_the_batches(folder):
     for a, b in zip(load(folder, 0), load(folder, 2), strict=True):
         for f in dataclasses.fields(a):
             assert torch.equal(getattr(a, f.name), getattr(b, f.name)), f.name
+
+
+class Unfinished:
+    """Waits for ever where it is freed in another process, as a scaler of FFmpeg with threads does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+        self.process = os.getpid()
+
+    def __del__(self) -> None:
+        while os.getpid() != self.process:
+            time.sleep(1)
+
+
+HELD: list[Unfinished] = []
+
+
+def free() -> None:
+    if HELD:
+        HELD.clear()
+        gc.collect()
+
+
+@pytest.mark.timeout(60)
+def test_loader_processes_free_nothing_of_this_one(folder):
+    os.register_at_fork(after_in_child=free)  # for good; it does nothing in other tests
+    HELD[:] = [Unfinished()]
+    try:
+        assert len(load(folder, 2)) == 7
+    finally:
+        HELD.clear()
 
 
 def test_empty_captions_go_to_the_ledger_and_other_scripts_are_warned_of_once(tmp_path):
