@@ -3,18 +3,17 @@
 import importlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 
 from stoa.cli import COMMANDS
 from stoa.config import Config, from_dict, parse_run, valid_keys
 from stoa.objectives.total import LOSSES
 from stoa.training.deepspeed_config import read_config
-from stoa.training.engine import fit_precision
+from stoa.training.engine import choose_attention, fit_precision
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(
@@ -127,9 +126,12 @@ def test_bf16_is_refused_where_it_is_emulated(monkeypatch, key):
 
 
 def test_attention_is_never_that_of_cudnn():
-    code = (
-        "import torch; from stoa.training.engine import choose_attention; from torch.backends.cuda import *; "
-        "choose_attention(torch.device('cpu')); assert cudnn_sdp_enabled() and flash_sdp_enabled(); "
-        "choose_attention(torch.device('cuda')); assert not cudnn_sdp_enabled() and flash_sdp_enabled()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    cuda = torch.backends.cuda
+    assert cuda.cudnn_sdp_enabled() and cuda.flash_sdp_enabled()
+    try:
+        choose_attention(torch.device("cpu"))
+        assert cuda.cudnn_sdp_enabled() and cuda.flash_sdp_enabled()
+        choose_attention(torch.device("cuda"))
+        assert not cuda.cudnn_sdp_enabled() and cuda.flash_sdp_enabled()
+    finally:
+        cuda.enable_cudnn_sdp(True)

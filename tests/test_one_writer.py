@@ -141,6 +141,7 @@ def test_an_export_beside_checkpoints_is_never_taken_for_theirs(inputs, capsys):
     assert "holds an export (config.json) and checkpoints as well; name one of its folders" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_export_may_be_written_again(inputs, tmp_path):
     out = tmp_path / "out"
     for _ in range(2):

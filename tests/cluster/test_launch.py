@@ -87,6 +87,7 @@ def test_several_nodes_need_an_address(repo_root: Path, environment: dict[str, s
     assert "MASTER_ADDR is not set" in output
 
 
+@pytest.mark.slow
 def test_slurm_runs_the_node_script_once_a_node(repo_root: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     """The batch script with stand-ins for Slurm's two commands; srun starts one task with the job's environment."""
     srun = 'while [[ "$1" == --* ]]; do shift; done; exec "$@"'

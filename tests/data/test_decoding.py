@@ -128,6 +128,7 @@ def test_rotation_is_honoured_alike(real_data, name):
     assert np.abs(a - b).mean() < 4
 
 
+@pytest.mark.slow
 def test_backends_agree_on_real_clips(real_data):
     """Same moments and nearly the same pixels; the two carry different FFmpeg versions."""
     clips = sorted((real_data / "videos" / "action").iterdir())

@@ -28,7 +28,7 @@ def small_objective(config: ObjectivesConfig, graph: GraphConfig | None = None) 
 
 
 def small_batch():
-    return random_batch(6, frames=FRAMES, side=SIDE, max_tokens=TOKENS, max_boxes=BOXES)
+    return random_batch(4, frames=FRAMES, side=SIDE, max_tokens=TOKENS, max_boxes=BOXES)
 
 
 @pytest.mark.parametrize("plm_form", ["one_pass", "two_stream"])
@@ -59,9 +59,10 @@ def plant(module: torch.nn.Module, value: float) -> None:
     module.register_forward_hook(hook)
 
 
-@pytest.mark.parametrize("value", [300.0, -300.0])
-@pytest.mark.parametrize("block", [0, 1, 2])
-@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(
+    ("value", "block", "residual"),
+    [(300.0, 0, True), (-300.0, 1, True), (-300.0, 2, True), (300.0, 2, False)],
+)
 def test_activations_of_300_stay_finite(block, value, residual):
     graph = GraphConfig(layers=1, residual=residual)
     objective = small_objective(ObjectivesConfig(), graph).half()

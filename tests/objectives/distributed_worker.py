@@ -1,4 +1,4 @@
-"""Run by torchrun from test_distributed.py: losses and gradients of one global batch, however many processes.
+"""Run by test_distributed.py: losses and gradients of one global batch, however many processes.
 
 Writes, on the first rank, {"loss": {name: value}, "grad": {parameter: tensor}} for the given way of running.
 """

@@ -1,23 +1,25 @@
 """Two processes compute what one computes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch import Program, finish, free_port
 
 from stoa.objectives.total import PRETRAINING_LOSSES
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
 
-def run(processes: int, way: str, out: Path) -> dict:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    done = subprocess.run(
-        [*command, str(WORKER), str(out), way], capture_output=True, text=True, timeout=240, cwd=WORKER.parents[2]
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def run(processes: int, way: str, folder: Path) -> dict:
+    out = folder / f"{processes}.pt"
+    shared = {"WORLD_SIZE": str(processes), "MASTER_PORT": str(free_port())}
+    started = [
+        Program([str(WORKER), str(out), way], folder, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+        for rank in range(processes)
+    ]
+    for program in started:
+        finish(program)
     return torch.load(out, weights_only=True)
 
 
@@ -31,7 +33,7 @@ def run(processes: int, way: str, out: Path) -> dict:
     ],
 )
 def test_losses_and_gradients_do_not_depend_on_the_number_of_processes(tmp_path, way, tolerance):
-    one, two = (run(n, way, tmp_path / f"{n}.pt") for n in (1, 2))
+    one, two = (run(n, way, tmp_path) for n in (1, 2))
     assert set(PRETRAINING_LOSSES) < one["loss"].keys()
     for name, value in one["loss"].items():
         assert two["loss"][name] == pytest.approx(value, rel=tolerance), name

@@ -47,6 +47,7 @@ def test_sm_90(repo_root: Path, tmp_path: Path) -> None:
     assert_fits(answer.stderr)
 
 
+@pytest.mark.slow
 def test_sm_70(repo_root: Path) -> None:
     kernels = (repo_root / "tests" / "packaging" / "kernels.cu").read_text()
     cubin, log = compile_sm70(kernels, [repo_root / "csrc" / "cuda"])

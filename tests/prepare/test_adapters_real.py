@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zipfile
 from collections import Counter
@@ -11,6 +12,7 @@ import pytest
 from stoa.prepare.adapters import Found, open_annotations
 
 
+@functools.cache
 def read(real_data, dataset: str, folder: str):
     annotations = open_annotations(dataset, real_data / "annotations" / folder)
     found = Found(annotations)

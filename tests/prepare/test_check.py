@@ -306,7 +306,7 @@ def start_check(folder, ledger):
     return process
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_what_a_stopped_check_has_done_is_not_done_again(tmp_path, sound, helpers, how):
     folder, ledger = tmp_path / "videos", tmp_path / "check.jsonl"
     folder.mkdir()

@@ -1,5 +1,6 @@
 """Compiles drivers, programs that run device code on the host (see simt.h), and runs them on arrays of numpy."""
 
+import fcntl
 import hashlib
 import math
 import os
@@ -97,14 +98,15 @@ def _compile(source: Path, name: str, flags: list[str], dependencies: list[Path]
     for path in [source, *dependencies]:
         digest.update(b"\0" + path.read_bytes())
     output = CACHE / f"{name}-{digest.hexdigest()[:16]}{'.o' if '-c' in flags else ''}"
-    if not output.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        # Another process may build the same file: each under a name of its own, and the last one stays.
-        unfinished = CACHE / f"{uuid.uuid4().hex}.tmp"
-        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-        unfinished.replace(output)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{output.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may build the same file
+        if not output.exists():
+            unfinished = CACHE / f"{uuid.uuid4().hex}.tmp"
+            done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+            unfinished.replace(output)
     return output
 
 

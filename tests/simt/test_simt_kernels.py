@@ -1,8 +1,6 @@
 """The CUDA kernels, run on the host thread by thread, against oracles that share no code with them."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +14,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 MODES = ("O2", "tsan", pytest.param("asan", marks=pytest.mark.slow))
-OPERATORS = ("roi_align_max", "trajectory_attention", "batched_assignment")
 Arrays = dict[str, np.ndarray]
-Built = Callable[[str, str], Path]
 NAN = float("nan")
 
 
@@ -57,29 +53,12 @@ PLANTS = {
     ),
     "sum of earlier chunks is not rescaled": Plant("trajectory_attention", "out.scale(shrink);", "", "O2", 0, ""),
 }
+FIRST, *OTHERS = PLANTS
 
 
-@pytest.fixture(scope="module")
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
-    """Executables by source and mode, or by plant, compiled while the first of them run."""
-
-    def compile_plant(plant: Plant) -> Path:
-        csrc = tmp_path_factory.mktemp("plant") / "csrc"
-        shutil.copytree(REPO_ROOT / "csrc", csrc)
-        kernel = csrc / "cuda" / f"{plant.operator}.cuh"
-        assert kernel.read_text().count(plant.right) == 1, plant.right
-        kernel.write_text(kernel.read_text().replace(plant.right, plant.wrong))
-        return compile_driver(HERE / f"{plant.operator}.cpp", plant.mode, csrc)
-
-    called = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    jobs: dict[tuple[str, str], Future[Path]] = {}
-    with ThreadPoolExecutor(2) as pool:
-        for operator in OPERATORS:
-            for mode in {params["mode"] for params in called if "mode" in params}:
-                jobs[operator, mode] = pool.submit(compile_driver, HERE / f"{operator}.cpp", mode)
-        for name, plant in PLANTS.items():
-            jobs["plant", name] = pool.submit(compile_plant, plant)
-        yield lambda name, mode: jobs[name, mode].result()
+def built(operator: str, mode: str) -> Path:
+    """Executable of an operator, compiled at its first use."""
+    return compile_driver(HERE / f"{operator}.cpp", mode)
 
 
 def run(executable: Path, folder: Path, cases: dict[str, Arrays]) -> dict[str, Arrays]:
@@ -229,7 +208,7 @@ def check_roi(case: Roi, given: Arrays, out: Arrays) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_roi_align_max(built: Built, tmp_path: Path, mode: str) -> None:
+def test_roi_align_max(tmp_path: Path, mode: str) -> None:
     torch.manual_seed(0)
     given = {name: roi_arrays(case) for name, case in ROI.items()}
     results = run(built("roi_align_max", mode), tmp_path, given)
@@ -237,7 +216,8 @@ def test_roi_align_max(built: Built, tmp_path: Path, mode: str) -> None:
         check_roi(case, given[name], results[name])
 
 
-def test_bins_that_do_not_exist_have_no_gradient(built: Built, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_bins_that_do_not_exist_have_no_gradient(tmp_path: Path) -> None:
     torch.manual_seed(0)
     given = roi_arrays(ROI["behind_cls"])
     given["winner"] = np.resize(np.array([-1, 6, 32767, -32768], dtype=np.int16), given["grad"].shape)
@@ -314,8 +294,8 @@ def check_attention(case: Attention, given: Arrays, out: Arrays) -> None:
     torch.testing.assert_close(logsumexp, scores.logsumexp(-1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_trajectory_attention(built: Built, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("mode", ("O2", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("tsan", "asan"))))
+def test_trajectory_attention(tmp_path: Path, mode: str) -> None:
     torch.manual_seed(0)
     given = {name: attention_arrays(case) for name, case in ATTENTION.items()}
     results = run(built("trajectory_attention", mode), tmp_path, given)
@@ -385,7 +365,7 @@ def check_assignment(cost: Tensor, counts: dict[str, list[int]], out: Arrays) ->
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_batched_assignment(built: Built, tmp_path: Path, mode: str) -> None:
+def test_batched_assignment(tmp_path: Path, mode: str) -> None:
     cases = assignment_cases()
     given = {name: assignment_arrays(cost, **counts) for name, (cost, counts) in cases.items()}
     results = run(built("batched_assignment", mode), tmp_path, given)
@@ -396,8 +376,8 @@ def test_batched_assignment(built: Built, tmp_path: Path, mode: str) -> None:
 # What the checks above are worth
 
 
-@pytest.mark.parametrize("name", PLANTS)
-def test_planted_mistakes_are_seen(built: Built, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_planted_mistakes_are_seen(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     plant = PLANTS[name]
     if plant.operator == "roi_align_max":
@@ -411,7 +391,13 @@ def test_planted_mistakes_are_seen(built: Built, tmp_path: Path, name: str) -> N
     for key, arrays in given.items():
         files += [tmp_path / f"{key}.in", tmp_path / f"{key}.out"]
         write_arrays(files[-2], **arrays)
-    done = run_driver(built("plant", name), *files, expect=plant.exit_status)
+    csrc = tmp_path / "csrc"
+    shutil.copytree(REPO_ROOT / "csrc", csrc)
+    kernel = csrc / "cuda" / f"{plant.operator}.cuh"
+    assert kernel.read_text().count(plant.right) == 1, plant.right
+    kernel.write_text(kernel.read_text().replace(plant.right, plant.wrong))
+    executable = compile_driver(HERE / f"{plant.operator}.cpp", plant.mode, csrc)
+    done = run_driver(executable, *files, expect=plant.exit_status)
     if plant.exit_status:
         assert plant.message in done.stderr
     else:
@@ -420,14 +406,14 @@ def test_planted_mistakes_are_seen(built: Built, tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("numbers", [(3, 5, 196, 768), (2**20, 195, 196, 4096), (2**31, 1, 2, 2**20)])
-def test_offsets_of_tokens_pass_32_bits(built: Built, numbers: tuple[int, int, int, int]) -> None:
+def test_offsets_of_tokens_pass_32_bits(numbers: tuple[int, int, int, int]) -> None:
     frame, inner, inner_size, channels = numbers
     printed = run_driver(built("roi_align_max", "O2"), "offset", *numbers).stdout
     assert int(printed) == (frame * inner_size + inner) * channels
 
 
 @pytest.mark.parametrize("at", [(1, 2, 3), (2**20, 15, 2**12)])
-def test_offsets_of_rows_pass_32_bits(built: Built, at: tuple[int, int, int]) -> None:
+def test_offsets_of_rows_pass_32_bits(at: tuple[int, int, int]) -> None:
     strides = (16 * 2**13 * 128, 128, 16 * 128)
     printed = run_driver(built("trajectory_attention", "O2"), "offset", *at, *strides).stdout
     assert int(printed) == sum(i * stride for i, stride in zip(at, strides, strict=True))

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -312,11 +313,11 @@ def test_plans_hold_commands_that_parse(path, monkeypatch):
     words = [word for cell in plan.cells for command in cell.commands for word in command.split()]
     files = {word for word in words if word.endswith((".yaml", ".json"))}
     assert files and all((ROOT / name).is_file() for name in files)
-    for cell in plan.cells:
-        for command in cell.commands:
-            name, *arguments = command.removeprefix("stoa ").split()
-            parser, known = parser_of("train" if name == "train.py" else name)
-            parse(parser, arguments, known)
+    kinds = {re.sub(r"\d+", "", command): command for cell in plan.cells for command in cell.commands}
+    for command in kinds.values():  # those that differ in numbers are parsed alike
+        name, *arguments = command.removeprefix("stoa ").split()
+        parser, known = parser_of("train" if name == "train.py" else name)
+        parse(parser, arguments, known)
     for table in plan.tables.values():
         assert sum(_row_of(table["rows"], cell) is not None for cell in plan.cells) >= 2
     outputs = [words[i + 1] for i, word in enumerate(words) if word == "--training.output_dir"]

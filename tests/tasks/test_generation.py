@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
 
 from stoa.models.incremental import IncrementalText
 from stoa.objectives.masks import prefix_mask
 from stoa.objectives.plm import predict_at_blanks
 from stoa.tasks.generation import GenerationConfig, generate, generate_captions
-from tests.factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
 
 L = 8
 

@@ -1,4 +1,4 @@
-"""Run by torchrun from test_loss_scaler.py: DeepSpeed's fp16 engine on the CPU, with infinities planted in gradients
+"""Run by test_loss_scaler.py: DeepSpeed's fp16 engine on the CPU, with infinities planted in gradients
 and a temperature that starts above its ceiling.
 
 DeepSpeed refuses fp16 where the accelerator says it lacks it; the CPU computes fp16, slowly, so here it may.

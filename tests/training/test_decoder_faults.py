@@ -30,7 +30,7 @@ def with_faulty_clips(data_set, folder):
 def test_a_crash_and_a_hang_are_blamed_and_the_blame_is_kept(start, data_set, tmp_path, decoder_faults, monkeypatch):
     manifest, faulty = with_faulty_clips(data_set, tmp_path / "m")
     settings = ("--data.num_workers", "2", "--data.decode_timeout_seconds", "1.5")
-    finish(start(tmp_path / "straight", *settings, manifest=manifest, fresh=True))
+    finish(start(tmp_path / "straight", *settings, manifest=manifest))
     events = [json.loads(line) for line in (tmp_path / "straight" / "ledger.jsonl").read_text().splitlines()]
     for clip, kind in faulty.items():
         of_clip = [event for event in events if event["clip"] == clip]
@@ -41,7 +41,7 @@ def test_a_crash_and_a_hang_are_blamed_and_the_blame_is_kept(start, data_set, tm
         assert (decoder_faults / name).stat().st_size in (3, 6)
 
     # A resumed run sees what the interrupted one saw, though the decoder has been mended since.
-    process = start(tmp_path / "resumed", *settings, manifest=manifest, fresh=True)
+    process = start(tmp_path / "resumed", *settings, manifest=manifest)
     kill_when(process, tmp_path / "resumed" / "checkpoints" / "step-00000005")
     monkeypatch.delenv("PYTHONPATH")
     finish(start(tmp_path / "resumed", *settings, manifest=manifest))

@@ -13,6 +13,7 @@ from stoa.training.metrics import read_metrics
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_the_same_losses_whoever_decodes(start, data_set, tmp_path):
     """Frames of the side that the model sees need no resizing, so that not even rounding differs."""

@@ -115,7 +115,7 @@ def is_begun_again_without_its_checkpoints(again, output):
         ("retrieval", is_already_done),
         ("captioning", is_validated_where_it_was_ended),
         ("answering", is_refused_from_another_run),
-        ("answering_said", is_begun_again_without_its_checkpoints),
+        pytest.param("answering_said", is_begun_again_without_its_checkpoints, marks=pytest.mark.slow),
     ],
 )
 def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
@@ -163,6 +163,7 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     called_again(again, output)
 
 
+@pytest.mark.slow
 def test_a_graph_answers_questions(data_set, tmp_path):
     """STGT, frozen and of other frames than it was trained with."""
     graph = ("--model.graph.layers", "1", "--training.optim.frozen_vision_blocks", "2", "--training.max_steps", "2")

@@ -1,12 +1,11 @@
 """DeepSpeed's fp16 engine: infinite gradients skip a step and halve the scale; the temperature keeps its ceiling."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launch import Program, finish
 
 WORKER = Path(__file__).parent / "loss_scaler_worker.py"
 PLANTED = {2, 3, 5}
@@ -15,12 +14,9 @@ PLANTED = {2, 3, 5}
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> dict:
     """What the worker saw."""
-    out = tmp_path_factory.mktemp("scaler") / "out.pt"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
-    done = subprocess.run(
-        [*launcher, str(WORKER), str(out)], capture_output=True, text=True, timeout=240, cwd=WORKER.parents[2]
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path_factory.mktemp("scaler")
+    out = folder / "out.pt"
+    finish(Program([str(WORKER), str(out)], folder))
     result = torch.load(out, weights_only=True)
     assert result["fp16"]
     assert result["dtype"] == "torch.float16"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import finish
+from launch import finish, free_port
 from safetensors.torch import load_file
 
 from stoa.objectives.total import PRETRAINING_LOSSES
@@ -29,12 +29,15 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def kill_when(process, path: Path) -> None:
+    """A process, or several."""
     deadline = time.monotonic() + 120
+    processes = process if isinstance(process, list) else [process]
     while not path.exists():
-        assert process.code is None, process.output
+        assert all(process.code is None for process in processes), [process.output for process in processes]
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.kill()
+    for process in processes:
+        process.kill()
 
 
 @pytest.mark.dist
@@ -104,12 +107,18 @@ def test_bf16_trains_as_fp32_does_and_resumes(start, tmp_path):
 
 @pytest.mark.dist
 def test_two_processes_train_as_one_and_resume(start, tmp_path):
-    """The launch of cluster/node.sh: the losses of one process, and the same bits after a kill."""
+    """The losses of one process, and the same bits after a kill."""
+
+    def start_both(folder):
+        port = free_port()
+        return [start(folder, processes=2, ranks=(rank, port)) for rank in (0, 1)]
+
     one, straight, killed = tmp_path / "one", tmp_path / "straight", tmp_path / "killed"
     finish(start(one))
-    finish(start(straight, processes=2))
-    kill_when(start(killed, processes=2), killed / "checkpoints" / "step-00000005")
-    out, _ = finish(start(killed, processes=2))
+    for process in start_both(straight):
+        finish(process)
+    kill_when(start_both(killed), killed / "checkpoints" / "step-00000005")
+    (out, _), _ = [finish(process) for process in start_both(killed)]
     assert "at step 5" in out
     assert_same_run(straight, killed)
     records = [read_metrics(folder / "metrics.jsonl") for folder in (one, straight)]

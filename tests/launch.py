@@ -18,12 +18,14 @@ from pathlib import Path
 import psutil
 import torch
 
-ROOT = Path(__file__).parent.parent.parent
-WORKER = str(Path(__file__).parent / "faulty_worker.py")
+ROOT = Path(__file__).parent.parent
+WORKER = str(Path(__file__).parent / "training" / "faulty_worker.py")
 
 # A process that is forked from one that has imported these starts several times faster.
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["deepspeed", "stoa.run", "stoa.tasks.finetune"])
+_FORKED.set_forkserver_preload(
+    ["deepspeed", "stoa.run", "stoa.tasks.finetune", "deepspeed.runtime.zero.muon.muon_optimizer"]  # brings inductor
+)
 
 
 class Program:
@@ -138,11 +140,12 @@ def start_training(
     stage: int = 1,
     clipping: float = 1.0,
     program: tuple[str, ...] = ("train.py",),
-    fresh: bool = False,
+    ranks: tuple[int, int] | None = None,
 ) -> Program:
     """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
-    ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own,
-    ``fresh`` from an interpreter that reads the environment."""
+    ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own.
+    Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet at.
+    """
     ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
     values = {
         "train_micro_batch_size_per_gpu": 8 // processes,
@@ -151,7 +154,7 @@ def start_training(
         "bf16": {"enabled": bf16},
     }
     ds_config.write_text(json.dumps(values))
-    launcher = [*([sys.executable] if fresh else []), *program] if processes == 1 else ["cluster/node.sh"]
+    launcher = program if processes == 1 or ranks else ["cluster/node.sh"]
     command = [
         *(*launcher, "--deepspeed_config", str(ds_config)),
         *("--recipe", "recipes/demo.yaml"),
@@ -161,7 +164,11 @@ def start_training(
         *("--training.max_steps", "10", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),
         *("--training.tensorboard", "false", "--data.num_workers", "0", *arguments),
     ]
-    return Program(command, folder, forked=processes == 1 and not fresh, NPROC_PER_NODE=str(processes))
+    environment = {"NPROC_PER_NODE": str(processes)}
+    if ranks is not None:
+        rank, port = (str(number) for number in ranks)
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "MASTER_PORT": port}
+    return Program(command, folder, forked=processes == 1 or ranks is not None, **environment)
 
 
 def free_port() -> int:
