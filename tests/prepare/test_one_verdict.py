@@ -23,7 +23,7 @@ from stoa.prepare.detections import run as detect_run
 from stoa.prepare.detections.detector import DetectorConfig
 from stoa.prepare.pipeline import prepare
 
-DAMAGED = 32
+DAMAGED = 20
 
 
 def records(path: Path) -> list[dict]:

@@ -8,8 +8,9 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from data_sets import built_once
 
-from stoa.synthetic import SynthConfig, build_data_set
+from stoa.synthetic import SynthConfig
 
 CONFIG = SynthConfig(num_train=120, num_val=40, num_test=60, num_galleries=5, size=48, seed=3)
 
@@ -17,9 +18,7 @@ CONFIG = SynthConfig(num_train=120, num_val=40, num_test=60, num_galleries=5, si
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished data set, made from CONFIG."""
-    out = tmp_path_factory.mktemp("synth") / "shapes"
-    build_data_set(CONFIG, out, say=lambda line: None)
-    return out
+    return built_once(tmp_path_factory, "of_synth", CONFIG)
 
 
 @pytest.fixture(scope="session")

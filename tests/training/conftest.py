@@ -4,18 +4,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from data_sets import built_once
 from launch import Program, start_training
 
-from stoa.synthetic import SynthConfig, build_data_set
+from stoa.synthetic import SynthConfig
 
 
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory) -> Path:
     """Moving Shapes with 48 clips to train on and hard sets of two galleries."""
-    folder = tmp_path_factory.mktemp("shapes") / "set"
     config = SynthConfig(num_train=48, num_val=8, num_test=8, num_galleries=2, size=32, seconds=1.0)
-    build_data_set(config, folder, say=lambda line: None)
-    return folder
+    return built_once(tmp_path_factory, "of_training", config)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def with_faulty_clips(data_set, folder):
     return folder / "manifest.jsonl", {rows[first].id: "crash", rows[second].id: "hang"}
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_crash_and_a_hang_are_blamed_and_the_blame_is_kept(start, data_set, tmp_path, decoder_faults, monkeypatch):
     manifest, faulty = with_faulty_clips(data_set, tmp_path / "m")

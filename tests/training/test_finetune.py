@@ -113,7 +113,7 @@ def is_begun_again_without_its_checkpoints(again, output):
     ("task", "called_again"),
     [
         ("retrieval", is_already_done),
-        ("captioning", is_validated_where_it_was_ended),
+        pytest.param("captioning", is_validated_where_it_was_ended, marks=pytest.mark.slow),
         ("answering", is_refused_from_another_run),
         pytest.param("answering_said", is_begun_again_without_its_checkpoints, marks=pytest.mark.slow),
     ],
