@@ -71,7 +71,7 @@ def say_uncompiled(reason: str) -> None:
     """A banner: among the lines of a build one more would be lost. pip shows it with -v."""
     lines = [
         f"NOT COMPILED: {reason}",
-        "left out: the C++ and CUDA operators roi_align_max, trajectory_attention and batched_assignment",
+        "left out: the C++ and CUDA operators roi_align_max, trajectory_attention, batched_assignment and quick_gelu",
         "in their place the PyTorch references run: the same results, slower (docs/performance.md)",
         "to have them: mend that and install again; STOA_FORCE_EXT=1 makes it an error",
     ]

@@ -3,6 +3,7 @@
 
 #include "registration.h"
 #include "batched_assignment.h"
+#include "quick_gelu.h"
 #include "roi_align_max.h"
 #include "trajectory_attention.h"
 
@@ -13,6 +14,8 @@ namespace stoa {
 TORCH_LIBRARY(stoa, m) {
   for (const char* schema :
        {kBatchedAssignmentSchema,
+        kQuickGeluSchema,
+        kQuickGeluBackwardSchema,
         kRoiAlignMaxSchema,
         kRoiAlignMaxBackwardSchema,
         kTrajectoryAttentionSchema,

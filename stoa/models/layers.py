@@ -12,8 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from open_clip.transformer import QuickGELU
 from torch import nn
 from torch.nn import functional as F
+
+from stoa.ops import quick_gelu
+from stoa.ops.quick_gelu import reference as composed_quick_gelu
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """q (B, H, Q, D), k and v (B, H, S, D) -> (B, H, Q, D)."""
@@ -69,6 +73,14 @@ def exact_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a @ b
 
 
+class QuickGelu(nn.Module):
+    """The activation of OpenAI's CLIP. A graph that is compiled or exported has its formula: a compiler joins that with
+    what is around it, and what was exported runs without this package."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return composed_quick_gelu(x) if torch.compiler.is_compiling() else quick_gelu(x)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention; parameter names and layout are those of ``nn.MultiheadAttention``."""
 
@@ -117,7 +129,8 @@ class Block(nn.Module):
         heads = attn.heads if isinstance(attn, SelfAttention) else attn.num_heads
         mlp: Any = source.mlp
         norm: Any = source.ln_1
-        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, copy.deepcopy(mlp.gelu), eps=norm.eps)
+        activation = QuickGelu() if isinstance(mlp.gelu, QuickGELU) else copy.deepcopy(mlp.gelu)
+        block = cls(mlp.c_fc.in_features, heads, mlp.c_fc.out_features, activation, eps=norm.eps)
         block.load_state_dict(source.state_dict())
         return block
 

@@ -57,10 +57,14 @@ def build_info() -> dict[str, Any]:
     return {"compiled": True, **extension.build_info()}
 
 
-def compiled_devices() -> frozenset[str]:
-    """Device types the compiled operators run on: none without the extension, no cuda in a build without it."""
+def compiled_devices(name: str) -> frozenset[str]:
+    """Device types that a compiled operator, as ``stoa::roi_align_max``, runs on: none without the extension, no cuda
+    in a build without it."""
     extension = load_extension()
     if extension is None:
+        return frozenset()
+    if name not in extension.build_info()["operators"]:
+        _warn(f"stoa._C was built before there was {name}; to build it again: {_REINSTALL}")
         return frozenset()
     if extension.build_info()["cuda_toolkit"] is not None:
         return frozenset({"cpu", "cuda"})

@@ -14,7 +14,7 @@ from stoa.ops._extension import compiled_devices, forbid_second_derivative
 MAX_BINS = torch.iinfo(torch.int16).max
 _NAME = "stoa::roi_align_max"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COMPILED = compiled_devices()
+_COMPILED = compiled_devices(_NAME)
 
 
 def roi_align_max(

@@ -14,7 +14,7 @@ from stoa.ops._extension import compiled_devices, forbid_second_derivative
 MAX_HEAD_DIM = 128
 _NAME = "stoa::trajectory_attention"
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_COMPILED = compiled_devices()
+_COMPILED = compiled_devices(_NAME)
 
 
 def trajectory_attention(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, q_labels: Tensor | None = None) -> Tensor:

@@ -38,7 +38,11 @@ def operators(name: str, operator: Callable[..., Any]) -> pytest.MarkDecorator:
         name,
         [
             pytest.param(
-                operator, id="op", marks=pytest.mark.skipif("cpu" not in compiled_devices(), reason="it is not built")
+                operator,
+                id="op",
+                marks=pytest.mark.skipif(
+                    "cpu" not in compiled_devices(f"stoa::{operator.__name__}"), reason="it is not built"
+                ),
             ),
             pytest.param(on_cuda(operator), id="cuda", marks=pytest.mark.needs_cuda),
         ],

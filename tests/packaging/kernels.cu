@@ -1,6 +1,7 @@
 // Every kernel for every type it is launched with, for compile checks without torch.
 
 #include "batched_assignment.cuh"
+#include "quick_gelu.cuh"
 #include "roi_align_max.cuh"
 #include "trajectory_attention.cuh"
 
@@ -8,6 +9,8 @@ namespace stoa {
 
 #define STOA_KERNELS(T)                                                                           \
   template __global__ void batched_assignment_kernel<T>(const AssignmentArguments<T>);            \
+  template __global__ void quick_gelu_kernel<T, false>(const QuickGeluArguments<T>);              \
+  template __global__ void quick_gelu_kernel<T, true>(const QuickGeluArguments<T>);               \
   template __global__ void roi_align_max_forward<T, false>(const RoiAlignMaxArguments<T>);        \
   template __global__ void roi_align_max_backward<T>(const RoiAlignMaxBackwardArguments<T>, int); \
   STOA_ATTENTION(T, 1)                                                                            \

@@ -14,7 +14,7 @@ from nvrtc import CompileError, compile_sm70, resource_usage
 from stoa.ops import build_info
 
 MAX_REGISTERS, MAX_STATIC_SHARED = 128, 48 * 1024
-NUM_KERNELS = 51
+NUM_KERNELS = 59
 # Double precision serves to check gradients.
 MAY_SPILL = "roi_align_max_forwardIdLb0"
 

@@ -373,6 +373,33 @@ def test_batched_assignment(tmp_path: Path, mode: str) -> None:
         check_assignment(cost, counts, results[name])
 
 
+# quick_gelu
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_quick_gelu(tmp_path: Path, mode: str) -> None:
+    torch.manual_seed(0)
+    cases = {
+        f"{count} {dtype} {before}": (count, dtype, before)
+        for count in (1, 9, 2048, 5000)
+        for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+        for before in (0, 1)
+    }
+    given = {}
+    for name, (count, dtype, before) in cases.items():
+        x, grad = (3 * torch.randn(count + before)).to(dtype), torch.randn(count).to(dtype)
+        layout = np.array([count, before])
+        given[name] = {"x": to_numpy(x), "grad": to_numpy(grad), "layout": layout}
+    results = run(built("quick_gelu", mode), tmp_path, given)
+    for name, (_, dtype, before) in cases.items():
+        x = to_double(given[name]["x"])[before:].requires_grad_()
+        out = x * torch.sigmoid(1.702 * x)
+        out.backward(to_double(given[name]["grad"]))
+        eps = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
+        torch.testing.assert_close(to_double(results[name]["out"]), out.detach(), rtol=eps, atol=eps)
+        torch.testing.assert_close(to_double(results[name]["grad_x"]), x.grad, rtol=eps, atol=eps)
+
+
 # What the checks above are worth
 
 
