@@ -20,6 +20,7 @@ from stoa.data.counts import Use
 from stoa.data.ledger import LEDGER_FILE, Ledger
 from stoa.data.loader import DataConfig, build_loader, open_clips, opening_lines, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
+from stoa.data.workers import cores_of_rank
 from stoa.locks import only_writer
 from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
@@ -193,6 +194,11 @@ def train(
         process.console.say(
             "none of the clips has boxes: trajectories stay empty and OTA has nothing to match; 'stoa detect' finds "
             "boxes, recipes/base.yaml and recipes/stgt.yaml want none"
+        )
+    if config.data.num_workers is None:
+        cores = cores_of_rank(os.environ)
+        process.console.say(
+            f"{config.data.loader_processes} loader process(es) for the {cores} core(s) of a rank (data.num_workers)"
         )
     accumulation = process.deepspeed_config.get("gradient_accumulation_steps", 1)
     objective = TrainingObjective(model, config.objectives, seed=config.training.seed, accumulation=accumulation)

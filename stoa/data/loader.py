@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import signal
 import warnings
@@ -27,6 +28,7 @@ from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
 from stoa.data.views import View
+from stoa.data.workers import cores_of_rank, loader_processes
 from stoa.files import free_bytes, in_units
 from stoa.manifest import RowCounts, read_manifest
 
@@ -50,7 +52,8 @@ class DataConfig:
             decodes on the GPU, or on the CPU what it can there: frame packs, VP8, VP9 and MJPEG.
         decode_timeout_seconds: a video of which no frame comes for longer counts as hung. Decoding runs in a process of
             its own, which is started again when it hangs or crashes; 0 does without.
-        num_workers: loader processes per rank; 0 loads in the training process.
+        num_workers: loader processes per rank; 0 loads in the training process. Null is what the cores of a rank allow,
+            8 at most.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
         view: what of a clip is seen; less than ``whole`` is a control.
         captions: ``one`` of a clip's captions an epoch, another one each time, or ``all``, each with the clip as a
@@ -63,14 +66,14 @@ class DataConfig:
     split: str = "train"
     decoder: Decoder = "auto"
     decode_timeout_seconds: float = 60.0
-    num_workers: int = 2
+    num_workers: int | None = None
     cache_gib: float = 0.0
     view: View = "whole"
     captions: Literal["one", "all"] = "one"
     together: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
+        if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
         if not self.decode_timeout_seconds >= 0:
             raise ValueError(f"data.decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
@@ -85,6 +88,11 @@ class DataConfig:
             )
         if not self.cache_gib >= 0:
             raise ValueError(f"data.cache_gib is {self.cache_gib}; expected 0 or more")
+
+    @property
+    def loader_processes(self) -> int:
+        """As many as are asked for, or as the cores of a rank allow."""
+        return loader_processes(cores_of_rank(os.environ)) if self.num_workers is None else self.num_workers
 
 
 def to_train_on(clips: Clips, config: DataConfig) -> Clips:
@@ -218,7 +226,7 @@ def build_loader(
     loader: DataLoader = DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=config.num_workers,
+        num_workers=config.loader_processes,
         collate_fn=list if on_device else bundle,
         pin_memory=device.type == "cuda" and not on_device,
         worker_init_fn=_start_worker,

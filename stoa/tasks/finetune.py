@@ -278,7 +278,7 @@ def _validation(
         decoder="auto" if data.decoder == "dali" else data.decoder,
         decode_timeout_seconds=data.decode_timeout_seconds,
         batch_size=config.validation.batch_size,
-        num_workers=data.num_workers,
+        num_workers=data.loader_processes,
         view=data.view,
     )
     task: Task = "retrieval" if config.task == "multiple_choice" else config.task

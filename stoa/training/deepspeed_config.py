@@ -200,6 +200,11 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{name}: fp16 is enabled and zero_optimization.stage is 0, with which DeepSpeed divides gradients by a "
             "loss scale that it never multiplied the loss by; use stage 1 or 2"
         )
+    if config.get("bf16", {}).get("enabled") and not config.get("zero_optimization", {}).get("stage", 0):
+        raise ValueError(
+            f"{name}: bf16 is enabled and zero_optimization.stage is 0, with which DeepSpeed waits for the device once "
+            "for each weight of a step; use stage 1 or 2, which train alike"
+        )
     return config
 
 

@@ -110,6 +110,10 @@ def test_whole_numbers_may_be_written_as_others(tmp_path):
             {"fp16": {"enabled": True}, "zero_optimization": {"stage": 0}},
             "fp16 is enabled and .*stage is 0, .* stage 1",
         ),
+        (
+            {"bf16": {"enabled": True}, "zero_optimization": {"stage": 0}},
+            "bf16 is enabled and .*stage is 0, .* waits for the device .* stage 1",
+        ),
         ({"gradient_clip": 1.0}, "gradient_clip is no key of DeepSpeed's; did you mean 'gradient_clipping'"),
         ({"zero_optimisation": {"stage": 1}}, "did you mean 'zero_optimization'"),
         ({"zero_optimization": {"stages": 1}}, "zero_optimization.stages is no key .* did you mean 'stage'"),
