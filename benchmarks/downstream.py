@@ -53,7 +53,7 @@ class WholeText:
         text = self.model.encode_text(self.said, mask)
         seen = prefix_mask(mask, torch.ones_like(tokens_R), self.video.valid_BG)
         last = (mask.sum(dim=1) - 1)[:, None]
-        fused = self.model.fused_text(self.video.tokens_BGd, text.tokens_BLd, seen, last)
+        fused = self.model.fused(self.model.text_pass(self.video.tokens_BGd, text.tokens_BLd, seen, last))
         return self.model.language_logits(fused[:, 0], self.table_Vw)
 
     def repeat(self, times: int) -> None:
@@ -151,7 +151,7 @@ def reranking(model: VideoLanguageModel, size: int, top_k: int, rounds: int) -> 
 
     def bare() -> None:
         for _ in range(size * top_k // PAIRS_AT_ONCE):
-            model.fused_pair(video, text, seen, mask)
+            model.fused(model.pair_pass(video, text, seen, mask))
 
     ratios, seconds = compare(lambda: rerank(trained, gallery, scores, top_k=top_k, queries="text"), bare, rounds)
     return {

@@ -1,6 +1,7 @@
 """The modality-agnostic fusion encoder (STOA-VLP).
 
-Shape legend: B clips, G video-side tokens, L text tokens, S = G + L, Q wanted rows, w text width, d joint width.
+Shape legend: B clips, N pairs of a clip and a text, G video-side tokens, L text tokens, S = G + L, Q wanted rows,
+w text width, d joint width.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,6 +30,24 @@ class FusionConfig:
     def __post_init__(self) -> None:
         if self.layers < 1:
             raise ValueError(f"model.fusion.layers is {self.layers}; expected at least 1")
+
+
+class FusionPass(NamedTuple):
+    """What is to be fused, and the rows that are wanted of it.
+
+    Attributes:
+        video_NGd: joint-space tokens of all groups, in order.
+        text_NLd: joint-space text tokens.
+        mask_NSS: bool; True where a row sees a column. Every row must see something.
+        rows_NQ: int64, places in the sequence.
+        positions_L: int64, text position of each text token; None is 0, 1, ...
+    """
+
+    video_NGd: torch.Tensor
+    text_NLd: torch.Tensor
+    mask_NSS: torch.Tensor
+    rows_NQ: torch.Tensor
+    positions_L: torch.Tensor | None = None
 
 
 class FusionEncoder(nn.Module):
@@ -117,11 +137,44 @@ class FusionEncoder(nn.Module):
             outputs (B, S, w), or (B, Q, w) at the wanted rows.
         """
         x_BSw = torch.cat([self.embed_video(video_BGd), self.embed_text(text_BLd, positions_L)], dim=1)
-        attends = [masked(mask_BSS[:, None])] * len(self.blocks)
+        return self._last(self._lower(x_BSw, mask_BSS), mask_BSS, rows_BQ)
+
+    def fuse(self, passes: Sequence[FusionPass]) -> list[torch.Tensor]:
+        """The wanted rows (N, Q, w) of each pass.
+
+        Passes whose texts have places of the same kind run as one batch, but for the last block: they want different
+        numbers of rows.
+        """
+        found: dict[int, torch.Tensor] = {}
+        alike: dict[int, list[int]] = {}
+        for number, one in enumerate(passes):
+            if one.positions_L is None:
+                alike.setdefault(one.text_NLd.shape[1], []).append(number)
+            else:
+                found[number] = self(one.video_NGd, one.text_NLd, one.mask_NSS, one.rows_NQ, one.positions_L)
+        for numbers in alike.values():
+            batch = [passes[number] for number in numbers]
+            video_NGw = self.embed_video(torch.cat([one.video_NGd for one in batch]))
+            text_NLw = self.embed_text(torch.cat([one.text_NLd for one in batch]))
+            x_NSw = torch.cat([video_NGw, text_NLw], dim=1)
+            if len(self.blocks) > 1:
+                x_NSw = self._lower(x_NSw, torch.cat([one.mask_NSS for one in batch]))
+            parts = x_NSw.split([len(one.rows_NQ) for one in batch])
+            for number, one, part in zip(numbers, batch, parts, strict=True):
+                found[number] = self._last(part, one.mask_NSS, one.rows_NQ)
+        return [found[number] for number in range(len(passes))]
+
+    def _lower(self, x_BSw: torch.Tensor, mask_BSS: torch.Tensor) -> torch.Tensor:
+        """All blocks but the last."""
+        for block in list(self.blocks)[:-1]:
+            x_BSw = block(x_BSw, masked(mask_BSS[:, None]))
+        return x_BSw
+
+    def _last(self, x_BSw: torch.Tensor, mask_BSS: torch.Tensor, rows_BQ: torch.Tensor | None) -> torch.Tensor:
         if rows_BQ is None:
-            return self.encode(x_BSw, attends)
-        attends[-1] = masked(_take_rows(mask_BSS.expand(len(x_BSw), -1, -1), rows_BQ)[:, None])
-        return self.encode(x_BSw, attends, partial(_take_rows, rows_BQ=rows_BQ))
+            return self.ln_final(self.blocks[-1](x_BSw, masked(mask_BSS[:, None])))
+        of_rows_BQS = _take_rows(mask_BSS.expand(len(x_BSw), -1, -1), rows_BQ)
+        return self.ln_final(self.blocks[-1](x_BSw, masked(of_rows_BQS[:, None]), partial(_take_rows, rows_BQ=rows_BQ)))
 
     def embed_video(self, video_BGd: torch.Tensor) -> torch.Tensor:
         """Video-side tokens with their positions and types, (B, G, w)."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from stoa.batch import VideoTextBatch
 from stoa.models.actions import ActionConfig, ActionEncoder
 from stoa.models.clip import BackboneConfig, Clip, grid_hw
-from stoa.models.fusion import FusionConfig, FusionEncoder
+from stoa.models.fusion import FusionConfig, FusionEncoder, FusionPass
 from stoa.models.graph import GraphConfig, GraphEncoder
 from stoa.models.motion import MotionEncoder
 from stoa.models.objects import ObjectConfig, ObjectEncoder, TrajectoryEncoder
@@ -109,13 +109,10 @@ class TextFeatures(NamedTuple):
     Attributes:
         tokens_BLd: in the joint space.
         pooled_Bd: the output at the end token.
-        words_BLw: rows of the token table, what the tower read. A second pass over the same captions takes them from
-            here: every look-up costs a gradient as large as the table.
     """
 
     tokens_BLd: torch.Tensor
     pooled_Bd: torch.Tensor
-    words_BLw: torch.Tensor
 
 
 class VideoLanguageModel(nn.Module):
@@ -249,39 +246,53 @@ class VideoLanguageModel(nn.Module):
 
     def encode_text(self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor) -> TextFeatures:
         """Encode captions."""
+        tokens_BLd = self.clip.encode_text(self.clip.token_embedding(tokens_BL))
+        return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)))
+
+    def encode_text_twice(
+        self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor, hidden_BL: torch.Tensor
+    ) -> tuple[TextFeatures, torch.Tensor]:
+        """Encode captions, and the same ones with some of their words hidden, in one batch.
+
+        Where ``hidden_BL`` (bool) is set the learned mask vector replaces the word at the input of the text tower, so
+        that no output knows it.
+
+        Returns:
+            (features of the captions, text tokens (B, L, d) of those with hidden words)
+        """
         words_BLw = self.clip.token_embedding(tokens_BL)
-        tokens_BLd = self.clip.encode_text(words_BLw)
-        return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)), words_BLw)
+        hidden_BLw = torch.where(hidden_BL[..., None], self.mask_token, words_BLw)
+        whole_BLd, rest_BLd = self.clip.encode_text(torch.cat([words_BLw, hidden_BLw])).chunk(2)
+        return TextFeatures(whole_BLd, select_rows(whole_BLd, end_positions(text_mask_BL))), rest_BLd
 
-    def encode_hidden_text(self, text: TextFeatures, hidden_BL: torch.Tensor) -> torch.Tensor:
-        """Text tokens (B, L, d) of captions some of whose words are hidden: where ``hidden_BL`` (bool) is set the
-        learned mask vector replaces the word at the input of the text tower, so that no output knows it."""
-        return self.clip.encode_text(torch.where(hidden_BL[..., None], self.mask_token, text.words_BLw))
-
-    def fused_text(
+    def text_pass(
         self,
         video_BGd: torch.Tensor,
         text_BLd: torch.Tensor,
         mask_BSS: torch.Tensor,
         wanted_BQ: torch.Tensor,
         positions_L: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Fusion outputs (B, Q, w) at the wanted text tokens. See :class:`FusionEncoder`."""
-        return self.fusion(video_BGd, text_BLd, mask_BSS, video_BGd.shape[1] + wanted_BQ, positions_L)
+    ) -> FusionPass:
+        """For fusion outputs (B, Q, w) at the wanted text tokens."""
+        return FusionPass(video_BGd, text_BLd, mask_BSS, video_BGd.shape[1] + wanted_BQ, positions_L)
 
-    def fused_pair(
+    def pair_pass(
         self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor, text_mask_BL: torch.Tensor
-    ) -> torch.Tensor:
-        """``[v_o; t_o]`` (B, 2w): the fusion outputs at the pooled slot and at the end token."""
+    ) -> FusionPass:
+        """For ``v_o`` and ``t_o`` (B, 2, w): the fusion outputs at the pooled slot and at the end token."""
         end_B = video_BGd.shape[1] + end_positions(text_mask_BL)
         pooled_B = torch.full_like(end_B, self.fusion.slot("pooled").start)
-        return self.fusion(video_BGd, text_BLd, mask_BSS, torch.stack([pooled_B, end_B], dim=1)).flatten(1)
+        return FusionPass(video_BGd, text_BLd, mask_BSS, torch.stack([pooled_B, end_B], dim=1))
+
+    def fused(self, one: FusionPass) -> torch.Tensor:
+        """The wanted rows (B, Q, w) of a pass that is alone; see :meth:`FusionEncoder.fuse` for several."""
+        return self.fusion.fuse([one])[0]
 
     def match_logits(
         self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor, text_mask_BL: torch.Tensor
     ) -> torch.Tensor:
         """Logits (B, 2) of (no match, match)."""
-        return self.match_head(self.fused_pair(video_BGd, text_BLd, mask_BSS, text_mask_BL))
+        return self.match_head(self.fused(self.pair_pass(video_BGd, text_BLd, mask_BSS, text_mask_BL)).flatten(1))
 
     def language_table(self) -> torch.Tensor:
         """Rows (V, w) of the token table that the language head predicts. Take them once a step: of a ``used``

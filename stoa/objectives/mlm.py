@@ -6,17 +6,39 @@ w text width, d joint width.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.models.fusion import FusionPass
 from stoa.models.layers import at_least_fp32
-from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.models.video_language import VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import global_mean
 from stoa.objectives.masks import bidirectional_mask
-from stoa.objectives.random import Stream, uniform
+from stoa.objectives.random import Stream
 
 MASK_SHARE = 0.15
+
+
+class Hidden(NamedTuple):
+    """The words that are chosen of captions.
+
+    Attributes:
+        positions_BQ: int64, of the words.
+        valid_BQ: bool, which of the slots a caption fills.
+        hidden_BL: bool, the text tokens that the text tower does not get.
+    """
+
+    positions_BQ: torch.Tensor
+    valid_BQ: torch.Tensor
+    hidden_BL: torch.Tensor
+
+
+def draws_of(batch: VideoTextBatch) -> dict[Stream, int]:
+    """What is drawn of a caption: which words are chosen, and which of those are left in place."""
+    return {Stream.MLM: 2 * batch.tokens_BL.shape[1]}
 
 
 def choose_masked(text_mask_BL: torch.Tensor, uniform_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,35 +63,40 @@ def choose_masked(text_mask_BL: torch.Tensor, uniform_BL: torch.Tensor) -> tuple
     return positions_BQ, torch.arange(Q, device=positions_BQ.device) < quota_B[:, None]
 
 
-def mlm_loss(
+def hide_words(batch: VideoTextBatch, uniform: torch.Tensor, *, kept_share: float = 0.0) -> Hidden:
+    """Choose the words to predict.
+
+    A word is hidden at the input of the text tower, in a pass of its own: in a causal tower a word masked later is
+    still known to the outputs after it.
+
+    Args:
+        uniform: draws (B, 2L) of :func:`draws_of`.
+        kept_share: probability that a chosen word is left in place (BERT, section 3.1, which keeps 0.1 of them).
+    """
+    choice_BL, keep_BL = uniform.chunk(2, dim=1)
+    positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, choice_BL)
+    chosen_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ)
+    return Hidden(positions_BQ, valid_BQ, chosen_BL & (keep_BL >= kept_share))
+
+
+def mlm_pass(
     model: VideoLanguageModel,
     batch: VideoTextBatch,
     video: VideoFeatures,
-    text: TextFeatures,
-    table_Vw: torch.Tensor,
-    *,
-    kept_share: float = 0.0,
-    seed: int,
-    step: int,
-) -> torch.Tensor:
-    """Cross-entropy of the chosen words, in a text pass of its own.
-
-    A word is replaced at the input of the text tower: in a causal tower a word masked later is still
-    known to the outputs after it.
-
-    Args:
-        kept_share: probability that a chosen word is left in place (BERT, section 3.1, which keeps 0.1 of them).
-    """
-    L = batch.tokens_BL.shape[1]
-    columns = torch.arange(2 * L, device=batch.tokens_BL.device)  # the latter half tells which words are left in place
-    choice_BL, keep_BL = uniform(seed, step, Stream.MLM, batch.position_B[:, None], columns).split(L, dim=1)
-    positions_BQ, valid_BQ = choose_masked(batch.text_mask_BL, choice_BL)
-    hidden_BL = torch.zeros_like(batch.text_mask_BL).scatter(1, positions_BQ, valid_BQ) & (keep_BL >= kept_share)
-    hidden_text_BLd = model.encode_hidden_text(text, hidden_BL)
+    hidden_text_BLd: torch.Tensor,
+    hidden: Hidden,
+) -> FusionPass:
+    """Captions with hidden words, read at those."""
     mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    rows_BQw = model.fused_text(video.tokens_BGd, hidden_text_BLd, mask_BSS, positions_BQ)
-    target_BQ = batch.tokens_BL.gather(1, positions_BQ)
-    return language_loss(model, table_Vw, rows_BQw, target_BQ, valid_BQ)
+    return model.text_pass(video.tokens_BGd, hidden_text_BLd, mask_BSS, hidden.positions_BQ)
+
+
+def mlm_loss(
+    model: VideoLanguageModel, batch: VideoTextBatch, rows_BQw: torch.Tensor, hidden: Hidden, table_Vw: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy of the chosen words, of the rows of :func:`mlm_pass`."""
+    target_BQ = batch.tokens_BL.gather(1, hidden.positions_BQ)
+    return language_loss(model, table_Vw, rows_BQw, target_BQ, hidden.valid_BQ)
 
 
 def language_loss(

@@ -11,14 +11,20 @@ from typing import Literal
 import torch
 
 from stoa.batch import VideoTextBatch
+from stoa.models.fusion import FusionPass
 from stoa.models.incremental import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.masks import prefix_mask, two_stream_mask
 from stoa.objectives.mlm import language_loss
-from stoa.objectives.random import Stream, uniform
+from stoa.objectives.random import Stream
 
 Prefix = Literal["random", "start"]
 """Which prefix a caption has: one drawn at random, or the start token alone, which is captioning."""
+
+
+def draws_of(batch: VideoTextBatch) -> dict[Stream, int]:
+    """What is drawn of a caption: how much of it is given."""
+    return {Stream.PLM: 1}
 
 
 def draw_prefix(text_mask_BL: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
@@ -27,41 +33,51 @@ def draw_prefix(text_mask_BL: torch.Tensor, uniform_B: torch.Tensor) -> torch.Te
     return (1 + (uniform_B * (n_B - 1)).long()).minimum(n_B - 1)
 
 
-def plm_loss(
+def plm_pass(
     model: VideoLanguageModel,
     batch: VideoTextBatch,
     video: VideoFeatures,
     text: TextFeatures,
-    table_Vw: torch.Tensor,
+    uniform: torch.Tensor,
     *,
     form: PlmForm = "one_pass",
     prefix: Prefix = "random",
-    seed: int,
-    step: int,
-) -> torch.Tensor:
+) -> tuple[FusionPass, torch.Tensor]:
     """Row i predicts token i+1, for every token after the prefix, the end token included. Texts that say how much of
     them is given have that for a prefix; others have what ``prefix`` says.
 
     ``one_pass`` reads the prediction at token i itself, and the prefix is bidirectional. ``two_stream`` is what the
     method's release computes by one pass per position: a blank, with nothing but its position, reads the video and
     the text before it; the prefix only selects the tokens that count.
+
+    Args:
+        uniform: draws (B, 1) of :func:`draws_of`.
+
+    Returns:
+        (pass, valid (B, L - 1) bool: which rows count)
     """
-    zero = torch.zeros_like(batch.position_B)
     if prefix == "start":
         prefix_B = torch.ones_like(batch.position_B)
     else:
-        prefix_B = draw_prefix(batch.text_mask_BL, uniform(seed, step, Stream.PLM, batch.position_B, zero))
+        prefix_B = draw_prefix(batch.text_mask_BL, uniform[:, 0])
     prefix_B = batch.prefix_B.where(batch.prefix_B > 0, prefix_B)
-    L = batch.tokens_BL.shape[1]
-    next_L = torch.arange(1, L, device=prefix_B.device)
-    rows_BLw = next_word_rows(
-        model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, prefix_B, form
-    )
-    valid = (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
-    return language_loss(model, table_Vw, rows_BLw, batch.tokens_BL[:, 1:], valid)
+    next_L = torch.arange(1, batch.tokens_BL.shape[1], device=prefix_B.device)
+    asked = next_word_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, prefix_B, form)
+    return asked, (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
 
 
-def next_word_rows(
+def plm_loss(
+    model: VideoLanguageModel,
+    batch: VideoTextBatch,
+    rows_BQw: torch.Tensor,
+    valid_BQ: torch.Tensor,
+    table_Vw: torch.Tensor,
+) -> torch.Tensor:
+    """Cross-entropy of the next words, of the rows of :func:`plm_pass`."""
+    return language_loss(model, table_Vw, rows_BQw, batch.tokens_BL[:, 1:], valid_BQ)
+
+
+def next_word_pass(
     model: VideoLanguageModel,
     video_BGd: torch.Tensor,
     video_valid_BG: torch.Tensor,
@@ -69,26 +85,26 @@ def next_word_rows(
     text_mask_BL: torch.Tensor,
     prefix_B: torch.Tensor,
     form: PlmForm,
-) -> torch.Tensor:
-    """Fused rows (B, L - 1, w) for the language head; row i is to predict token i+1, if that is not of the prefix."""
+) -> FusionPass:
+    """For rows (B, L - 1, w) for the language head; row i is to predict token i+1, if that is not of the prefix."""
     wanted_BQ = torch.arange(text_mask_BL.shape[1] - 1, device=text_mask_BL.device).expand(len(text_mask_BL), -1)
     if form == "one_pass":
         seen = prefix_mask(text_mask_BL, prefix_B, video_valid_BG)
-        return model.fused_text(video_BGd, text_BLd, seen, wanted_BQ)
-    return predict_at_blanks(model, video_BGd, video_valid_BG, text_BLd, text_mask_BL, wanted_BQ + 1)
+        return model.text_pass(video_BGd, text_BLd, seen, wanted_BQ)
+    return blanks_pass(model, video_BGd, video_valid_BG, text_BLd, text_mask_BL, wanted_BQ + 1)
 
 
-def predict_at_blanks(
+def blanks_pass(
     model: VideoLanguageModel,
     video_BGd: torch.Tensor,
     video_valid_BG: torch.Tensor,
     text_BLd: torch.Tensor,
     text_mask_BL: torch.Tensor,
     wanted_BQ: torch.Tensor,
-) -> torch.Tensor:
-    """Fused rows (B, Q, w) of the blanks at the wanted positions; each knows the video and the text before it."""
+) -> FusionPass:
+    """For fused rows (B, Q, w) of the blanks at the wanted positions; each knows the video and the text before it."""
     L = text_mask_BL.shape[1]
     positions_L = torch.arange(L, device=text_mask_BL.device).repeat(2)
     tokens = torch.cat([text_BLd, torch.zeros_like(text_BLd)], dim=1)
     seen = two_stream_mask(text_mask_BL, video_valid_BG)
-    return model.fused_text(video_BGd, tokens, seen, L + wanted_BQ, positions_L)
+    return model.text_pass(video_BGd, tokens, seen, L + wanted_BQ, positions_L)

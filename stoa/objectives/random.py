@@ -8,6 +8,7 @@ device without a host sync.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import torch
 
@@ -38,20 +39,22 @@ def philox(
     return c0, c1, c2, c3
 
 
-def uniform(seed: int, step: int, stream: Stream, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Uniform float32 numbers in (0, 1), one for each (row, column).
+def uniform(
+    seed: int, step: int | torch.Tensor, rows_B: torch.Tensor, sizes: Mapping[Stream, int]
+) -> dict[Stream, torch.Tensor]:
+    """Uniform float32 numbers in (0, 1) of some streams, drawn together: (B, n) each, one for each row and column.
 
     Args:
         seed: of the run.
-        step: of the optimiser; a step's numbers never return.
-        rows: int64, positions in the global batch.
-        columns: int64, broadcastable with ``rows``.
+        step: of the optimiser, a number or a tensor () on the device of the rows; a step's numbers never return.
+        rows_B: int64, positions in the global batch.
+        sizes: columns of each stream.
     """
-    counter = (
-        rows & _MASK,
-        columns & _MASK,
-        torch.full_like(rows, step & _MASK),
-        torch.full_like(rows, int(stream)),
-    )
+    if not sizes:
+        return {}
+    columns = torch.cat([torch.arange(size, device=rows_B.device) for size in sizes.values()])
+    streams = torch.cat([torch.full((size,), stream, device=rows_B.device) for stream, size in sizes.items()])
+    counter = (rows_B[:, None] & _MASK, columns, torch.zeros_like(columns) + (step & _MASK), streams)
     word, _, _, _ = philox(counter, (seed & _MASK, seed >> 32 & _MASK))
-    return ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
+    numbers = ((word >> 9).to(torch.float32) + 0.5) * 2.0**-23
+    return dict(zip(sizes, numbers.split(list(sizes.values()), dim=1), strict=True))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from stoa.batch import VideoTextBatch
+from stoa.models.fusion import FusionPass
 from stoa.models.incremental import PlmForm
 from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives import answer, mlm, plm, vtm
 from stoa.objectives.alignment import AlignLoss, asp_loss, ota_loss
-from stoa.objectives.answer import answer_loss
 from stoa.objectives.csal import CsalConfig
 from stoa.objectives.matching import NullToken
-from stoa.objectives.mlm import mlm_loss
-from stoa.objectives.plm import Prefix, plm_loss
+from stoa.objectives.plm import Prefix
+from stoa.objectives.random import Stream, uniform
 from stoa.objectives.vtc import csal_loss, similarities, temperature, vtc_loss
-from stoa.objectives.vtm import vtm_loss
 
 PRETRAINING_LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
 LOSSES = (*PRETRAINING_LOSSES, "answer")
@@ -145,10 +144,15 @@ class TrainingObjective(nn.Module):
             nothing to measure; averaged over ranks, each is its global mean.
         """
         model, config = self.model, self.config
-        draws: Any = {"seed": self.seed, "step": step}
         optimiser_step = step // self.accumulation
+        draws = uniform(self.seed, step, batch.position_B, self._draws_of(batch))
         video = model.encode_video(batch)
-        text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+        if config.mlm:
+            hidden = mlm.hide_words(batch, draws[Stream.MLM], kept_share=config.mlm_kept_share)
+            text, hidden_text_BLd = model.encode_text_twice(batch.tokens_BL, batch.text_mask_BL, hidden.hidden_BL)
+        else:
+            text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+        passes: dict[str, FusionPass] = {}
         losses: dict[str, torch.Tensor] = {}
         extras: dict[str, torch.Tensor] = {}
         if "graph" in model.fusion.group_sizes:
@@ -169,17 +173,24 @@ class TrainingObjective(nn.Module):
             hard_share = config.vtm_hard_share
             if optimiser_step < config.vtm_ramp_steps:
                 hard_share *= optimiser_step / config.vtm_ramp_steps
-            losses["vtm"], extras["vtm_accuracy"] = vtm_loss(
-                model, batch, video, text, scores, hard_share=hard_share, **draws
+            passes["vtm"], usable_B = vtm.vtm_pass(model, batch, video, text, scores, draws, hard_share=hard_share)
+        if config.mlm:
+            passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)
+        if config.plm:
+            passes["plm"], valid_BQ = plm.plm_pass(
+                model, batch, video, text, draws[Stream.PLM], form=config.plm_form, prefix=config.plm_prefix
             )
+        if config.answer:
+            passes["answer"] = answer.answer_pass(model, video, text, batch.text_mask_BL)
+        rows = dict(zip(passes, model.fusion.fuse(list(passes.values())), strict=True))
+        if config.vtm:
+            losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], usable_B)
         if config.mlm or config.plm:
             table_Vw = model.language_table()
         if config.mlm:
-            losses["mlm"] = mlm_loss(model, batch, video, text, table_Vw, kept_share=config.mlm_kept_share, **draws)
+            losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)
         if config.plm:
-            losses["plm"] = plm_loss(
-                model, batch, video, text, table_Vw, form=config.plm_form, prefix=config.plm_prefix, **draws
-            )
+            losses["plm"] = plm.plm_loss(model, batch, rows["plm"], valid_BQ, table_Vw)
         if config.ota:
             losses["ota"], metrics = ota_loss(
                 model, batch, video, text, form=config.align_loss, null_token=config.null_token
@@ -197,7 +208,14 @@ class TrainingObjective(nn.Module):
             )
             extras |= metrics
         if config.answer:
-            losses["answer"], extras["answer_accuracy"] = answer_loss(model, batch, video, text)
+            losses["answer"], extras["answer_accuracy"] = answer.answer_loss(model, batch, rows["answer"])
         terms = [getattr(config, name) * loss for name, loss in losses.items()]
         total = torch.stack(terms).sum()
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **extras}
+
+    def _draws_of(self, batch: VideoTextBatch) -> dict[Stream, int]:
+        sizes: dict[Stream, int] = {}
+        for name, objective in (("vtm", vtm), ("mlm", mlm), ("plm", plm)):
+            if getattr(self.config, name):
+                sizes |= objective.draws_of(batch)
+        return sizes

@@ -5,16 +5,24 @@ Shape legend: B clips on this rank, A clips of all ranks, G video-side tokens, L
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.models.fusion import FusionPass
 from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
-from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean
+from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean, world_size
 from stoa.objectives.masks import bidirectional_mask
-from stoa.objectives.random import Stream, uniform
+from stoa.objectives.random import Stream
 from stoa.objectives.vtc import Similarities
+
+
+def draws_of(batch: VideoTextBatch) -> dict[Stream, int]:
+    """What is drawn of a clip: a number for each clip of all ranks, and one that tells how its negative is drawn."""
+    return dict.fromkeys((Stream.VTM_VIDEO, Stream.VTM_TEXT), world_size() * len(batch) + 1)
 
 
 def draw_negatives(
@@ -32,36 +40,34 @@ def draw_negatives(
     return keys_BA.argmax(dim=1), (~same_BA).any(dim=1)
 
 
-def vtm_loss(
+def vtm_pass(
     model: VideoLanguageModel,
     batch: VideoTextBatch,
     video: VideoFeatures,
     text: TextFeatures,
     scores: Similarities,
+    draws: Mapping[Stream, torch.Tensor],
     *,
     hard_share: float = 1.0,
-    seed: int,
-    step: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of matched / unmatched over 3B pairs: (v, t), (hard v, t), (v, hard t).
+) -> tuple[FusionPass, torch.Tensor]:
+    """The 3B pairs (v, t), (hard v, t), (v, hard t).
 
     Args:
+        draws: uniform numbers, of the streams and sizes of :func:`draws_of`.
         hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are; else all
             other pairs are alike.
 
     Returns:
-        (loss, accuracy); averaged over ranks, each is the mean over all pairs.
+        (pass, usable (B,) bool: which clips have a negative)
     """
     A = scores.same_BA.shape[1]
-    columns = torch.arange(A + 1, device=scores.same_BA.device)  # the last draw tells how the negative is drawn
 
-    def negatives(scores_BA: torch.Tensor, stream: Stream) -> tuple[torch.Tensor, torch.Tensor]:
-        draws = uniform(seed, step, stream, batch.position_B[:, None], columns)
-        is_hard_B1 = draws[:, A:] < hard_share
-        return draw_negatives(scores_BA * is_hard_B1, scores.same_BA, draws[:, :A])
+    def negatives(scores_BA: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        is_hard_B1 = uniform[:, A:] < hard_share
+        return draw_negatives(scores_BA * is_hard_B1, scores.same_BA, uniform[:, :A])
 
-    hard_video_B, usable_B = negatives(scores.text_to_video_BA, Stream.VTM_VIDEO)
-    hard_text_B, _ = negatives(scores.video_to_text_BA, Stream.VTM_TEXT)
+    hard_video_B, usable_B = negatives(scores.text_to_video_BA, draws[Stream.VTM_VIDEO])
+    hard_text_B, _ = negatives(scores.video_to_text_BA, draws[Stream.VTM_TEXT])
     video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
     video_valid_AG = gather_rows_no_grad(video.valid_BG)
     text_mask_AL = gather_rows_no_grad(batch.text_mask_BL)
@@ -71,9 +77,19 @@ def vtm_loss(
     pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
     pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
     seen = bidirectional_mask(pairs_mask, pairs_valid)
-    logits = at_least_fp32(model.match_logits(pairs_video, pairs_text, seen, pairs_mask))
+    return model.pair_pass(pairs_video, pairs_text, seen, pairs_mask), usable_B
 
-    B = len(batch)
+
+def vtm_loss(
+    model: VideoLanguageModel, rows_N2w: torch.Tensor, usable_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of matched / unmatched, of the rows of :func:`vtm_pass`.
+
+    Returns:
+        (loss, accuracy); averaged over ranks, each is the mean over all pairs.
+    """
+    logits = at_least_fp32(model.match_head(rows_N2w.flatten(1)))
+    B = len(usable_B)
     target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()
     weight = torch.cat([torch.ones_like(usable_B), usable_B, usable_B]).to(logits.dtype)
     total = (weight * F.cross_entropy(logits, target, reduction="none")).sum()

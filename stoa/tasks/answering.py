@@ -17,7 +17,7 @@ from stoa.data.text import decode_tokens, encode_caption
 from stoa.manifest import Caption, Prompt
 from stoa.models.incremental import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures
-from stoa.objectives.answer import answer_logits
+from stoa.objectives.answer import answer_logits, answer_pass
 from stoa.objectives.masks import bidirectional_mask
 from stoa.questions import QuestionRow
 from stoa.tasks.generation import GenerationConfig, generate
@@ -37,7 +37,8 @@ def choose_answers(
 
     def answer(video: VideoFeatures, asked: list[QuestionRow]) -> list[str]:
         text, mask_QL = _encode(trained, [Prompt(question.question) for question in asked])
-        best = answer_logits(trained.model, video, text, mask_QL).argmax(dim=1)
+        rows = trained.model.fused(answer_pass(trained.model, video, text, mask_QL))
+        best = answer_logits(trained.model, rows).argmax(dim=1)
         return [answers[i] for i in best.tolist()]
 
     return _ask(trained, videos, questions, answer)

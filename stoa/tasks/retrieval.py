@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from stoa.models.incremental import PlmForm
 from stoa.objectives.masks import bidirectional_mask
-from stoa.objectives.plm import next_word_rows
+from stoa.objectives.plm import next_word_pass
 from stoa.objectives.vtc import temperature
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics, rank_metrics
@@ -71,7 +71,7 @@ def caption_scores(
     pairs = zip(text_index.flatten().split(batch_size), video_index.flatten().split(batch_size), strict=True)
     for texts, videos in pairs:
         mask = gallery.text_mask_QL[texts]
-        rows = next_word_rows(
+        asked = next_word_pass(
             model,
             gallery.video_tokens_VGd[videos],
             gallery.video_valid_VG[videos],
@@ -80,6 +80,7 @@ def caption_scores(
             torch.ones_like(texts),
             form,
         )
+        rows = model.fused(asked)
         targets = model.lm_head.targets(gallery.text_ids_QL[texts, 1:])
         known = mask[:, 1:] & (targets >= 0)
         logs = model.language_logits(rows, table_Vw).float().log_softmax(dim=-1)

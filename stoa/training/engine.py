@@ -124,7 +124,26 @@ def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: d
 
     with _translated():
         engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=_with_our_optimizer(config))
+    if getattr(engine.optimizer, "compute_grad_norm", False):
+        _look_at_gradients_once(engine.optimizer)
     return engine
+
+
+def _look_at_gradients_once(zero: Any) -> None:
+    """ZeRO looks at each gradient for what is not finite, by a dozen operations, and then takes the norm of each, by
+    three. The norm of all of them, in a few operations, tells both: ZeRO leaves a step out where it is not finite."""
+
+    def scaled_global_norm() -> torch.Tensor:
+        grads = [grad for group in zero.averaged_gradients.values() for grad in group]
+        squares = torch.zeros((), dtype=torch.float32, device=zero.device)
+        if grads:  # of a small model a rank may hold none
+            norms = torch._foreach_norm(grads, 2.0, dtype=torch.float32)  # squares of half precision would overflow
+            squares = torch.linalg.vector_norm(torch.stack(norms)).square()
+        dist.all_reduce(squares)
+        return squares.sqrt()
+
+    zero.scaled_global_norm = scaled_global_norm
+    zero.check_overflow = lambda partition_gradients=True: None
 
 
 def accumulation_steps(engine: Any) -> int:

@@ -45,7 +45,7 @@ def test_a_pair_is_the_pooled_slot_and_the_end_token():
     at_video, at_text = fuse(model, video_BGd, text_BLd, mask_BSS)
     ends = batch.text_mask_BL.sum(dim=1) - 1
     expected = torch.cat([at_video[:, model.config.num_frames], at_text[torch.arange(3), ends]], dim=1)
-    pair = model.fused_pair(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL)
+    pair = model.fused(model.pair_pass(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL)).flatten(1)
     torch.testing.assert_close(pair, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -57,9 +57,29 @@ def test_the_last_block_computes_the_wanted_rows_alone():
     flops = []
     for run in (
         lambda: model.fusion(video_BGd, text_BLd, mask_BSS),
-        lambda: model.fused_pair(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL),
+        lambda: model.fused(model.pair_pass(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL)),
     ):
         with FlopCounterMode(display=False) as counter:
             run()
         flops.append(counter.get_total_flops())
     assert flops[1] < 0.4 * flops[0]
+
+
+def test_passes_together_are_passes_alone():
+    """Of several widths, and one whose texts have places of their own."""
+    model = tiny_model().double()
+    batch, video_BGd, text_BLd, mask_BSS = encoded(model)
+    G, L = video_BGd.shape[1], text_BLd.shape[1]
+    twice = torch.cat([text_BLd, text_BLd], dim=1)
+    mask_of_two = torch.ones(1, G + 2 * L, G + 2 * L, dtype=torch.bool).expand(3, -1, -1)
+    wanted = torch.arange(5).expand(3, -1)
+    passes = [
+        model.pair_pass(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL),
+        model.text_pass(video_BGd, twice, mask_of_two, wanted, torch.arange(L).repeat(2)),
+        model.text_pass(video_BGd.flip(0), text_BLd, mask_BSS, wanted),
+        model.text_pass(video_BGd, text_BLd[:, :-3], mask_BSS[:, :-3, :-3], wanted),
+    ]
+    together = model.fusion.fuse(passes)
+    for one, rows in zip(passes, together, strict=True):
+        torch.testing.assert_close(rows, model.fused(one), rtol=1e-12, atol=1e-12)
+    assert model.fusion.fuse([]) == []

@@ -35,7 +35,9 @@ def test_the_fusion_encoder_sees_the_order_of_frames():
     forwards, backwards = others.clone(), others.clone()
     forwards[:, frames] = video.tokens_BGd[:, frames]
     backwards[:, frames] = forwards[:, frames].flip(1)
-    seen, turned = (model.fused_pair(tokens, text_BLd, mask, text_mask_BL) for tokens in (forwards, backwards))
+    seen, turned = (
+        model.fused(model.pair_pass(tokens, text_BLd, mask, text_mask_BL)) for tokens in (forwards, backwards)
+    )
     assert share_of_order(seen, turned) > 0.1
 
 

@@ -7,9 +7,10 @@ import torch
 from factories import fuse, has_gradient, random_batch, tiny_model
 from torch.nn import functional as F
 
-from stoa.objectives.answer import answer_loss
+from stoa.objectives.answer import answer_loss, answer_pass
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
-from stoa.objectives.plm import plm_loss
+from stoa.objectives.plm import draws_of, plm_loss, plm_pass
+from stoa.objectives.random import Stream, uniform
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 
 ONLY = dict.fromkeys(("vtc", "vtm", "mlm", "plm", "ota", "asp"), 0.0)
@@ -24,10 +25,16 @@ def encode(model, batch):
     return model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
 
 
+def loss_of_plm(model, batch, video, text, prefix):
+    draws = uniform(0, 0, batch.position_B, draws_of(batch))
+    asked, valid = plm_pass(model, batch, video, text, draws[Stream.PLM], prefix=prefix)
+    return plm_loss(model, batch, model.fused(asked), valid, model.language_table())
+
+
 def test_the_loss_is_the_mean_over_questions_with_a_class(model):
     batch = dataclasses.replace(random_batch(4), target_B=torch.tensor([3, -1, 0, 6]))
     video, text = encode(model, batch)
-    loss, accuracy = answer_loss(model, batch, video, text)
+    loss, accuracy = answer_loss(model, batch, model.fused(answer_pass(model, video, text, batch.text_mask_BL)))
     total, right = [], []
     for b in (0, 2, 3):
         seen = bidirectional_mask(batch.text_mask_BL[b : b + 1], video.valid_BG[b : b + 1])
@@ -43,7 +50,7 @@ def test_the_loss_is_the_mean_over_questions_with_a_class(model):
 
 def test_without_a_class_nothing_is_learned(model):
     video, text = encode(model, batch := random_batch(2))
-    loss, _ = answer_loss(model, batch, video, text)
+    loss, _ = answer_loss(model, batch, model.fused(answer_pass(model, video, text, batch.text_mask_BL)))
     loss.backward()
     assert float(loss.detach()) == 0
     assert not has_gradient(model.answer_head[0].weight)
@@ -53,12 +60,11 @@ def test_a_given_prefix_goes_before_a_drawn_one(model):
     """As in captioning, and behind questions: the prefix sees itself, what follows is predicted."""
     batch = dataclasses.replace(random_batch(2, lengths=[8, 9]), prefix_B=torch.tensor([3, 5]))
     video, text = encode(model, batch)
-    table = model.language_table()
     for prefix, lengths in (("random", [3, 5]), ("start", [3, 5])):
-        found = plm_loss(model, batch, video, text, table, prefix=prefix, seed=0, step=0)
+        found = loss_of_plm(model, batch, video, text, prefix)
         mask = prefix_mask(batch.text_mask_BL, torch.tensor(lengths), video.valid_BG)
         _, rows = fuse(model, video.tokens_BGd, text.tokens_BLd, mask)
-        logits = model.language_logits(rows, table)
+        logits = model.language_logits(rows, model.language_table())
         targets = model.lm_head.targets(batch.tokens_BL)
         losses = [
             F.cross_entropy(logits[b, i - 1][None], targets[b, i][None])
@@ -68,8 +74,8 @@ def test_a_given_prefix_goes_before_a_drawn_one(model):
         torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-10, atol=1e-10)
     captions = dataclasses.replace(batch, prefix_B=torch.zeros(2, dtype=torch.int64))
     ones = dataclasses.replace(batch, prefix_B=torch.ones(2, dtype=torch.int64))
-    by_option = plm_loss(model, captions, video, text, table, prefix="start", seed=0, step=0)
-    torch.testing.assert_close(by_option, plm_loss(model, ones, video, text, table, seed=0, step=0))
+    by_option = loss_of_plm(model, captions, video, text, "start")
+    torch.testing.assert_close(by_option, loss_of_plm(model, ones, video, text, "random"))
 
 
 def test_the_objective_has_it(model):

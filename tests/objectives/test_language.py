@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from stoa.objectives import mlm
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
-from stoa.objectives.mlm import choose_masked, language_loss, mlm_loss
-from stoa.objectives.plm import draw_prefix, plm_loss, predict_at_blanks
+from stoa.objectives.mlm import choose_masked, hide_words, language_loss, mlm_loss, mlm_pass
+from stoa.objectives.plm import blanks_pass, draw_prefix, plm_loss, plm_pass
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.total import ObjectivesConfig
 
@@ -21,7 +21,7 @@ from stoa.objectives.total import ObjectivesConfig
 def test_masked_words_are_words_and_as_many_as_promised(lengths, seed):
     L = 20
     text_mask = torch.arange(L) < torch.tensor(lengths)[:, None]
-    numbers = uniform(seed, 0, Stream.MLM, torch.arange(len(lengths))[:, None], torch.arange(L))
+    numbers = drawn(Stream.MLM, torch.arange(len(lengths)), L, seed=seed)
     positions, valid = choose_masked(text_mask, numbers)
     for n, row, keep in zip(lengths, positions, valid, strict=True):
         chosen = row[keep].tolist()
@@ -29,6 +29,29 @@ def test_masked_words_are_words_and_as_many_as_promised(lengths, seed):
         assert len(chosen) == min(words, max(1, round(0.15 * words)))
         assert len(set(chosen)) == len(chosen)
         assert all(1 <= p <= n - 2 for p in chosen)
+
+
+def drawn(stream, rows, columns, seed=0):
+    return uniform(seed, 0, rows, {stream: columns})[stream]
+
+
+def loss_of_mlm(model, batch, kept_share=0.0):
+    hidden = hide_words(batch, drawn(Stream.MLM, batch.position_B, 24), kept_share=kept_share)
+    video = model.encode_video(batch)
+    _, hidden_text = model.encode_text_twice(batch.tokens_BL, batch.text_mask_BL, hidden.hidden_BL)
+    rows = model.fused(mlm_pass(model, batch, video, hidden_text, hidden))
+    return mlm_loss(model, batch, rows, hidden, model.language_table())
+
+
+def loss_of_plm(model, batch, video, text, numbers, **form):
+    asked, valid = plm_pass(model, batch, video, text, numbers, **form)
+    return plm_loss(model, batch, model.fused(asked), valid, model.language_table())
+
+
+def at_blanks(model, batch, video, text, wanted):
+    return model.fused(
+        blanks_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, wanted)
+    )
 
 
 def masked_logits(model, batch, monkeypatch, kept_share=0.0):
@@ -40,15 +63,14 @@ def masked_logits(model, batch, monkeypatch, kept_share=0.0):
         return language_loss(model, table, rows, targets, valid)
 
     monkeypatch.setattr(mlm, "language_loss", spy)
-    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    mlm_loss(model, batch, video, text, model.language_table(), kept_share=kept_share, seed=0, step=0)
+    loss_of_mlm(model, batch, kept_share)
     return seen
 
 
 def test_the_id_under_a_mask_changes_no_logit(monkeypatch):
     model, batch = tiny_model().double(), random_batch(6)
     before = masked_logits(model, batch, monkeypatch)
-    numbers = uniform(0, 0, Stream.MLM, batch.position_B[:, None], torch.arange(12))
+    numbers = drawn(Stream.MLM, batch.position_B, 12)
     positions, valid = choose_masked(batch.text_mask_BL, numbers)
     changed = batch.tokens_BL.clone()
     for b in range(6):
@@ -63,14 +85,14 @@ def test_the_id_under_a_mask_changes_no_logit(monkeypatch):
 def hidden_words(model, batch, monkeypatch, kept_share):
     """Which words the text tower does not get (B, L), and the supervised ones (B, Q)."""
     seen = {}
-    encode = model.encode_hidden_text
+    encode = model.encode_text_twice
 
-    def spy(text, hidden):
+    def spy(tokens, mask, hidden):
         seen.update(hidden=hidden)
-        return encode(text, hidden)
+        return encode(tokens, mask, hidden)
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "encode_hidden_text", spy)
+        patch.setattr(model, "encode_text_twice", spy)
         supervised = masked_logits(model, batch, patch, kept_share)["valid"]
     return seen["hidden"], supervised
 
@@ -95,7 +117,7 @@ def test_a_share_of_kept_words_is_a_share():
 def test_a_visible_word_changes_the_logits(monkeypatch):
     """The test above would pass on a model that reads nothing."""
     model, batch = tiny_model().double(), random_batch(2, lengths=[10, 10])
-    numbers = uniform(0, 0, Stream.MLM, batch.position_B[:, None], torch.arange(12))
+    numbers = drawn(Stream.MLM, batch.position_B, 12)
     positions, valid = choose_masked(batch.text_mask_BL, numbers)
     hidden = set(positions[0][valid[0]].tolist())
     visible = next(p for p in range(1, 9) if p not in hidden)
@@ -109,15 +131,13 @@ def test_a_visible_word_changes_the_logits(monkeypatch):
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=6), seed=st.integers(0, 50))
 def test_prefixes_are_between_one_and_all_but_one(lengths, seed):
     text_mask = torch.arange(20) < torch.tensor(lengths)[:, None]
-    rows = torch.arange(len(lengths))
-    prefix = draw_prefix(text_mask, uniform(seed, 0, Stream.PLM, rows, torch.zeros_like(rows)))
+    prefix = draw_prefix(text_mask, drawn(Stream.PLM, torch.arange(len(lengths)), 1, seed=seed)[:, 0])
     assert all(1 <= p <= n - 1 for p, n in zip(prefix.tolist(), lengths, strict=True))
 
 
 def test_prefixes_are_uniform():
     text_mask = torch.ones(6000, 7, dtype=torch.bool)
-    rows = torch.arange(6000)
-    prefix = draw_prefix(text_mask, uniform(0, 0, Stream.PLM, rows, torch.zeros_like(rows)))
+    prefix = draw_prefix(text_mask, drawn(Stream.PLM, torch.arange(6000), 1)[:, 0])
     torch.testing.assert_close(
         torch.bincount(prefix, minlength=7)[1:] / 6000, torch.full((6,), 1 / 6), atol=0.02, rtol=0
     )
@@ -161,8 +181,9 @@ def test_the_prefix_is_seen_by_all():
 def test_plm_supervises_every_token_after_the_prefix():
     model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    loss = plm_loss(model, batch, video, text, model.language_table(), seed=5, step=6)
-    prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
+    numbers = drawn(Stream.PLM, batch.position_B, 1)
+    loss = loss_of_plm(model, batch, video, text, numbers)
+    prefix = draw_prefix(batch.text_mask_BL, numbers[:, 0])
     losses = []
     for b in range(4):
         mask = prefix_mask(batch.text_mask_BL[b : b + 1], prefix[b : b + 1], video.valid_BG[b : b + 1])
@@ -175,8 +196,7 @@ def test_plm_supervises_every_token_after_the_prefix():
 
 def test_captions_without_words_give_a_loss_of_zero_in_the_graph():
     model, batch = tiny_model(), random_batch(3, lengths=[2, 2, 2])
-    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    loss = mlm_loss(model, batch, video, text, model.language_table(), seed=0, step=0)
+    loss = loss_of_mlm(model, batch)
     loss.backward()
     assert loss == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -215,7 +235,7 @@ def test_two_streams_equal_a_pass_for_every_position():
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     L, G = 12, video.valid_BG.shape[1]
     wanted = torch.arange(L).expand(3, -1)
-    rows = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, wanted)
+    rows = at_blanks(model, batch, video, text, wanted)
     keys = torch.cat([video.valid_BG, torch.ones(3, L, dtype=torch.bool)], dim=1)
     mask = torch.ones(G + L, G + L, dtype=torch.bool).tril()
     mask[:G, :G] = True
@@ -231,11 +251,12 @@ def test_two_streams_equal_a_pass_for_every_position():
 def test_two_streams_supervise_what_one_pass_does():
     model, batch = tiny_model(), random_batch(4, lengths=[3, 6, 12, 9])
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    loss = plm_loss(model, batch, video, text, model.language_table(), form="two_stream", seed=5, step=6)
-    prefix = draw_prefix(batch.text_mask_BL, uniform(5, 6, Stream.PLM, batch.position_B, torch.zeros(4).long()))
+    numbers = drawn(Stream.PLM, batch.position_B, 1)
+    loss = loss_of_plm(model, batch, video, text, numbers, form="two_stream")
+    prefix = draw_prefix(batch.text_mask_BL, numbers[:, 0])
     wanted = torch.arange(12).expand(4, -1)
     rows, table = (
-        predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, wanted),
+        at_blanks(model, batch, video, text, wanted),
         model.language_table(),
     )
     losses = [

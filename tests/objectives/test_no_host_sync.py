@@ -83,14 +83,14 @@ PLANTED = {
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_wait_is_found(fault):
     mode, objective, batch = on_fake_device(ObjectivesConfig())
-    inner = objective.model.encode_text
+    inner = objective.model.encode_text_twice
 
     def planted(*args):
-        text = inner(*args)
+        text, hidden = inner(*args)
         PLANTED[fault](text.pooled_Bd)
-        return text
+        return text, hidden
 
-    objective.model.encode_text = planted
+    objective.model.encode_text_twice = planted
     found = (AssertionError, DataDependentOutputException, DynamicOutputShapeException)
     with mode, FlagCopies(), pytest.raises(found):
         objective(batch, 3)

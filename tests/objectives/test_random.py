@@ -23,9 +23,12 @@ def test_known_answers(counter, key, expected):
     assert tuple(int(w) for w in words) == expected
 
 
+def drawn(seed, step, stream, rows, columns):
+    return uniform(seed, step, torch.arange(*rows), {stream: columns})[stream]
+
+
 def test_numbers_are_uniform_and_differ_by_every_key():
-    rows, columns = torch.arange(200)[:, None], torch.arange(100)
-    x = uniform(7, 3, Stream.MLM, rows, columns)
+    x = drawn(7, 3, Stream.MLM, (200,), 100)
     assert x.shape == (200, 100)
     assert ((x > 0) & (x < 1)).all()
     assert abs(x.mean() - 0.5) < 0.01
@@ -33,17 +36,31 @@ def test_numbers_are_uniform_and_differ_by_every_key():
     histogram = torch.histc(x, 20, 0, 1)
     assert ((histogram - 1000) ** 2 / 1000).sum() < 44  # chi-square, 19 degrees of freedom, p = 0.001
     others = [
-        uniform(8, 3, Stream.MLM, rows, columns),
-        uniform(7 + 2**40, 3, Stream.MLM, rows, columns),
-        uniform(7, 4, Stream.MLM, rows, columns),
-        uniform(7, 3, Stream.PLM, rows, columns),
-        uniform(7, 3, Stream.MLM, rows + 200, columns),
+        drawn(8, 3, Stream.MLM, (200,), 100),
+        drawn(7 + 2**40, 3, Stream.MLM, (200,), 100),
+        drawn(7, 4, Stream.MLM, (200,), 100),
+        drawn(7, 3, Stream.PLM, (200,), 100),
+        drawn(7, 3, Stream.MLM, (200, 400), 100),
     ]
     for other in others:
         assert abs(torch.corrcoef(torch.stack([x.flatten(), other.flatten()]))[0, 1]) < 0.03
 
 
 def test_a_number_depends_on_its_position_alone():
-    whole = uniform(1, 2, Stream.VTM_TEXT, torch.arange(8)[:, None], torch.arange(8))
-    part = uniform(1, 2, Stream.VTM_TEXT, torch.arange(4, 8)[:, None], torch.arange(8))
-    assert torch.equal(whole[4:], part)
+    whole = drawn(1, 2, Stream.VTM_TEXT, (8,), 8)
+    assert torch.equal(whole[4:], drawn(1, 2, Stream.VTM_TEXT, (4, 8), 8))
+
+
+def test_what_is_drawn_together_is_what_is_drawn_alone():
+    sizes = {Stream.PLM: 1, Stream.VTM_TEXT: 9, Stream.MLM: 4}
+    together = uniform(5, 2**33 + 6, torch.arange(3), sizes)
+    assert list(together) == list(sizes)
+    for stream, size in sizes.items():
+        assert torch.equal(together[stream], drawn(5, 2**33 + 6, stream, (3,), size))
+
+
+def test_a_step_may_be_a_tensor():
+    for step in (0, 7, 2**35 + 1):
+        of_tensor = uniform(1, torch.tensor(step), torch.arange(4), {Stream.MLM: 3})
+        assert torch.equal(of_tensor[Stream.MLM], drawn(1, step, Stream.MLM, (4,), 3))
+    assert uniform(1, 2, torch.arange(4), {}) == {}

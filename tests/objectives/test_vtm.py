@@ -11,16 +11,19 @@ from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.objectives.vtc import similarities
-from stoa.objectives.vtm import draw_negatives, vtm_loss
+from stoa.objectives.vtm import draw_negatives, draws_of, vtm_loss, vtm_pass
+
+
+def drawn_uniformly(rows, columns):
+    return uniform(0, 0, torch.arange(rows), {Stream.VTM_TEXT: columns})[Stream.VTM_TEXT]
 
 
 def test_negatives_follow_the_softmax():
     torch.manual_seed(0)
-    rows, columns = torch.arange(4000)[:, None], torch.arange(5)
     scores = torch.randn(5).expand(4000, 5)
     same = torch.zeros(4000, 5, dtype=torch.bool)
     same[:, 2] = True
-    drawn, usable = draw_negatives(scores, same, uniform(0, 0, Stream.VTM_TEXT, rows, columns))
+    drawn, usable = draw_negatives(scores, same, drawn_uniformly(4000, 5))
     assert usable.all()
     share = torch.bincount(drawn, minlength=5) / 4000
     expected = scores[0].masked_fill(same[0], -torch.inf).softmax(0)
@@ -32,7 +35,7 @@ def test_far_apart_scores_still_give_a_negative():
     """softmax without the diagonal underflows in fp32 here."""
     scores = torch.tensor([[300.0, -300.0, -301.0]])
     same = torch.tensor([[True, False, False]])
-    drawn, usable = draw_negatives(scores, same, uniform(0, 0, Stream.MLM, torch.tensor([[0]]), torch.arange(3)))
+    drawn, usable = draw_negatives(scores, same, drawn_uniformly(1, 3))
     assert usable.item()
     assert drawn.item() in (1, 2)
 
@@ -43,15 +46,17 @@ def run(batch, model=None):
     scores = similarities(
         video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
     )
-    return model, video, text, scores, vtm_loss(model, batch, video, text, scores, seed=1, step=2)
+    draws = uniform(1, 2, batch.position_B, draws_of(batch))
+    asked, usable = vtm_pass(model, batch, video, text, scores, draws)
+    return model, video, text, scores, vtm_loss(model, model.fused(asked), usable)
 
 
 def test_the_loss_is_the_mean_over_three_pairs_a_clip():
     batch = random_batch(5)
     model, video, text, scores, (loss, accuracy) = run(batch)
-    rows, columns = batch.position_B[:, None], torch.arange(5)
-    hard_v, _ = draw_negatives(scores.text_to_video_BA, scores.same_BA, uniform(1, 2, Stream.VTM_VIDEO, rows, columns))
-    hard_t, _ = draw_negatives(scores.video_to_text_BA, scores.same_BA, uniform(1, 2, Stream.VTM_TEXT, rows, columns))
+    draws = uniform(1, 2, batch.position_B, {Stream.VTM_VIDEO: 5, Stream.VTM_TEXT: 5})
+    hard_v, _ = draw_negatives(scores.text_to_video_BA, scores.same_BA, draws[Stream.VTM_VIDEO])
+    hard_t, _ = draw_negatives(scores.video_to_text_BA, scores.same_BA, draws[Stream.VTM_TEXT])
     losses, right = [], []
     for i in range(5):
         for v, t, target in ((i, i, 1), (int(hard_v[i]), i, 0), (i, int(hard_t[i]), 0)):

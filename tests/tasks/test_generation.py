@@ -8,7 +8,7 @@ from factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
 
 from stoa.models.incremental import IncrementalText
 from stoa.objectives.masks import prefix_mask
-from stoa.objectives.plm import predict_at_blanks
+from stoa.objectives.plm import blanks_pass
 from stoa.tasks.generation import GenerationConfig, generate, generate_captions
 
 L = 8
@@ -41,7 +41,9 @@ def logits_by_whole_passes(model, video, tokens_BL, mask_BL, lengths_B, form):
         _, rows_BLw = fuse(model, video.tokens_BGd, text.tokens_BLd, prefix_mask(mask_BL, lengths_B, video.valid_BG))
     else:
         wanted_BL = torch.arange(1, mask_BL.shape[1] + 1).remainder(mask_BL.shape[1]).expand_as(mask_BL)
-        rows_BLw = predict_at_blanks(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, mask_BL, wanted_BL)
+        rows_BLw = model.fused(
+            blanks_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, mask_BL, wanted_BL)
+        )
     return model.language_logits(rows_BLw, model.language_table())
 
 
