@@ -15,7 +15,7 @@ def cores_of_rank(environment: Mapping[str, str], quota_file: Path = _QUOTA) -> 
     """Cores for each process of the run on this machine: those that this one may use, within a container's quota.
 
     Args:
-        environment: a launcher says in ``LOCAL_WORLD_SIZE`` how many processes share the machine.
+        environment: says in ``LOCAL_WORLD_SIZE`` how many processes share the machine, once they have met.
         quota_file: ``cpu.max`` of the control group.
     """
     cores = len(os.sched_getaffinity(0))

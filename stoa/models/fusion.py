@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from stoa.models.layers import POSITION_SCALE, Attend, Block, Rows, masked
+from stoa.models.layers import POSITION_SCALE, Attend, Block, masked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,10 @@ class FusionEncoder(nn.Module):
             outputs (B, S, w), or (B, Q, w) at the wanted rows.
         """
         x_BSw = torch.cat([self.embed_video(video_BGd), self.embed_text(text_BLd, positions_L)], dim=1)
-        return self._last(self._lower(x_BSw, mask_BSS), mask_BSS, rows_BQ)
+        attends = [masked(mask_BSS[:, None])] * len(self.blocks)
+        if rows_BQ is None:
+            return self.encode(x_BSw, attends)
+        return self._wanted(self._lower(x_BSw, attends[:-1]), mask_BSS, rows_BQ)
 
     def fuse(self, passes: Sequence[FusionPass]) -> list[torch.Tensor]:
         """The wanted rows (N, Q, w) of each pass.
@@ -158,23 +161,12 @@ class FusionEncoder(nn.Module):
             text_NLw = self.embed_text(torch.cat([one.text_NLd for one in batch]))
             x_NSw = torch.cat([video_NGw, text_NLw], dim=1)
             if len(self.blocks) > 1:
-                x_NSw = self._lower(x_NSw, torch.cat([one.mask_NSS for one in batch]))
+                attend = masked(torch.cat([one.mask_NSS for one in batch])[:, None])
+                x_NSw = self._lower(x_NSw, [attend] * (len(self.blocks) - 1))
             parts = x_NSw.split([len(one.rows_NQ) for one in batch])
             for number, one, part in zip(numbers, batch, parts, strict=True):
-                found[number] = self._last(part, one.mask_NSS, one.rows_NQ)
+                found[number] = self._wanted(part, one.mask_NSS, one.rows_NQ)
         return [found[number] for number in range(len(passes))]
-
-    def _lower(self, x_BSw: torch.Tensor, mask_BSS: torch.Tensor) -> torch.Tensor:
-        """All blocks but the last."""
-        for block in list(self.blocks)[:-1]:
-            x_BSw = block(x_BSw, masked(mask_BSS[:, None]))
-        return x_BSw
-
-    def _last(self, x_BSw: torch.Tensor, mask_BSS: torch.Tensor, rows_BQ: torch.Tensor | None) -> torch.Tensor:
-        if rows_BQ is None:
-            return self.ln_final(self.blocks[-1](x_BSw, masked(mask_BSS[:, None])))
-        of_rows_BQS = _take_rows(mask_BSS.expand(len(x_BSw), -1, -1), rows_BQ)
-        return self.ln_final(self.blocks[-1](x_BSw, masked(of_rows_BQS[:, None]), partial(_take_rows, rows_BQ=rows_BQ)))
 
     def embed_video(self, video_BGd: torch.Tensor) -> torch.Tensor:
         """Video-side tokens with their positions and types, (B, G, w)."""
@@ -188,13 +180,22 @@ class FusionEncoder(nn.Module):
         positions_Lw = self.text_positions[:L] if positions is None else self.text_positions[positions]
         return self.ln_text(self.text_in(text_BLd)) + positions_Lw + self.type_embeddings[-1]
 
-    def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend], rows: Rows | None = None) -> torch.Tensor:
-        """Embedded tokens through the blocks, each with its attention; of the last one only ``rows``."""
-        *lower, last = zip(self.blocks, attends, strict=True)
-        for block, attend in lower:
+    def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
+        """Embedded tokens through the blocks, each with its attention."""
+        *lower, last = attends
+        return self.ln_final(self.blocks[-1](self._lower(x_BSw, lower), last))
+
+    def _lower(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
+        """All blocks but the last."""
+        for block, attend in zip(list(self.blocks)[:-1], attends, strict=True):
             x_BSw = block(x_BSw, attend)
-        block, attend = last
-        return self.ln_final(block(x_BSw, attend, rows))
+        return x_BSw
+
+    def _wanted(self, x_BSw: torch.Tensor, mask_BSS: torch.Tensor, rows_BQ: torch.Tensor) -> torch.Tensor:
+        """The last block, of which only these rows are computed."""
+        seen_BQS = _take_rows(mask_BSS.expand(len(x_BSw), -1, -1), rows_BQ)
+        rows = partial(_take_rows, rows_BQ=rows_BQ)
+        return self.ln_final(self.blocks[-1](x_BSw, masked(seen_BQS[:, None]), rows))
 
 
 def _take_rows(x_BSw: torch.Tensor, rows_BQ: torch.Tensor) -> torch.Tensor:

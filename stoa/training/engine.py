@@ -29,6 +29,7 @@ def init_distributed() -> torch.device:
     here = place(os.environ)
     os.environ.update(RANK=str(here.rank), LOCAL_RANK=str(here.local_rank), WORLD_SIZE=str(here.world_size))
     os.environ.update(MASTER_ADDR=here.address, MASTER_PORT=str(here.port))
+    os.environ["LOCAL_WORLD_SIZE"] = str(here.local_world_size)
     has_cuda = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_cuda else "cpu")
     import deepspeed

@@ -17,6 +17,8 @@ START_TIMEOUT = timedelta(minutes=30)
 SAY_AFTER = timedelta(seconds=60)
 _LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.005, 0.2
 
+# Processes of the run on this machine: torchrun's name, DeepSpeed's, and OpenMPI's.
+_LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 # Launchers that start processes without telling them of each other in torch's variables.
 _STARTERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
 
@@ -29,6 +31,7 @@ class Place(NamedTuple):
     world_size: int
     address: str
     port: int
+    local_world_size: int = 1
 
     @property
     def where(self) -> str:
@@ -57,7 +60,10 @@ def place(environment: Mapping[str, str]) -> Place:
                 f"{name} is {value} and {of}; ranks count from 0 to WORLD_SIZE - 1: start a launcher, or unset both"
             )
     port = _whole(environment, "MASTER_PORT", 29500 if world_size > 1 else 0, least=0, most=65_535)
-    return Place(rank, local_rank, world_size, environment.get("MASTER_ADDR") or "127.0.0.1", port)
+    told = next((name for name in _LOCAL_SIZES if environment.get(name)), "WORLD_SIZE")  # at most all are here
+    local_world_size = min(_whole(environment, told, 1, least=1), world_size)
+    address = environment.get("MASTER_ADDR") or "127.0.0.1"
+    return Place(rank, local_rank, world_size, address, port, local_world_size)
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int, *, least: int, most: int | None = None) -> int:

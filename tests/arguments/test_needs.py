@@ -115,7 +115,7 @@ def test_what_a_task_of_evaluation_has_no_use_for_is_refused(task, values):
     ],
 )
 def test_what_a_task_of_evaluation_uses_is_taken(task, values):
-    evaluate._require_used(parsed("evaluate", *(f"--{value}" for value in values.split())), task)
+    assert evaluate._require_used(parsed("evaluate", *(f"--{value}" for value in values.split())), task) is None
 
 
 def test_an_option_that_does_nothing_is_refused():

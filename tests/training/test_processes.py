@@ -1,7 +1,11 @@
 """How processes find each other, and what is said while they do not."""
 
+import base64
+import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -21,13 +25,53 @@ def test_without_a_launcher_there_is_one_process():
 
 def test_what_a_launcher_says_is_taken():
     said = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node0", "MASTER_PORT": "29501"}
-    assert place(said) == Place(3, 1, 4, "node0", 29501)
+    assert place(said) == Place(3, 1, 4, "node0", 29501, local_world_size=4)
     assert place({"WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}).port == 29500
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes_here"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2"}, 2),
+        ({"LOCAL_SIZE": "2"}, 2),  # DeepSpeed's launcher
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 2),
+        ({"LOCAL_WORLD_SIZE": "", "LOCAL_SIZE": "1"}, 1),
+        ({"LOCAL_WORLD_SIZE": "8"}, 4),  # of an earlier launcher
+        ({}, 4),
+    ],
+)
+def test_how_many_are_on_this_machine(environment, processes_here):
+    assert place({"WORLD_SIZE": "4", **environment}).local_world_size == processes_here
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_the_launchers_say_how_many_are_on_a_machine(tmp_path):
+    """Under the names that are known here."""
+    script = tmp_path / "say.py"
+    script.write_text(
+        "import os, sys\n"
+        "from stoa.training.processes import place\n"
+        "here = place(os.environ)\n"
+        "open(os.path.join(sys.argv[-1], str(here.rank)), 'w').write(str(here.local_world_size))\n"
+    )
+    machines = base64.urlsafe_b64encode(json.dumps({"a": [0, 1], "b": [0, 1]}).encode()).decode()
+    deepspeed = ["deepspeed.launcher.launch", f"--world_info={machines}", "--node_rank=1", "--master_addr=127.0.0.1"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for name, launcher, ranks in (("deepspeed", deepspeed, "23"), ("torchrun", torchrun, "01")):
+        out = tmp_path / name
+        out.mkdir()
+        subprocess.run([sys.executable, "-m", *launcher, str(script), str(out)], check=True, capture_output=True)
+        assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(ranks, "2")
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
+        (
+            {"LOCAL_WORLD_SIZE": "x"},
+            "variable LOCAL_WORLD_SIZE is 'x'; expected a whole number, 1 or more",
+        ),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK is 2 and WORLD_SIZE is 2; ranks count from 0 to WORLD_SIZE - 1"),
         ({"RANK": "1"}, "RANK is 1 and WORLD_SIZE is not set; .* or unset both"),
         ({"LOCAL_RANK": "1"}, "LOCAL_RANK is 1 and WORLD_SIZE is not set"),
