@@ -16,7 +16,7 @@ _COMPILED = compiled_devices(_NAME)
 def quick_gelu(x: Tensor) -> Tensor:
     """``x * sigmoid(1.702 x)``, and its gradient, which keeps ``x`` alone for the backward pass.
 
-    Composed of PyTorch's operators it is three passes over memory, and keeps three tensors. Compiled, half precision
+    Composed of PyTorch's operators it is three passes over memory, and keeps two tensors. Compiled, half precision
     is computed in float32.
 
     Args:

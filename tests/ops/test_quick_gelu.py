@@ -88,7 +88,7 @@ def test_many_elements_are_shared_among_threads(activate):
 
 @operators("activate", quick_gelu)
 def test_one_tensor_is_kept(activate):
-    """The formula keeps three."""
+    """The formula keeps its argument and the sigmoid."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         quick_gelu(torch.randn(8, requires_grad=True))

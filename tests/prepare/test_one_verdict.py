@@ -23,8 +23,6 @@ from stoa.prepare.detections import run as detect_run
 from stoa.prepare.detections.detector import DetectorConfig
 from stoa.prepare.pipeline import prepare
 
-DAMAGED = 20
-
 
 def records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -98,11 +96,12 @@ def require_one(found: dict[str, dict[str, str]]) -> dict[str, str]:
     return found["check"]
 
 
-def test_damaged_videos(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_damaged_videos(tmp_path, monkeypatch, damaged):
     (tmp_path / "sound").mkdir()
     bases = base_videos(tmp_path / "sound")
     rows = []
-    for number in range(DAMAGED):
+    for number in range(damaged):
         suffix, how, content = mutated(bases, number, seed=7)
         (tmp_path / f"{number}{suffix}").write_bytes(content)
         rows.append(ClipRow(f"{number} {how}", f"{number}{suffix}", (Caption("noise"),)))
@@ -113,7 +112,7 @@ def test_damaged_videos(tmp_path, monkeypatch):
     ]
     write_manifest(tmp_path / "m.jsonl", rows)
     bad = require_one(verdicts(tmp_path / "m.jsonl", tmp_path / "made", monkeypatch))
-    assert len(bad) >= DAMAGED / 4 and not any(clip.endswith(("whole", "part", "intact")) for clip in bad)
+    assert len(bad) >= damaged / 4 and not any(clip.endswith(("whole", "part", "intact")) for clip in bad)
 
 
 def test_the_shared_cases(real_data, tmp_path, monkeypatch):
