@@ -63,6 +63,7 @@ def vtm_pass(
     A = scores.same_BA.shape[1]
 
     def negatives(scores_BA: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert uniform.shape[1] == A + 1
         is_hard_B1 = uniform[:, A:] < hard_share
         return draw_negatives(scores_BA * is_hard_B1, scores.same_BA, uniform[:, :A])
 
