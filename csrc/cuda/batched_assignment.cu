@@ -1,6 +1,6 @@
 #include "../batched_assignment.h"
-#include "batched_assignment.cuh"
 #include "launch.h"
+#include "small_assignment.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
@@ -73,7 +73,12 @@ std::tuple<at::Tensor, at::Tensor> batched_assignment_cuda(
             infeasible.mutable_data_ptr<bool>(),
             static_cast<int>(R),
             static_cast<int>(C)};
-        launch(&batched_assignment_kernel<device_t>, assignment_shape(B, args.R, args.C), args);
+        if (R <= kWarpSize && C <= kWarpSize) {
+          launch(
+              &small_assignment_kernel<device_t>, small_assignment_shape(B, args.R, args.C), args);
+        } else {
+          launch(&batched_assignment_kernel<device_t>, assignment_shape(B, args.R, args.C), args);
+        }
       });
   return {match, infeasible};
 }

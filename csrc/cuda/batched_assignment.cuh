@@ -221,10 +221,16 @@ class WarpAssignment {
   int16_t* columns_;
 };
 
-// grid: problems; a count out of range is clamped and its problem flagged as infeasible.
+// What takes part in the problem of a block. A count out of range is clamped, and its problem
+// flagged as infeasible.
+struct AssignmentCounts {
+  int rows;
+  int cols;
+  bool clamped;
+};
+
 template <typename scalar_t>
-__global__ void __launch_bounds__(kWarpSize)
-    batched_assignment_kernel(const AssignmentArguments<scalar_t> args) {
+__device__ AssignmentCounts assignment_counts(const AssignmentArguments<scalar_t>& args) {
   const int64_t b = blockIdx.x;
   const int64_t given_rows = args.num_rows == nullptr ? args.R : args.num_rows[b];
   const int64_t given_cols = args.num_cols == nullptr ? args.C : args.num_cols[b];
@@ -232,19 +238,32 @@ __global__ void __launch_bounds__(kWarpSize)
       static_cast<int>(given_rows < 0 ? 0 : (given_rows > args.R ? args.R : given_rows));
   const int cols =
       static_cast<int>(given_cols < 0 ? 0 : (given_cols > args.C ? args.C : given_cols));
-  int64_t* match = args.match + b * args.R;
+  return {rows, cols, rows != given_rows || cols != given_cols};
+}
+
+// Solves the problem of a block; grid: problems.
+template <typename Problem, typename scalar_t>
+__device__ __forceinline__ void assign(const AssignmentArguments<scalar_t>& args) {
+  const AssignmentCounts counts = assignment_counts(args);
+  int64_t* match = args.match + static_cast<int64_t>(blockIdx.x) * args.R;
   for (int row = threadIdx.x; row < args.R; row += kWarpSize) {
     match[row] = -1;
   }
   __syncwarp();
-  WarpAssignment<scalar_t> problem(args, rows, cols);
+  Problem problem(args, counts.rows, counts.cols);
   const bool solved = problem.valid() && problem.solve();
   if (solved) {
     problem.write(match);
   }
   if (threadIdx.x == 0) {
-    args.infeasible[b] = !solved || rows != given_rows || cols != given_cols;
+    args.infeasible[blockIdx.x] = !solved || counts.clamped;
   }
+}
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kWarpSize)
+    batched_assignment_kernel(const AssignmentArguments<scalar_t> args) {
+  assign<WarpAssignment<scalar_t>>(args);
 }
 
 }  // namespace stoa

@@ -68,6 +68,13 @@ class SharedMemory {
 };
 #endif
 
+// Elements that one load brings.
+template <typename T>
+struct alignas(16) Pack {
+  static constexpr int kSize = 16 / sizeof(T);
+  T values[kSize];
+};
+
 // Half precision is computed in float.
 template <typename T>
 struct Accumulator {
@@ -121,22 +128,32 @@ __device__ __forceinline__ double infinity<double>() {
   return __builtin_huge_val();
 }
 
-// The sum over a warp, in every lane, always in the same order.
-template <typename T>
-__device__ __forceinline__ T warp_sum(T x) {
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
+// The sum over the kLanes lanes side by side, in each of them, always in the same order.
+template <int kLanes, typename T>
+__device__ __forceinline__ T lanes_sum(T x) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     x += __shfl_xor_sync(kFullWarp, x, distance);
   }
   return x;
 }
 
-template <typename T>
-__device__ __forceinline__ T warp_max(T x) {
+__device__ __forceinline__ unsigned warp_min_by_shuffles(unsigned x) {
+#pragma unroll
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    const T other = __shfl_xor_sync(kFullWarp, x, distance);
-    x = other > x ? other : x;
+    const unsigned other = __shfl_xor_sync(kFullWarp, x, distance);
+    x = other < x ? other : x;
   }
   return x;
+}
+
+// The least of a warp, in every lane; one instruction from sm_80 on.
+__device__ __forceinline__ unsigned warp_min(unsigned x) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  return warp_min_by_shuffles(x);
+#else
+  return __reduce_min_sync(kFullWarp, x);
+#endif
 }
 
 }  // namespace stoa

@@ -8,13 +8,6 @@ namespace stoa {
 
 inline constexpr int kQuickGeluBlock = 256;
 
-// Elements that one load brings.
-template <typename T>
-struct alignas(16) Pack {
-  static constexpr int kSize = 16 / sizeof(T);
-  T values[kSize];
-};
-
 template <typename T>
 struct QuickGeluArguments {
   const T* grad;  // null in the forward

@@ -1,6 +1,6 @@
 #include "../roi_align_max_check.h"
 #include "launch.h"
-#include "roi_align_max.cuh"
+#include "roi_align_max_backward.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
@@ -10,6 +10,20 @@
 
 namespace stoa {
 namespace {
+
+void check_samples_fit(const LaunchShape& shape, const RoiGrid& grid) {
+  TORCH_CHECK_VALUE(
+      shape.shared_bytes <= kMaxSharedBytes,
+      "output_size has ",
+      grid.out_h,
+      " x ",
+      grid.out_w,
+      " bins on a map of ",
+      grid.h,
+      " x ",
+      grid.w,
+      ", more than a GPU's shared memory holds samples of; take fewer");
+}
 
 std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
     const at::Tensor& given_tokens,
@@ -54,18 +68,8 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
         }
         bool staged = false;
         const LaunchShape shape =
-            roi_align_max_shape<device_t>(args.grid, F, args.num_boxes, args.num_channels, &staged);
-        TORCH_CHECK_VALUE(
-            shape.shared_bytes <= kMaxSharedBytes,
-            "output_size has ",
-            args.grid.out_h,
-            " x ",
-            args.grid.out_w,
-            " bins on a map of ",
-            args.grid.h,
-            " x ",
-            args.grid.w,
-            ", more than a GPU's shared memory holds samples of; take fewer");
+            roi_align_max_shape<device_t>(grid, F, args.num_boxes, args.num_channels, &staged);
+        check_samples_fit(shape, grid);
         launch(
             staged ? &roi_align_max_forward<device_t, kRoiStageable<device_t>>
                    : &roi_align_max_forward<device_t, false>,
@@ -105,8 +109,9 @@ at::Tensor roi_align_max_backward_cuda(
           return;
         }
         const LaunchShape shape =
-            roi_align_max_backward_shape<device_t>(args.grid, F, args.num_channels);
-        launch(&roi_align_max_backward<device_t>, shape, args, roi_band<device_t>(args.grid));
+            roi_align_max_backward_shape<device_t>(grid, F, args.num_channels);
+        check_samples_fit(shape, grid);
+        launch(&roi_align_max_backward<device_t>, shape, args, roi_tile<device_t>(grid));
       });
   return grad_tokens;
 }

@@ -6,37 +6,81 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <cmath>
+#include <initializer_list>
+#include <limits>
 #include <tuple>
+#include <type_traits>
 
 namespace stoa {
 namespace {
 
-at::Tensor rows_side_by_side(const at::Tensor& x) {
-  return x.stride(3) == 1 ? x : x.contiguous();
+// `x`, or a copy where the kernels cannot read it: elements of a row apart, or rows by 4 GB.
+at::Tensor readable(const at::Tensor& x) {
+  const bool is =
+      x.stride(3) == 1 && x.stride(2) <= std::numeric_limits<unsigned>::max() / x.element_size();
+  return is ? x : x.contiguous();
 }
 
 template <typename scalar_t>
 auto rows_of(const at::Tensor& x) {
   return HeadRows<const typename DeviceType<scalar_t>::type>{
-      device_data<scalar_t>(x), x.stride(0), x.stride(1), x.stride(2)};
+      device_data<scalar_t>(x),
+      x.stride(0),
+      x.stride(1),
+      static_cast<unsigned>(x.stride(2) * sizeof(scalar_t))};
 }
 
 template <typename scalar_t>
 auto mutable_rows_of(at::Tensor& x) {
   return HeadRows<typename DeviceType<scalar_t>::type>{
-      mutable_device_data<scalar_t>(x), x.stride(0), x.stride(1), x.stride(2)};
+      mutable_device_data<scalar_t>(x),
+      x.stride(0),
+      x.stride(1),
+      static_cast<unsigned>(x.stride(2) * sizeof(scalar_t))};
 }
 
-// Calls `body` with the elements of a row that a lane holds, as a constant.
+AttentionSizes sizes_of(const at::Tensor& q, const at::Tensor& k) {
+  for (const int64_t size : {q.size(1), q.size(2), k.size(2)}) {
+    TORCH_CHECK_VALUE(
+        size <= std::numeric_limits<int>::max(),
+        "q and k must have fewer than 2^31 heads and rows, got ",
+        q.sizes(),
+        " and ",
+        k.sizes());
+  }
+  return {
+      q.size(0),
+      static_cast<int>(q.size(1)),
+      static_cast<int>(q.size(2)),
+      static_cast<int>(k.size(2)),
+      static_cast<int>(q.size(3))};
+}
+
+bool all_aligned(std::initializer_list<at::Tensor> tensors) {
+  for (const at::Tensor& x : tensors) {
+    const int64_t bytes = x.element_size();
+    if (reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 != 0 ||
+        x.stride(0) * bytes % 16 != 0 || x.stride(1) * bytes % 16 != 0 ||
+        x.stride(2) * bytes % 16 != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Calls `body` with the width to compile for, as a constant.
 template <typename Body>
-void for_head_dim(int64_t D, const Body& body) {
-  if (D <= 32) {
-    body(std::integral_constant<int, 1>());
-  } else if (D <= 64) {
-    body(std::integral_constant<int, 2>());
+void for_head_width(int D, bool aligned, const Body& body) {
+  static_assert(kMaxHeadDim == kMaxWidth);
+  if (aligned && D == 32) {
+    body(std::integral_constant<int, 32>());
+  } else if (aligned && D == 64) {
+    body(std::integral_constant<int, 64>());
+  } else if (aligned && D == 128) {
+    body(std::integral_constant<int, 128>());
   } else {
-    static_assert(kMaxHeadDim == 128);
-    body(std::integral_constant<int, 4>());
+    body(std::integral_constant<int, kAnyWidth>());
   }
 }
 
@@ -48,11 +92,9 @@ std::tuple<at::Tensor, at::Tensor> trajectory_attention_cuda(
     const at::Tensor& given_q_labels) {
   check_attention_forward(given_q, given_k, given_v, given_labels, given_q_labels);
   const c10::cuda::CUDAGuard guard(given_q.device());
-  const at::Tensor q = rows_side_by_side(given_q), k = rows_side_by_side(given_k),
-                   v = rows_side_by_side(given_v);
+  const at::Tensor q = readable(given_q), k = readable(given_k), v = readable(given_v);
   const at::Tensor labels = given_labels.contiguous(), q_labels = given_q_labels.contiguous();
-  const AttentionSizes sizes{
-      q.size(0), q.size(1), q.size(2), k.size(2), static_cast<int>(q.size(3))};
+  const AttentionSizes sizes = sizes_of(q, k);
   at::Tensor out = empty_heads_inside(q);
   at::Tensor logsumexp =
       at::empty({sizes.B, sizes.H, sizes.Q}, q.options().dtype(at::toOpMathType(q.scalar_type())));
@@ -62,6 +104,7 @@ std::tuple<at::Tensor, at::Tensor> trajectory_attention_cuda(
         using T = typename Accumulator<device_t>::type;
         const AttentionArguments<device_t> args{
             sizes,
+            T(1) / std::sqrt(T(sizes.D)),
             labels.const_data_ptr<int64_t>(),
             q_labels.const_data_ptr<int64_t>(),
             rows_of<scalar_t>(q),
@@ -69,8 +112,11 @@ std::tuple<at::Tensor, at::Tensor> trajectory_attention_cuda(
             rows_of<scalar_t>(v),
             mutable_rows_of<scalar_t>(out),
             logsumexp.mutable_data_ptr<T>()};
-        for_head_dim(sizes.D, [&](auto R) {
-          launch(&trajectory_attention_forward<device_t, R>, attention_shape(sizes, sizes.Q), args);
+        for_head_width(sizes.D, all_aligned({q, k, v, out}), [&](auto width) {
+          launch(
+              &trajectory_attention_forward<device_t, width>,
+              attention_shape<device_t, width>(sizes, sizes.Q),
+              args);
         });
       });
   return {out, logsumexp};
@@ -88,13 +134,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cud
   check_attention_forward(given_q, given_k, given_v, given_labels, given_q_labels);
   check_attention_backward(given_grad, given_q, given_out, given_logsumexp);
   const c10::cuda::CUDAGuard guard(given_q.device());
-  const at::Tensor q = rows_side_by_side(given_q), k = rows_side_by_side(given_k),
-                   v = rows_side_by_side(given_v);
-  const at::Tensor out = rows_side_by_side(given_out), grad = rows_side_by_side(given_grad);
+  const at::Tensor q = readable(given_q), k = readable(given_k), v = readable(given_v);
+  const at::Tensor out = readable(given_out), grad = readable(given_grad);
   const at::Tensor labels = given_labels.contiguous(), q_labels = given_q_labels.contiguous();
   const at::Tensor logsumexp = given_logsumexp.contiguous();
-  const AttentionSizes sizes{
-      q.size(0), q.size(1), q.size(2), k.size(2), static_cast<int>(q.size(3))};
+  const AttentionSizes sizes = sizes_of(q, k);
   at::Tensor grad_q = empty_heads_inside(q), grad_k = empty_heads_inside(k),
              grad_v = empty_heads_inside(v);
   at::Tensor delta = at::empty(logsumexp.sizes(), logsumexp.options());
@@ -104,6 +148,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cud
         using T = typename Accumulator<device_t>::type;
         const AttentionBackwardArguments<device_t> args{
             sizes,
+            T(1) / std::sqrt(T(sizes.D)),
             labels.const_data_ptr<int64_t>(),
             q_labels.const_data_ptr<int64_t>(),
             rows_of<scalar_t>(q),
@@ -116,12 +161,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cud
             mutable_rows_of<scalar_t>(grad_q),
             mutable_rows_of<scalar_t>(grad_k),
             mutable_rows_of<scalar_t>(grad_v)};
-        for_head_dim(sizes.D, [&](auto R) {
+        const bool aligned = all_aligned({q, k, v, out, grad, grad_q, grad_k, grad_v});
+        for_head_width(sizes.D, aligned, [&](auto width) {
           launch(
-              &trajectory_attention_backward_q<device_t, R>, attention_shape(sizes, sizes.Q), args);
+              &trajectory_attention_backward_q<device_t, width>,
+              attention_shape<device_t, width>(sizes, sizes.Q),
+              args);
           launch(
-              &trajectory_attention_backward_kv<device_t, R>,
-              attention_shape(sizes, sizes.S),
+              &trajectory_attention_backward_kv<device_t, width>,
+              attention_shape<device_t, width>(sizes, sizes.S),
               args);
         });
       });

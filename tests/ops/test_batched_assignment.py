@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from implementations import implementations, on_cuda
+from implementations import implementations, on_cuda, operators
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -120,12 +120,12 @@ def test_infeasible_and_invalid(assign: Assign) -> None:
     assert infeasible.tolist() == [True, True, True, False]
 
 
+@operators("assign", batched_assignment)
 @pytest.mark.parametrize("kind", ["real", "ties"])
-@pytest.mark.parametrize("shape", [(1, 300, MAX_SIZE), (1, MAX_SIZE, 300), (2, 257, 257)])
-@needs_extension
-def test_large(kind: str, shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", [(1, 300, MAX_SIZE), (1, MAX_SIZE, 300), (2, 257, 257), (8, 32, 31), (8, 33, 32)])
+def test_large(assign: Assign, kind: str, shape: tuple[int, int, int]) -> None:
     cost = random_costs(kind, shape, torch.Generator().manual_seed(2))
-    assert_equals_scipy(batched_assignment, cost, None, None)
+    assert_equals_scipy(assign, cost, None, None)
 
 
 @needs_extension

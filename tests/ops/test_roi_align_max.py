@@ -305,6 +305,28 @@ def test_the_raw_backward_reads_nothing_out_of_bounds(device):
             backward(grad, winner + 4, boxes, (4, 4), (2, 2))
 
 
+@operators("pool", roi_align_max)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_behind_cls_errs_no_more_than_rounding(pool, dtype):
+    """As in training: rows of 768 channels behind that of [CLS], ten boxes."""
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(4, 197, 768, generator=generator).to(dtype).requires_grad_()
+    boxes, valid = random_boxes(4, 10, generator).float(), torch.rand(4, 10, generator=generator) < 0.8
+    values, winner = pool(whole[:, 1:], boxes, valid, grid_hw=(14, 14))
+    weight = torch.randn(values.shape, generator=generator).to(dtype)
+    (grad,) = torch.autograd.grad(values, whole, weight)
+
+    exact = whole.detach().double().requires_grad_()
+    bins = all_bins(exact[:, 1:], boxes.double(), (14, 14), (14, 14))
+    won = bins.gather(-1, winner.long().clamp(min=0)[..., None]).squeeze(-1).where(valid[..., None], 0)
+    (expected,) = torch.autograd.grad(won, exact, weight.double())
+    rounding = {"rtol": torch.finfo(dtype).eps, "atol": 1e-4}
+    torch.testing.assert_close(values.double(), bins.amax(-1).where(valid[..., None], 0), **rounding)
+    torch.testing.assert_close(won, values.double(), **rounding)
+    assert torch.equal(winner >= 0, valid[..., None].expand_as(winner))
+    torch.testing.assert_close(grad.double(), expected, **rounding)
+
+
 @pytest.mark.needs_cuda
 def test_a_large_map_on_a_gpu_equals_the_cpu():
     """More patches than shared memory holds, in the forward and in the backward pass."""

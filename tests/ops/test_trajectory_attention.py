@@ -101,6 +101,23 @@ def test_heads_may_stand_inside(attend):
     torch.testing.assert_close(attend(wide, k, v, labels), attend_by_reference(wide, k, v, labels))
 
 
+@operators("attend", trajectory_attention)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [32, 64, 128])
+def test_rows_need_no_alignment(attend, dtype, width):
+    """The rows of views, at addresses of every kind, give what those of tensors of their own do."""
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(3, 2, 3, 40, width, generator=generator).to(dtype)
+    labels = torch.randint(-1, 6, (2, 40), generator=generator)
+    expected = attend_by_reference(*rows.double(), labels).to(dtype)
+    tolerance = max(4 * torch.finfo(dtype).eps, 1e-12)
+    for first in (0, 1, 16 // dtype.itemsize):
+        wide = torch.full((3, 2, 3, 40, width + 16), torch.nan, dtype=dtype)
+        wide[..., first : first + width] = rows
+        q, k, v = wide[..., first : first + width]
+        torch.testing.assert_close(attend(q, k, v, labels), expected, rtol=tolerance, atol=tolerance)
+
+
 @everywhere
 def test_large_scores_do_not_overflow(attend):
     """Scores up to 10^5 that float32 holds exactly: near ties, an error in a score would be one in the weights."""

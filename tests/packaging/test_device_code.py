@@ -14,9 +14,7 @@ from nvrtc import CompileError, compile_sm70, resource_usage
 from stoa.ops import build_info
 
 MAX_REGISTERS, MAX_STATIC_SHARED = 128, 48 * 1024
-NUM_KERNELS = 59
-# Double precision serves to check gradients.
-MAY_SPILL = "roi_align_max_forwardIdLb0"
+NUM_KERNELS = 75
 
 
 def toolkit(repo_root: Path) -> Path:
@@ -32,7 +30,7 @@ def assert_fits(log: str) -> None:
     usage = resource_usage(log)
     assert len(usage) == NUM_KERNELS
     for kernel, used in usage.items():
-        assert used.spill_bytes == 0 or MAY_SPILL in kernel, (kernel, used)
+        assert used.spill_bytes == 0, (kernel, used)
         assert used.registers <= MAX_REGISTERS, (kernel, used)
         assert used.static_shared_bytes <= MAX_STATIC_SHARED, (kernel, used)
 

@@ -1,8 +1,12 @@
-// Runs batched_assignment for each pair of files.
+// Runs batched_assignment for each pair of files, small problems by both kernels, of which the
+// array "small" chooses one; or prints the least of numbers, as GPUs before sm_80 find it:
+// batched_assignment least NUMBER...
 
-#include "batched_assignment.cuh"
+#include "small_assignment.cuh"
 
 #include "arrays.h"
+
+#include <cstdio>
 
 namespace {
 
@@ -25,14 +29,27 @@ void run_case(const simt::Arrays& in, simt::Arrays& out) {
       out.add<bool>("infeasible", {B}),
       static_cast<int>(R),
       static_cast<int>(C)};
-  simt::launch(stoa::assignment_shape(B, args.R, args.C), [&] {
-    stoa::batched_assignment_kernel<scalar_t>(args);
-  });
+  if (in.has("small")) {
+    simt::launch(stoa::small_assignment_shape(B, args.R, args.C), [&] {
+      stoa::small_assignment_kernel<scalar_t>(args);
+    });
+  } else {
+    simt::launch(stoa::assignment_shape(B, args.R, args.C), [&] {
+      stoa::batched_assignment_kernel<scalar_t>(args);
+    });
+  }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 + stoa::kWarpSize && std::string(argv[1]) == "least") {
+    simt::launch(stoa::LaunchShape{1, 1, 1, stoa::kWarpSize, 0}, [&] {
+      const unsigned mine = std::strtoul(argv[2 + threadIdx.x], nullptr, 10);
+      std::printf("%u\n", stoa::warp_min_by_shuffles(mine));
+    });
+    return 0;
+  }
   return simt::run_cases(argc, argv, [](const simt::Arrays& in, simt::Arrays& out) {
     simt::for_type(in.type("cost"), [&](auto of) { run_case<decltype(of)>(in, out); });
   });

@@ -181,6 +181,16 @@ __global__ void source_outside_mask(Arguments args) {
   args.mine() = __shfl_sync(low ? 0xffffu : 0xffff0000u, 1, low && !args.fault ? 4 : 20);
 }
 
+// The least of the low and of the high lanes.
+__global__ void exited_lane_of_minimum(Arguments args) {
+  const unsigned lane = threadIdx.x % 32;
+  args.mine() = 0;
+  if (args.fault && lane == 20) {
+    return;
+  }
+  args.mine() = __reduce_min_sync(lane < 16 ? 0xffffu : 0xffff0000u, (lane * 5 + 7) % 32);
+}
+
 __global__ void race_between_blocks(Arguments args) {
   args.mine() = 0;
   if (threadIdx.x == 0) {
@@ -277,7 +287,7 @@ constexpr Litmus kLitmus[] = {
     LITMUS(shared_too_small),     LITMUS(divergent_barrier),      LITMUS(exited_thread),
     LITMUS(barrier_against_warp), LITMUS(lane_outside_mask),      LITMUS(exited_lane),
     LITMUS(different_operations), LITMUS(different_masks),        LITMUS(source_outside_mask),
-    LITMUS(race_between_blocks),  LITMUS(halves_of_a_warp),
+    LITMUS(race_between_blocks),  LITMUS(halves_of_a_warp),       LITMUS(exited_lane_of_minimum),
 };
 
 }  // namespace

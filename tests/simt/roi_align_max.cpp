@@ -1,7 +1,7 @@
 // Runs roi_align_max, then its backward if there is `grad`, for each pair of files; or prints an
 // offset: roi_align_max offset FRAME INNER INNER_SIZE CHANNELS.
 
-#include "roi_align_max.cuh"
+#include "roi_align_max_backward.cuh"
 
 #include "arrays.h"
 
@@ -60,7 +60,7 @@ void run_case(const simt::Arrays& in, simt::Arrays& out) {
       C,
       grid};
   simt::launch(stoa::roi_align_max_backward_shape<scalar_t>(grid, F, C), [&] {
-    stoa::roi_align_max_backward<scalar_t>(backward_args, stoa::roi_band<scalar_t>(grid));
+    stoa::roi_align_max_backward<scalar_t>(backward_args, stoa::roi_tile<scalar_t>(grid));
   });
 }
 

@@ -383,6 +383,19 @@ unsigned ballot(const char* name, unsigned mask, bool predicate) {
   return static_cast<unsigned>(result);
 }
 
+unsigned reduce_min(const char* name, unsigned mask, unsigned value) {
+  const Unseen unseen;
+  WarpOp* op = meet(name, mask, value);
+  std::uint64_t least = value;
+  for (unsigned other = 0; other < kWarpSize; ++other) {
+    if (op->arrived >> other & 1) {
+      least = std::min(least, op->values[other]);
+    }
+  }
+  leave(op);
+  return static_cast<unsigned>(least);
+}
+
 std::uint64_t shuffle(const char* name, unsigned mask, std::uint64_t value, unsigned source) {
   const Unseen unseen;
   WarpOp* op = meet(name, mask, value);

@@ -51,6 +51,7 @@ void* shared_array(std::size_t index, std::size_t bytes);
 unsigned lane();
 void sync_warp(unsigned mask);
 unsigned ballot(const char* name, unsigned mask, bool predicate);
+unsigned reduce_min(const char* name, unsigned mask, unsigned value);
 std::uint64_t shuffle(const char* name, unsigned mask, std::uint64_t value, unsigned source);
 
 // simt::launch(shape, [&] { kernel(arguments...); }), with the limits that a GPU has. `shape` is a
@@ -116,6 +117,9 @@ inline int __any_sync(unsigned mask, int predicate) {
 inline int __all_sync(unsigned mask, int predicate) {
   return simt::ballot("__all_sync", mask, predicate == 0) == 0;
 }
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
+  return simt::reduce_min("__reduce_min_sync", mask, value);
+}
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
@@ -140,6 +144,12 @@ inline int __ffs(int x) {
 }
 inline int __popc(unsigned x) {
   return std::popcount(x);
+}
+inline int __double2hiint(double x) {
+  return static_cast<int>(std::bit_cast<std::uint64_t>(x) >> 32);
+}
+inline int __double2loint(double x) {
+  return static_cast<int>(std::bit_cast<std::uint64_t>(x));
 }
 
 struct __half {

@@ -16,6 +16,7 @@ from torchvision.ops import roi_align
 MODES = ("O2", "tsan", pytest.param("asan", marks=pytest.mark.slow))
 Arrays = dict[str, np.ndarray]
 NAN = float("nan")
+WARP_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ class Plant:
 
 PLANTS = {
     "staged map is read before it is complete": Plant(
-        "roi_align_max", "      }\n    }\n    __syncthreads();", "      }\n    }"
+        "roi_align_max", "    __syncthreads();\n    numbers = true;", "    numbers = true;"
     ),
     "tables of the last box are overwritten": Plant(
-        "roi_align_max", "__syncwarp();  // the lanes are done with the tables of the last box", ""
+        "roi_align_max", "__syncwarp();  // before the table holds the next box", ""
     ),
     "last channels are read past the end": Plant(
         "roi_align_max",
-        "channel < args.num_channels ? channel : args.num_channels - 1",
-        "channel",
+        "channel_ + v < last_ ? channel_ + v : last_",
+        "channel_ + v",
         "asan",
         1,
         "heap-buffer-overflow",
@@ -51,7 +52,7 @@ PLANTS = {
     "duals are used before they are updated": Plant(
         "batched_assignment", "__syncwarp();\n    return free_col;", "return free_col;"
     ),
-    "sum of earlier chunks is not rescaled": Plant("trajectory_attention", "out.scale(shrink);", "", "O2", 0, ""),
+    "sum of earlier keys is not rescaled": Plant("trajectory_attention", "out.scale(shrink);", "", "O2", 0, ""),
 }
 FIRST, *OTHERS = PLANTS
 
@@ -106,7 +107,9 @@ class Roi:
     boxes: int = 11
     staged: bool = True
     inside: bool = False  # tokens are part of a larger tensor
+    cls: bool = False  # tokens are behind one, boxes within the frame
     nan: bool = False
+    zero: bool = False
 
     # Tolerances; results of 16 bits are rounded once.
     @property
@@ -122,13 +125,18 @@ ROI = {
     "too_large_to_stage": Roi(torch.float32, (30, 30), (7, 7), 33, staged=False),
     "one_patch": Roi(torch.float32, (1, 1), (1, 1), 1, boxes=1),
     "no_boxes": Roi(torch.float32, (7, 5), (3, 2), 33, boxes=0),
+    "whole": Roi(torch.float32, (7, 5), (9, 6), 36, cls=True),
+    "equal_bins": Roi(torch.float32, (7, 5), (7, 5), 5, boxes=3, zero=True),
     "nan": Roi(torch.float32, (7, 5), (3, 2), 5, nan=True),
+    "nan_whole": Roi(torch.float32, (7, 5), (7, 5), 8, boxes=9, cls=True, nan=True),
     "double": Roi(torch.float64, (6, 7), (4, 3), 67, inside=True, staged=False),
     "double_in_bands": Roi(torch.float64, (30, 30), (3, 2), 5, staged=False),
     "half": Roi(torch.float16, (7, 5), (3, 2), 67),
     "half_inside": Roi(torch.float16, (4, 4), (2, 2), 5, inside=True),
     "half_too_large_to_stage": Roi(torch.float16, (40, 40), (5, 3), 33, boxes=5, staged=False, inside=True),
+    "half_as_in_training": Roi(torch.float16, (14, 14), (14, 14), 136, boxes=10, cls=True),
     "bfloat16": Roi(torch.bfloat16, (5, 7), (2, 3), 33, inside=True),
+    "bfloat16_whole": Roi(torch.bfloat16, (9, 5), (9, 5), 72, cls=True),
     "bfloat16_too_large_to_stage": Roi(torch.bfloat16, (30, 30), (3, 2), 5, staged=False),
 }
 HUGE_BOX = 8
@@ -150,17 +158,19 @@ def roi_boxes(case: Roi, num_frames: int) -> Tensor:
     if case.boxes > HUGE_BOX:
         boxes[0, :HUGE_BOX] = torch.tensor(special, dtype=boxes.dtype)
         boxes[0, HUGE_BOX] = torch.tensor([-1, -1, 1, 1]) * torch.finfo(boxes.dtype).max
-    return boxes.clamp(0, 1) if case.nan else boxes
+    return boxes.clamp(0, 1) if case.nan or case.cls else boxes
 
 
 def roi_arrays(case: Roi, num_frames: int = 2) -> Arrays:
     patches = case.grid[0] * case.grid[1]
-    before, aside = (1, 3) if case.inside else (0, 0)
+    before, aside = int(case.inside or case.cls), 3 if case.inside else 0
     shape = (num_frames, before + patches, aside + case.channels)
     tokens = torch.full(shape, NAN).to(case.dtype)
     tokens[:, before:, aside:] = torch.randn(num_frames, patches, case.channels)
     if case.nan:
         tokens[:, ::9] = NAN
+    if case.zero:
+        tokens.zero_()
     layout = [case.channels, shape[1] * shape[2], shape[2], before * shape[2] + aside]
     return {
         "tokens": to_numpy(tokens),
@@ -195,6 +205,7 @@ def check_roi(case: Roi, given: Arrays, out: Arrays) -> None:
     torch.testing.assert_close(values[checked], bins.max(-1).values[checked], equal_nan=True, **case.close)
     won = bins.gather(-1, winner.clamp(min=0)[..., None]).squeeze(-1)
     torch.testing.assert_close(won[checked], bins.max(-1).values[checked], equal_nan=True, rtol=0, atol=1e-5)
+    assert not case.zero or (winner[checked] == 0).all()
     first_nan = torch.from_numpy(bins.detach().isnan().numpy().argmax(-1))
     assert (winner == first_nan)[checked][bins.isnan().any(-1)[checked]].all()
     if num_boxes > HUGE_BOX:
@@ -240,6 +251,12 @@ class Attention:
     first_label: int = -1
     scale: float = 1  # of the queries
     padding: int = 0  # elements between rows
+    finite: bool = True
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows move in packs of 16 bytes."""
+        return self.D in (32, 64, 128) and self.padding * self.dtype.itemsize % 16 == 0
 
     @property
     def close(self) -> dict[str, float]:
@@ -251,11 +268,21 @@ ATTENTION = {
     "more_than_one_chunk": Attention(torch.float32, 1, 2, 66, 32, padding=3),
     "steep": Attention(torch.float32, 2, 1, 40, 128, Q=2, labels=1, scale=20),
     "one_label": Attention(torch.float32, 1, 1, 40, 5, labels=1, first_label=0),
+    "one_label_packed": Attention(torch.float32, 1, 5, 40, 32, labels=1, first_label=0, padding=4),
     "no_token": Attention(torch.float32, 1, 1, 5, 32, labels=0),
     "own_queries": Attention(torch.float32, 1, 2, 37, 64, Q=6, labels=7),
+    "not_finite": Attention(torch.float32, 1, 3, 40, 32, finite=False),
+    "not_finite_of_any_width": Attention(torch.float32, 1, 3, 40, 30, finite=False),
     "double": Attention(torch.float64, 1, 2, 35, 100, Q=3),
+    "double_packed": Attention(torch.float64, 2, 2, 35, 128, Q=3),
+    "double_narrow": Attention(torch.float64, 1, 3, 35, 32, Q=3, padding=2),
     "half": Attention(torch.float16, 1, 2, 35, 64),
+    "half_of_models": Attention(torch.float16, 1, 6, 140, 64, labels=20),
+    "half_narrow": Attention(torch.float16, 1, 9, 34, 32, padding=8),
+    "half_wide": Attention(torch.float16, 1, 3, 34, 128, Q=5),
+    "half_not_aligned": Attention(torch.float16, 1, 3, 34, 64, Q=5, padding=1),
     "bfloat16": Attention(torch.bfloat16, 1, 1, 33, 40),
+    "bfloat16_packed": Attention(torch.bfloat16, 2, 5, 33, 64),
 }
 
 
@@ -266,6 +293,7 @@ def attention_arrays(case: Attention) -> Arrays:
     q_labels = labels if case.Q is None else torch.randint(-1, case.labels + 2, (case.B, queries))
     arrays = {
         "sizes": np.array([case.B, case.H, queries, case.S, case.D]),
+        "packed": np.array([case.packed], dtype=np.int64),
         "labels": to_numpy(labels),
         "q_labels": to_numpy(q_labels),
     }
@@ -273,6 +301,9 @@ def attention_arrays(case: Attention) -> Arrays:
         # Heads inside of rows, as a projection leaves them.
         x = torch.full((case.B, rows, case.H, case.D + case.padding), NAN)
         x[..., : case.D] = torch.randn(case.B, rows, case.H, case.D) * (case.scale if name == "q" else 1)
+        if name == "k" and not case.finite:
+            # Scores of -inf, inf and NaN, alone in their group and beside others.
+            x[:, ::3, :, 0] = torch.tensor([NAN, torch.inf, -torch.inf]).repeat(5)[: len(x[0, ::3]), None]
         arrays[name] = to_numpy(x.to(case.dtype))
         arrays[f"{name}_strides"] = np.array([x.stride(0), x.stride(2), x.stride(1)])
     return arrays
@@ -283,13 +314,19 @@ def check_attention(case: Attention, given: Arrays, out: Arrays) -> None:
     labels, q_labels = torch.tensor(given["labels"]), torch.tensor(given["q_labels"])
     seen = (q_labels[:, :, None] == labels[:, None]) & (q_labels >= 0)[..., None]
     sees = seen.any(-1)[:, None, :, None]
+    scores = (q @ k.transpose(-1, -2) / case.D**0.5).masked_fill(~seen[:, None], -torch.inf)
+    if not case.finite:
+        # Unlike SDPA's mask, which is added to the scores, this leaves nothing of a score that is not seen.
+        expected = (scores.softmax(-1) @ v).where(sees, 0)
+        assert 0 < int(expected.isnan().sum()) < expected.numel()
+        torch.testing.assert_close(to_double(out["out"]).transpose(1, 2), expected, equal_nan=True, **case.close)
+        return
     # A row that sees nothing would not be a number; it sees everything and is dropped.
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=(seen[:, None] | ~sees)) * sees
     grad = to_double(given["grad"])[..., : case.D].transpose(1, 2)
     grads = torch.autograd.grad((expected * grad).sum(), (q, k, v))
     for name, tensor in zip(("out", "grad_q", "grad_k", "grad_v"), (expected, *grads), strict=True):
         torch.testing.assert_close(to_double(out[name]).transpose(1, 2), tensor, **case.close)
-    scores = (q @ k.transpose(-1, -2) / case.D**0.5).masked_fill(~seen[:, None], -torch.inf)
     logsumexp = torch.tensor(out["logsumexp"]).double()
     torch.testing.assert_close(logsumexp, scores.logsumexp(-1), rtol=1e-5, atol=1e-5)
 
@@ -343,6 +380,14 @@ def assignment_cases() -> dict[str, tuple[Tensor, dict[str, list[int]]]]:
         "bfloat16": (rand(20, 8, 5).bfloat16(), {}),
         "float_strided": (rand(7, 6, 20).float().permute(2, 0, 1), {}),
         "more_than_a_warp": ((rand(1, 40, 70) * 9).floor(), {}),
+        "whole_warp": (rand(4, 32, 32), {}),
+        "whole_warp_of_ties": ((rand(4, 32, 32) * 5).floor(), {}),
+        "signed": (rand(40, 7, 11) - 0.5, {}),
+        "signed_zeros": ((rand(80, 7, 6) * 3 - 1.5).round(), {}),
+        # Equal in their high words.
+        "close": (1 + (rand(40, 7, 6) * 4).floor() * 2.0**-52, {}),
+        "close_and_negative": (-1 - (rand(40, 6, 9) * 4).floor() * 2.0**-52, {}),
+        "trajectories_to_nouns": (-(5 * rand(60, 20, 10)).softmax(-1).float(), {}),
     }
 
 
@@ -368,9 +413,20 @@ def check_assignment(cost: Tensor, counts: dict[str, list[int]], out: Arrays) ->
 def test_batched_assignment(tmp_path: Path, mode: str) -> None:
     cases = assignment_cases()
     given = {name: assignment_arrays(cost, **counts) for name, (cost, counts) in cases.items()}
+    for name, (cost, _) in cases.items():
+        if max(cost.shape[1:]) <= WARP_SIZE:
+            given[f"small {name}"] = {**given[name], "small": np.array([1])}
     results = run(built("batched_assignment", mode), tmp_path, given)
-    for name, (cost, counts) in cases.items():
-        check_assignment(cost, counts, results[name])
+    for name, result in results.items():
+        check_assignment(*cases[name.removeprefix("small ")], result)
+
+
+def test_the_least_of_a_warp_by_shuffles() -> None:
+    generator = np.random.default_rng(0)
+    for most in (3, 2**32):
+        numbers = generator.integers(0, most, WARP_SIZE)
+        printed = run_driver(built("batched_assignment", "O2"), "least", *numbers).stdout.split()
+        assert printed == [str(numbers.min())] * WARP_SIZE
 
 
 # quick_gelu

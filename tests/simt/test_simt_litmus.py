@@ -38,7 +38,12 @@ def test_correct_kernels_pass(litmus: dict[str, Path], right_results: dict[str, 
 def test_results_are_right(right_results: dict[str, str]) -> None:
     neighbours = [(i + 1) % 64 for i in range(64)] * 3
     halves = ([sum(range(16, 32))] * 16 + [sum(range(16))] * 16) * 6
-    for name, expected in (("missing_barrier", neighbours), ("halves_of_a_warp", halves)):
+    minima = [min((lane * 5 + 7) % 32 for lane in half) for half in (range(16), range(16, 32)) for _ in half] * 6
+    for name, expected in (
+        ("missing_barrier", neighbours),
+        ("halves_of_a_warp", halves),
+        ("exited_lane_of_minimum", minima),
+    ):
         assert right_results[name] == " ".join([name, *map(str, expected)])
 
 
@@ -90,6 +95,7 @@ ERRORS = {
     "exited_thread": r"__syncthreads: thread \(5,0,0\) has exited",
     "barrier_against_warp": "__syncwarp: lane 3 of the mask 0xffffffff waits elsewhere, in __syncthreads",
     "lane_outside_mask": r"__shfl_sync: lane 3 is outside of its own mask 0xfffffff7",
+    "exited_lane_of_minimum": r"__reduce_min_sync: lane 20 of the mask 0xffff0000 has exited",
     "exited_lane": r"__shfl_xor_sync: lane 7 of the mask 0xffffffff has exited",
     "different_operations": "__any_sync: lane 16 of the mask 0xffffffff waits elsewhere, in __all_sync",
     "different_masks": "__ballot_sync: lane 1 of the mask 0x00000003 waits elsewhere, in __ballot_sync",
