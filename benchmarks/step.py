@@ -1,12 +1,16 @@
-"""Forward and backward time of recipes, as ratios against the first of them.
+"""Forward and backward time of recipes and of other formulations, as ratios against the first recipe.
 
     python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
     python benchmarks/step.py --recipes recipes/base.yaml recipes/stgt.yaml recipes/stgt.yaml,model.graph.pool=mean \\
       --model.num_frames 8 --model.activation_checkpointing false
+    python benchmarks/step.py --recipes recipes/stoa.yaml --against released clean --batch 2 --rounds 3 \\
+      --model.activation_checkpointing false
 
-A recipe may have values of its own, after commas; values that are given hold for all. The recipes take turns in one
-process, so that what else the machine does meets all of them alike; a ratio is the median over rounds of the ratio
-within a round. Data are random: every caption is full, every box slot filled. In fp32.
+A recipe may have values of its own, after commas; values that are given hold for all. ``--against`` adds the first
+recipe's step as the method's release formulates it, and as one would write it in PyTorch: see
+:class:`ReleasedObjective` and :class:`CleanObjective`. All take turns in one process, so that what else the machine
+does meets all of them alike; a ratio is the median over rounds of the ratio within a round. Data are random: every
+caption is full, every box slot filled. In fp32.
 """
 
 from __future__ import annotations
@@ -19,15 +23,20 @@ from pathlib import Path
 
 import torch
 from batches import END, START, full_batch
+from formulations.clean import CleanObjective
+from formulations.released import ReleasedObjective
 
 from stoa.config import parse_run
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
 
+FORMULATIONS = {"released": ReleasedObjective, "clean": CleanObjective}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", required=True, help="PATH[,key=value...]; the first is the unit")
+    parser.add_argument("--against", nargs="+", default=[], choices=FORMULATIONS, help="formulations of the first")
     parser.add_argument("--batch", type=int, default=2, help="clips")
     parser.add_argument("--rounds", type=int, default=5, help="after one that is not counted")
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -43,6 +52,8 @@ def main() -> None:
         model = VideoLanguageModel(config.model, used_token_ids=used)
         objective = TrainingObjective(model, config.objectives, seed=0).to(device)
         runs[recipe] = (objective, full_batch(config.model, args.batch, device))
+    ours, batch = runs[args.recipes[0]]
+    runs |= {name: (FORMULATIONS[name](ours), batch) for name in args.against}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(args.rounds + 1):
         for name, (objective, batch) in runs.items():
