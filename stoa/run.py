@@ -17,6 +17,7 @@ from stoa.config import Config, model_from_dict
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.counts import Use
+from stoa.data.dataset import LoadedBatch
 from stoa.data.ledger import LEDGER_FILE, Ledger
 from stoa.data.loader import DataConfig, build_loader, open_clips, opening_lines, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
@@ -91,7 +92,13 @@ def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.
     return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE))
 
 
-def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[int, int], Path]) -> None:
+Steps = Callable[[Trainer, Iterator[LoadedBatch]], None]
+"""What is done with a trainer and its batches."""
+
+
+def pretrain(
+    config: Config, deepspeed_config: str, *, default_data: Callable[[int, int], Path], steps: Steps | None = None
+) -> None:
     """Run a recipe on this rank: read, build, resume, train.
 
     Args:
@@ -99,6 +106,7 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         deepspeed_config: path of DeepSpeed's JSON.
         default_data: given the side of the frames and the global batch, makes the data used where the recipe
             names none and returns its manifest. Called on the first rank alone.
+        steps: what is done in place of training; nothing is resumed for it.
 
     Raises:
         ValueError: whatever of this is wrong, in one line.
@@ -111,7 +119,7 @@ def pretrain(config: Config, deepspeed_config: str, *, default_data: Callable[[i
         clips = to_train_on(clips, config.data)
         model, used, before, said = _start(config, clips)
         facts = {"used_token_ids": used, "losses": losses_until_now(config.objectives, before)}
-        train(process, config, model, clips, facts=facts, start=said)
+        train(process, config, model, clips, facts=facts, start=said, steps=steps)
 
 
 def say_opening(
@@ -169,6 +177,7 @@ def train(
     start: str,
     epochs: float | None = None,
     validate: Callable[[VideoLanguageModel], Score] | None = None,
+    steps: Steps | None = None,
 ) -> None:
     """Train a model on clips, from where ``training.output_dir`` stands.
 
@@ -182,6 +191,7 @@ def train(
         epochs: passes over the clips; none is ``training.max_steps`` steps.
         validate: gives the score by which checkpoints are chosen, the higher the better; it is called on every rank
             after each epoch (with ``max_steps``: when a checkpoint is saved) and has to give all the same.
+        steps: what is done in place of training; nothing is resumed for it.
 
     Raises:
         ValueError: the objectives do not fit the model or the clips, or what is in ``output_dir`` is of another run.
@@ -241,7 +251,7 @@ def train(
         validation=None if validate is None else Validation(every, validate),
         length_key="training.max_steps" if epochs is None else "epochs",
     )
-    if not trainer.resume():
+    if steps is not None or not trainer.resume():
         process.console.say(start)
     shape = ClipShape(
         num_frames=config.model.num_frames,
@@ -249,7 +259,8 @@ def train(
         max_tokens=config.model.max_tokens,
         max_boxes=config.model.num_boxes,
     )
-    trainer.fit(build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device))
+    batches = build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device)
+    (steps or Trainer.fit)(trainer, batches)
 
 
 def _manifest(config: Config, default_data: Callable[[int, int], Path], process: Process) -> str:

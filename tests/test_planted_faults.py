@@ -193,8 +193,8 @@ FAULTS = {
     ),
     "csal: from the first step": Fault(
         "objectives/total.py",
-        "config.csal.share and optimiser_step >= config.csal.from_step",
-        "config.csal.share",
+        "csal.share and optimiser_step >= csal.from_step",
+        "csal.share",
         "tests/objectives/test_csal.py::test_the_second_stage_begins_at_its_optimiser_step",
     ),
     "graph: the [CLS] tokens pass their block once": Fault(
@@ -265,7 +265,7 @@ FAULTS = {
     ),
     "means: of each rank's own items": Fault(
         "objectives/gather.py",
-        "dist.all_reduce(count)\n    return total * world_size()",
+        "_all_reduce(count)\n    return total * world_size()",
         "pass\n    return total",
         DISTRIBUTED,
     ),

@@ -23,6 +23,8 @@ COMMANDS = {
     "export": "stoa.cli.export",
     "finetune": "stoa.cli.finetune",
     "prepare": "stoa.cli.prepare",
+    "profile": "stoa.cli.profile",
+    "profile compare": "stoa.cli.profile_compare",
     "synth": "stoa.cli.synth",
     "train": "stoa.cli.train",
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.config import COMMAND, add_run_arguments, run_of
+from stoa.profiling.run import profile
 from stoa.run import pretrain
 from stoa.synthetic import SynthConfig, build_data_set
 
@@ -19,9 +20,15 @@ __all__ = ["COMMAND", "add_arguments", "run"]
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_run_arguments(parser)
+    parser.add_argument(
+        "--profile", type=int | None, default=None, help="measure so many steps and end, as stoa profile does"
+    )
 
 
 def run(args: Namespace) -> None:
+    if args.profile is not None:
+        profile(run_of(args), args.deepspeed_config, steps=args.profile, option="--profile", default_data=moving_shapes)
+        return
     pretrain(run_of(args), args.deepspeed_config, default_data=moving_shapes)
 
 

@@ -339,7 +339,7 @@ def build_open_clip(config: BackboneConfig) -> open_clip.CLIP:
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns on the root logger that no weights are loaded
     try:
-        return open_clip.create_model(config.name)
+        return open_clip.create_model(config.name, device=torch.get_default_device())
     finally:
         logging.getLogger().setLevel(level)
 

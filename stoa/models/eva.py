@@ -70,13 +70,13 @@ def plain_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     positions_Sh = trunk["pos_embed"][0].clone()
     positions_Sh[1:] += trunk["patch_embed.proj.bias"]
     proj_hd = trunk["head.weight"].T
-    shift_h = torch.linalg.lstsq(proj_hd.T.double(), trunk["head.bias"].double()[:, None], driver="gelsd").solution
+    shift_h = torch.linalg.pinv(proj_hd.T.double()) @ trunk["head.bias"].double()
     plain = {
         "conv1.weight": trunk["patch_embed.proj.weight"],
         "class_embedding": trunk["cls_token"].flatten(),
         "positional_embedding": positions_Sh,
         "ln_post.weight": trunk["norm.weight"],
-        "ln_post.bias": trunk["norm.bias"] + shift_h.flatten().to(trunk["norm.bias"].dtype),
+        "ln_post.bias": trunk["norm.bias"] + shift_h.to(trunk["norm.bias"].dtype),
         "proj": proj_hd.contiguous(),
     }
     for name, x in trunk.items():

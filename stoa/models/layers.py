@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stoa.ops import quick_gelu
+from stoa.ops._autocast import autocast_dtype
 from stoa.ops.quick_gelu import reference as composed_quick_gelu
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -34,7 +35,10 @@ def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attn_mask: torch.Tensor | None = None, **how: Any
 ) -> torch.Tensor:
     """:func:`torch.nn.functional.scaled_dot_product_attention`, on a CPU in fp32 where the arguments are in half
-    precision: the gradient of torch's own takes several times as long there."""
+    precision: the gradient of torch's own takes several times as long there. Without data (the meta device) it holds no
+    scores, as on other devices."""
+    if q.device.type == "meta":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=attn_mask, **how)[0]
     if q.device.type != "cpu" or q.dtype not in (torch.float16, torch.bfloat16):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **how)
     if attn_mask is not None and attn_mask.is_floating_point():
@@ -67,7 +71,7 @@ def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
 
 def exact_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """``a @ b`` in their own precision, which autocast would lower."""
-    if not torch.is_autocast_enabled(a.device.type):
+    if autocast_dtype(a.device.type) is None:
         return a @ b
     with torch.autocast(a.device.type, enabled=False):
         return a @ b

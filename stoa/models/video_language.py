@@ -20,7 +20,8 @@ from stoa.models.clip import BackboneConfig, Clip, grid_hw
 from stoa.models.fusion import FusionConfig, FusionEncoder, FusionPass
 from stoa.models.graph import GraphConfig, GraphEncoder
 from stoa.models.motion import MotionEncoder
-from stoa.models.objects import ObjectConfig, ObjectEncoder, TrajectoryEncoder
+from stoa.models.objects import Boxes, ObjectConfig, ObjectEncoder, TrajectoryEncoder
+from stoa.parts import part
 
 FRAMEWISE = ("frames", "graph")
 """Groups of video-side tokens that hold the same number of tokens for every frame, frame by frame."""
@@ -209,7 +210,8 @@ class VideoLanguageModel(nn.Module):
         taps = {
             name: depth - reader.tap_from_top for name, reader in readers.items() if name in self.fusion.group_sizes
         }
-        frames_BTd, tapped = self.clip.encode_frames(batch.frames_BTCHW, frozenset(taps.values()))
+        with part("video"):
+            frames_BTd, tapped = self.clip.encode_frames(batch.frames_BTCHW, frozenset(taps.values()))
         B, T = frames_BTd.shape[:2]
         tokens_BTSh = {
             name: (tapped[tap].detach() if readers[name].detach_tap else tapped[tap]).unflatten(0, (B, T))
@@ -217,28 +219,35 @@ class VideoLanguageModel(nn.Module):
         }
         pooled_Bd, density_B = frames_BTd.mean(dim=1), frames_BTd.new_zeros(B, dtype=torch.float32)
         if "graph" in taps:
-            graph = self.graph(tokens_BTSh["graph"])
+            with part("graph"):
+                graph = self.graph(tokens_BTSh["graph"])
             pooled_Bd, density_B = pooled_Bd + graph.pooled_Bd, graph.density_B
         groups = [frames_BTd, pooled_Bd[:, None]]
         valid = [batch.text_mask_BL.new_ones(B, T + 1)]
         labels_BN, boxes = batch.labels_BTK.new_empty(B, 0), None
         if "objects" in taps:
-            boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
-            trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
-            labels_BN = trajectories.labels_BN
-            tokens_BNd = trajectories.tokens_BNd
-            if config.objects.motion:
-                labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
-                tokens_BNd = tokens_BNd + self.motion(batch.boxes_BTK4, labels_BTK, labels_BN)
+            with part("objects"):
+                boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
+                labels_BN, tokens_BNd = self._encode_trajectories(boxes, batch)
             groups.append(tokens_BNd)
             valid.append(labels_BN >= 0)
         if "actions" in taps:
-            groups.append(self.actions(tokens_BTSh["actions"], boxes))
+            with part("actions"):
+                groups.append(self.actions(tokens_BTSh["actions"], boxes))
             valid.append(valid[0].new_ones(groups[-1].shape[:2]))
         if "graph" in taps:
             groups.append(graph.tokens_BRd)
             valid.append(valid[0].new_ones(groups[-1].shape[:2]))
         return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN, density_B)
+
+    def _encode_trajectories(self, boxes: Boxes, batch: VideoTextBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels (B, N) and tokens (B, N, d)."""
+        trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
+        if not self.config.objects.motion:
+            return trajectories.labels_BN, trajectories.tokens_BNd
+        labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
+        motion_BNd = self.motion(batch.boxes_BTK4, labels_BTK, trajectories.labels_BN)
+        return trajectories.labels_BN, trajectories.tokens_BNd + motion_BNd
 
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
         """Tokens of one video-side group: ``frames``, ``pooled``, ``objects``, ``actions`` or ``graph``."""
@@ -246,7 +255,8 @@ class VideoLanguageModel(nn.Module):
 
     def encode_text(self, tokens_BL: torch.Tensor, text_mask_BL: torch.Tensor) -> TextFeatures:
         """Encode captions."""
-        tokens_BLd = self.clip.encode_text(self.clip.token_embedding(tokens_BL))
+        with part("text"):
+            tokens_BLd = self.clip.encode_text(self.clip.token_embedding(tokens_BL))
         return TextFeatures(tokens_BLd, select_rows(tokens_BLd, end_positions(text_mask_BL)))
 
     def encode_text_twice(
@@ -260,9 +270,10 @@ class VideoLanguageModel(nn.Module):
         Returns:
             (features of the captions, text tokens (B, L, d) of those with hidden words)
         """
-        words_BLw = self.clip.token_embedding(tokens_BL)
-        hidden_BLw = torch.where(hidden_BL[..., None], self.mask_token, words_BLw)
-        whole_BLd, rest_BLd = self.clip.encode_text(torch.cat([words_BLw, hidden_BLw])).chunk(2)
+        with part("text"):
+            words_BLw = self.clip.token_embedding(tokens_BL)
+            hidden_BLw = torch.where(hidden_BL[..., None], self.mask_token, words_BLw)
+            whole_BLd, rest_BLd = self.clip.encode_text(torch.cat([words_BLw, hidden_BLw])).chunk(2)
         return TextFeatures(whole_BLd, select_rows(whole_BLd, end_positions(text_mask_BL))), rest_BLd
 
     def text_pass(
@@ -324,7 +335,7 @@ class LanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size))
         if used_token_ids is not None:
             used = torch.tensor(used_token_ids)
-            class_of_id = torch.full((int(used.max()) + 1,), -1)
+            class_of_id = torch.full((max(used_token_ids) + 1,), -1)
             class_of_id[used] = torch.arange(size)
             self.register_buffer("used_ids", used, persistent=False)
             self.register_buffer("class_of_id", class_of_id, persistent=False)

@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from stoa.parts import part
+
 T = TypeVar("T")
 
 
@@ -72,7 +74,7 @@ def global_mean(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     count = count.detach().to(total.dtype)
     if world_size() > 1:
         count = count.clone()
-        dist.all_reduce(count)
+        _all_reduce(count)
     return total * world_size() / count.clamp(min=1)
 
 
@@ -80,7 +82,7 @@ def all_sum(x: torch.Tensor) -> torch.Tensor:
     """Sum of a detached tensor over ranks, for logs."""
     x = x.detach().clone()
     if world_size() > 1:
-        dist.all_reduce(x)
+        _all_reduce(x)
     return x
 
 
@@ -89,10 +91,16 @@ def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
     return all_sum(x) / world_size()
 
 
+def _all_reduce(x: torch.Tensor) -> None:
+    with part("communication"):
+        dist.all_reduce(x)
+
+
 def _all_gather(x: torch.Tensor) -> torch.Tensor:
     carrier = x.to(torch.uint8) if x.dtype == torch.bool else x
     out = carrier.new_empty(world_size() * len(x), *x.shape[1:])
-    dist.all_gather_into_tensor(out, carrier.contiguous())
+    with part("communication"):
+        dist.all_gather_into_tensor(out, carrier.contiguous())
     return out.to(x.dtype)
 
 
@@ -105,5 +113,6 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads
         out = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
-        dist.reduce_scatter_tensor(out, grad.contiguous())
+        with part("communication"):
+            dist.reduce_scatter_tensor(out, grad.contiguous())
         return out

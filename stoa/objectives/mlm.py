@@ -41,6 +41,11 @@ def draws_of(batch: VideoTextBatch) -> dict[Stream, int]:
     return {Stream.MLM: 2 * batch.tokens_BL.shape[1]}
 
 
+def num_masked(L: int) -> int:
+    """Slots of a caption of ``L`` tokens (Q)."""
+    return max(1, round(MASK_SHARE * (L - 2)))
+
+
 def choose_masked(text_mask_BL: torch.Tensor, uniform_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose 15% of the word tokens of each caption, at least one where there is a word.
 
@@ -57,10 +62,9 @@ def choose_masked(text_mask_BL: torch.Tensor, uniform_BL: torch.Tensor) -> tuple
     words_BL[:, -1] = False
     num_words_B = words_BL.sum(dim=1)
     quota_B = (MASK_SHARE * num_words_B).round().clamp(min=1).minimum(num_words_B)
-    Q = max(1, round(MASK_SHARE * (L - 2)))
     rank_BL = uniform_BL.masked_fill(~words_BL, torch.inf)
-    positions_BQ = rank_BL.topk(Q, dim=1, largest=False).indices
-    return positions_BQ, torch.arange(Q, device=positions_BQ.device) < quota_B[:, None]
+    positions_BQ = rank_BL.topk(num_masked(L), dim=1, largest=False).indices
+    return positions_BQ, torch.arange(positions_BQ.shape[1], device=positions_BQ.device) < quota_B[:, None]
 
 
 def hide_words(batch: VideoTextBatch, uniform: torch.Tensor, *, kept_share: float = 0.0) -> Hidden:

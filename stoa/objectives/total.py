@@ -17,7 +17,8 @@ from stoa.objectives.csal import CsalConfig
 from stoa.objectives.matching import NullToken
 from stoa.objectives.plm import Prefix
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.vtc import csal_loss, similarities, temperature, vtc_loss
+from stoa.objectives.vtc import Similarities, csal_loss, similarities, temperature, vtc_loss
+from stoa.parts import part
 
 PRETRAINING_LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
 LOSSES = (*PRETRAINING_LOSSES, "answer")
@@ -145,10 +146,12 @@ class TrainingObjective(nn.Module):
         """
         model, config = self.model, self.config
         optimiser_step = step // self.accumulation
-        draws = uniform(self.seed, step, batch.position_B, self._draws_of(batch))
+        with part("draws"):
+            draws = uniform(self.seed, step, batch.position_B, self._draws_of(batch))
         video = model.encode_video(batch)
         if config.mlm:
-            hidden = mlm.hide_words(batch, draws[Stream.MLM], kept_share=config.mlm_kept_share)
+            with part("mlm"):
+                hidden = mlm.hide_words(batch, draws[Stream.MLM], kept_share=config.mlm_kept_share)
             text, hidden_text_BLd = model.encode_text_twice(batch.tokens_BL, batch.text_mask_BL, hidden.hidden_BL)
         else:
             text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
@@ -158,60 +161,76 @@ class TrainingObjective(nn.Module):
         if "graph" in model.fusion.group_sizes:
             extras["graph_density"] = video.graph_density_B.mean()
         if config.vtc or config.vtm:
-            scores = similarities(
-                video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
-            )
+            with part("vtc"):
+                scores = similarities(
+                    video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
+                )
         if config.vtc:
-            if config.csal.share and optimiser_step >= config.csal.from_step:
-                losses["vtc"], extras["csal_own"] = csal_loss(scores, config.csal)
-            else:
-                losses["vtc"] = vtc_loss(scores, smoothing=config.vtc_smoothing)
-                if config.csal.share:  # every step has the same scalars
-                    extras["csal_own"] = losses["vtc"].new_full((), torch.nan)
-            extras["temperature"] = temperature(model.clip.logit_scale).detach()
+            with part("vtc"):
+                losses["vtc"], own = self._contrast(scores, optimiser_step)
+                extras |= own | {"temperature": temperature(model.clip.logit_scale).detach()}
         if config.vtm:
             hard_share = config.vtm_hard_share
             if optimiser_step < config.vtm_ramp_steps:
                 hard_share *= optimiser_step / config.vtm_ramp_steps
-            passes["vtm"], usable_B = vtm.vtm_pass(model, batch, video, text, scores, draws, hard_share=hard_share)
+            with part("vtm"):
+                passes["vtm"], usable_B = vtm.vtm_pass(model, batch, video, text, scores, draws, hard_share=hard_share)
         if config.mlm:
-            passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)
+            with part("mlm"):
+                passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)
         if config.plm:
-            passes["plm"], valid_BQ = plm.plm_pass(
-                model, batch, video, text, draws[Stream.PLM], form=config.plm_form, prefix=config.plm_prefix
-            )
+            with part("plm"):
+                passes["plm"], valid_BQ = plm.plm_pass(
+                    model, batch, video, text, draws[Stream.PLM], form=config.plm_form, prefix=config.plm_prefix
+                )
         if config.answer:
-            passes["answer"] = answer.answer_pass(model, video, text, batch.text_mask_BL)
-        rows = dict(zip(passes, model.fusion.fuse(list(passes.values())), strict=True))
+            with part("answer"):
+                passes["answer"] = answer.answer_pass(model, video, text, batch.text_mask_BL)
+        with part("fusion"):
+            rows = dict(zip(passes, model.fusion.fuse(list(passes.values())), strict=True))
         if config.vtm:
-            losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], usable_B)
+            with part("vtm"):
+                losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], usable_B)
         if config.mlm or config.plm:
             table_Vw = model.language_table()
         if config.mlm:
-            losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)
+            with part("mlm"):
+                losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)
         if config.plm:
-            losses["plm"] = plm.plm_loss(model, batch, rows["plm"], valid_BQ, table_Vw)
+            with part("plm"):
+                losses["plm"] = plm.plm_loss(model, batch, rows["plm"], valid_BQ, table_Vw)
         if config.ota:
-            losses["ota"], metrics = ota_loss(
-                model, batch, video, text, form=config.align_loss, null_token=config.null_token
-            )
-            extras |= metrics
+            with part("ota"):
+                losses["ota"], metrics = ota_loss(
+                    model, batch, video, text, form=config.align_loss, null_token=config.null_token
+                )
+                extras |= metrics
         if config.asp:
-            losses["asp"], metrics = asp_loss(
-                model,
-                batch,
-                video,
-                text,
-                form=config.align_loss,
-                null_token=config.null_token,
-                pad_null=config.pad_null,
-            )
-            extras |= metrics
+            with part("asp"):
+                losses["asp"], metrics = asp_loss(
+                    model,
+                    batch,
+                    video,
+                    text,
+                    form=config.align_loss,
+                    null_token=config.null_token,
+                    pad_null=config.pad_null,
+                )
+                extras |= metrics
         if config.answer:
-            losses["answer"], extras["answer_accuracy"] = answer.answer_loss(model, batch, rows["answer"])
+            with part("answer"):
+                losses["answer"], extras["answer_accuracy"] = answer.answer_loss(model, batch, rows["answer"])
         terms = [getattr(config, name) * loss for name, loss in losses.items()]
         total = torch.stack(terms).sum()
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **extras}
+
+    def _contrast(self, scores: Similarities, optimiser_step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        csal = self.config.csal
+        if csal.share and optimiser_step >= csal.from_step:
+            loss, own = csal_loss(scores, csal)
+            return loss, {"csal_own": own}
+        loss = vtc_loss(scores, smoothing=self.config.vtc_smoothing)
+        return loss, {"csal_own": loss.new_full((), torch.nan)} if csal.share else {}  # all steps have the same scalars
 
     def _draws_of(self, batch: VideoTextBatch) -> dict[Stream, int]:
         sizes: dict[Stream, int] = {}

@@ -59,7 +59,7 @@ def build_info() -> dict[str, Any]:
 
 def compiled_devices(name: str) -> frozenset[str]:
     """Device types that a compiled operator, as ``stoa::roi_align_max``, runs on: none without the extension, no cuda
-    in a build without it."""
+    in a build without it. On meta it tells shapes."""
     extension = load_extension()
     if extension is None:
         return frozenset()
@@ -67,11 +67,11 @@ def compiled_devices(name: str) -> frozenset[str]:
         _warn(f"stoa._C was built before there was {name}; to build it again: {_REINSTALL}")
         return frozenset()
     if extension.build_info()["cuda_toolkit"] is not None:
-        return frozenset({"cpu", "cuda"})
+        return frozenset({"cpu", "cuda", "meta"})
     if torch.cuda.is_available():
         cause = f"stoa._C was built without CUDA; to build it again with a toolkit in CUDA_HOME: {_REINSTALL}"
         _warn(cause, where=" on the GPU")
-    return frozenset({"cpu"})
+    return frozenset({"cpu", "meta"})
 
 
 def forbid_second_derivative(name: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stoa.ops._autocast import autocast_dtype
 from stoa.ops._extension import compiled_devices, forbid_second_derivative
 
 MAX_HEAD_DIM = 128
@@ -37,8 +38,7 @@ def trajectory_attention(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, q_labe
         ValueError: an argument has the wrong shape or dtype.
     """
     q_labels = labels if q_labels is None else q_labels
-    if torch.is_autocast_enabled(q.device.type):
-        dtype = torch.get_autocast_dtype(q.device.type)
+    if (dtype := autocast_dtype(q.device.type)) is not None:
         q, k, v = (x if x.dtype == torch.float64 else x.to(dtype) for x in (q, k, v))
     _check(q, k, v, labels, q_labels)
     if q.device.type not in _COMPILED:

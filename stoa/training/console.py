@@ -51,12 +51,16 @@ class Console:
 
 
 def progress_line(step: int, max_steps: int, values: Mapping[str, float]) -> str:
-    """``step 20/400 | loss 9.1 (vtc 3.2 ...) | 55.1 samples/s | data wait 2% | ETA 5m02s``, and what went wrong."""
+    """``step 20/400 | loss 9.1 (vtc 3.2 ...) | 55.1 samples/s | 1.2 TFLOP/s | data wait 2% | ETA 5m02s``, the MFU where
+    the device is known, and what went wrong."""
     terms = " ".join(f"{name} {values[name]:.3f}" for name in LOSSES if name in values)
     line = (
         f"step {step}/{max_steps} | loss {values['loss']:.3f} ({terms}) | {values['samples_per_second']:.1f} samples/s"
-        f" | data wait {values['data_wait_share']:.0%} | ETA {duration(values['eta_seconds'])}"
+        f" | {values['tflops']:.3g} TFLOP/s"
     )
+    if "mfu(%)" in values:
+        line += f" (MFU {values['mfu(%)']:.0f}%)"
+    line += f" | data wait {values['data_wait_share']:.0%} | ETA {duration(values['eta_seconds'])}"
     if "ota_match_accuracy" in values:
         line += f" | match {values['ota_match_accuracy']:.0%} (chance {values['ota_match_chance']:.0%})"
     if values.get("clipped_share", 0) >= CLIPPED_OFTEN:

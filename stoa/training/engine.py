@@ -176,6 +176,20 @@ def uses_fp16(engine: Any) -> bool:
     return bool(engine.fp16_enabled())
 
 
+def precision(engine: Any) -> str:
+    """Of the products: ``fp16``, ``bf16`` or ``fp32``."""
+    if uses_fp16(engine):
+        return "fp16"
+    return "bf16" if engine.bfloat16_enabled() or engine.torch_autocast_enabled() else "fp32"
+
+
+def optimizer_tensors(engine: Any) -> list[torch.Tensor]:
+    """What the optimiser holds beside the weights of the model: those of its own, and its moments."""
+    zero = engine.optimizer
+    own = list(getattr(zero, "single_partition_of_fp32_groups", []))
+    return own + [x for state in zero.state.values() for x in state.values() if torch.is_tensor(x)]
+
+
 def skipped_steps(engine: Any) -> int:
     """Steps without an update because gradients were not finite, in all of the run."""
     return int(engine.skipped_steps)

@@ -39,6 +39,8 @@ class Reports:
         engine: of DeepSpeed.
         max_steps: of the run.
         samples: clips of a step, of all ranks.
+        tflop: of a step on one rank, 1e12 operations; see :func:`stoa.costs.flops.flops_per_batch`.
+        peak_tflops: of the device and precision, TFLOP/s; none where it is not known.
         device: that the run trains on.
         checkpoints: their folder, for messages.
         console: shows progress.
@@ -52,6 +54,8 @@ class Reports:
         *,
         max_steps: int,
         samples: int,
+        tflop: float,
+        peak_tflops: float | None,
         device: torch.device,
         checkpoints: Path,
         console: Console,
@@ -63,6 +67,8 @@ class Reports:
         self._engine = engine
         self._max_steps = max_steps
         self._samples = samples
+        self._tflop = tflop
+        self._peak_tflops = peak_tflops
         self._device = device
         self._checkpoints = checkpoints
         self._console = console
@@ -108,10 +114,13 @@ class Reports:
         window = {
             "samples_per_second": steps * self._samples / elapsed,
             "step_seconds": elapsed / steps,
+            "tflops": steps * self._tflop / elapsed,
             "data_wait_share": sum(row[-4] for row in rows) / elapsed,
             "eta_seconds": (self._max_steps - step) * elapsed / steps,
             "skipped_steps": float(ds.skipped_steps(self._engine)),
         }
+        if self._peak_tflops is not None:
+            window["mfu(%)"] = 100 * window["tflops"] / self._peak_tflops
         clipping, norms = ds.gradient_clipping(self._engine), [row[names.index("grad_norm")] for row in rows]
         taken = [norm for norm in norms if math.isfinite(norm)]  # the others' steps were skipped, or it is not told
         if clipping and taken:

@@ -9,11 +9,14 @@ from typing import Any, NoReturn
 
 import torch
 
+from stoa.costs.devices import peak_tflops
+from stoa.costs.flops import Flops, flops_per_batch, total_flops
 from stoa.data.dataset import LoadedBatch
 from stoa.data.ledger import LEDGER_FILE, Replacements
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
+from stoa.parts import part
 from stoa.training import checkpoint
 from stoa.training import engine as ds
 from stoa.training.config import TrainingConfig
@@ -77,6 +80,17 @@ class Trainer:
         return self.engine.module
 
     @property
+    def device_name(self) -> str:
+        """That its driver gives a GPU, else ``cpu``."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    def flops(self) -> dict[str, Flops]:
+        """Of an optimiser step on this rank, by part."""
+        objective, times = self.objective, self.accumulation
+        parts = flops_per_batch(objective.model, objective.config, self.sampler.micro_batch, world=world_size())
+        return {name: Flops(times * part.forward, times * part.backward) for name, part in parts.items()}
+
+    @property
     def global_batch(self) -> int:
         """Clips that share a contrastive loss."""
         return self.sampler.global_batch
@@ -137,6 +151,8 @@ class Trainer:
             self.engine,
             max_steps=self.config.max_steps,
             samples=self.accumulation * self.global_batch,
+            tflop=total_flops(self.flops()) / 1e12,
+            peak_tflops=peak_tflops(self.device_name, ds.precision(self.engine)),
             device=self.device,
             checkpoints=self.checkpoints,
             console=self.console,
@@ -167,7 +183,7 @@ class Trainer:
     def _loop(self, batches: Iterator[LoadedBatch], reports: Reports) -> None:
         config, first = self.config, self.step + 1
         while self.step < config.max_steps:
-            reports.add(self._train_step(batches))
+            reports.add(self.train_step(batches))
             last = self.step == config.max_steps
             if self.step % config.log_every == 0 or self.step == first or last:
                 stop = reports.report(stop=bool(self._signals))
@@ -182,21 +198,25 @@ class Trainer:
             if stop and not last:
                 self._stop()
 
-    def _train_step(self, batches: Iterator[LoadedBatch]) -> StepRecord:
-        """One optimiser step."""
+    def train_step(self, batches: Iterator[LoadedBatch]) -> StepRecord:
+        """One optimiser step, which neither logs nor saves."""
         factor = lr_factor(self.step, self.config.optim.warmup_steps, self.config.max_steps)
         set_learning_rates(self.engine.optimizer, factor)
         waited, replaced, dropped = 0.0, 0, 0
         micro_scalars = []
         for micro_step in range(self.step * self.accumulation, (self.step + 1) * self.accumulation):
             start = time.perf_counter()
-            loaded = next(batches)
+            with part("data wait"):
+                loaded = next(batches)
             waited += time.perf_counter() - start
-            batch = loaded.batch.to(self.device, non_blocking=True)
+            with part("host to device"):
+                batch = loaded.batch.to(self.device, non_blocking=True)
             loss, scalars = self.engine(batch, micro_step)
-            self.engine.backward(loss)
+            with part("backward"):
+                self.engine.backward(loss)
             self._updating = True
-            self.engine.step()
+            with part("optimiser"):
+                self.engine.step()
             self._updating = False
             micro_scalars.append(torch.stack([value.float() for value in scalars.values()]))
             replaced += loaded.replaced

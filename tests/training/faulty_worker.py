@@ -58,14 +58,14 @@ def plant_disk(planted_step: int) -> None:
 
 def plant_error(planted_step: int) -> None:
     """An error of ours."""
-    train_step, steps = Trainer._train_step, itertools.count(1)
+    train_step, steps = Trainer.train_step, itertools.count(1)
 
     def planted(self, batches):
         if next(steps) == planted_step:
             raise RuntimeError("planted")
         return train_step(self, batches)
 
-    Trainer._train_step = planted
+    Trainer.train_step = planted
 
 
 if __name__ == "__main__":

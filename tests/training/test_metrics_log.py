@@ -41,18 +41,22 @@ def test_the_progress_line():
         "vtc": 3.2,
         "plm": 2.0,
         "samples_per_second": 55.12,
+        "tflops": 1.2345,
         "data_wait_share": 0.021,
         "eta_seconds": 302,
     }
     line = progress_line(20, 400, values)
-    assert line == "step 20/400 | loss 9.100 (vtc 3.200 plm 2.000) | 55.1 samples/s | data wait 2% | ETA 5m02s"
+    begun = "step 20/400 | loss 9.100 (vtc 3.200 plm 2.000) | 55.1 samples/s | 1.23 TFLOP/s"
+    assert line == f"{begun} | data wait 2% | ETA 5m02s"
+    assert progress_line(20, 400, values | {"mfu(%)": 41.7}) == f"{begun} (MFU 42%) | data wait 2% | ETA 5m02s"
 
 
 @pytest.mark.parametrize(
     ("share", "told"), [(0.49, ""), (0.5, " | 50% of steps clipped"), (1, " | 100% of steps clipped")]
 )
 def test_that_most_steps_are_clipped_is_shown(share, told):
-    values = {"loss": 9.1, "samples_per_second": 55, "data_wait_share": 0, "eta_seconds": 1, "clipped_share": share}
+    values = {"loss": 9.1, "samples_per_second": 55, "tflops": 1, "data_wait_share": 0, "eta_seconds": 1}
+    values["clipped_share"] = share
     assert progress_line(20, 400, values).partition("ETA 1s")[2] == told
 
 

@@ -11,12 +11,14 @@ from stoa.training.metrics import MetricsLog, read_metrics
 from stoa.training.reports import Reports, StepRecord
 
 
-def reports(folder, *, fp16: bool, skipped: int = 0) -> Reports:
+def reports(folder, *, fp16: bool, skipped: int = 0, peak_tflops: float | None = None) -> Reports:
     engine = SimpleNamespace(fp16_enabled=lambda: fp16, gradient_clipping=lambda: 1.0, skipped_steps=0)
     made = Reports(
         engine,
         max_steps=9,
         samples=8,
+        tflop=0.5,
+        peak_tflops=peak_tflops,
         device=torch.device("cpu"),
         checkpoints=folder / "checkpoints",
         console=Console(enabled=False),
@@ -30,6 +32,17 @@ def reports(folder, *, fp16: bool, skipped: int = 0) -> Reports:
 def add(made: Reports, *norms: float, loss: float = 1.0) -> None:
     for step, norm in enumerate(norms, start=1):
         made.add(StepRecord(step, ["loss", "grad_norm"], torch.tensor([loss, norm]), 0.1, 0.0, 0, 0))
+
+
+@pytest.mark.parametrize("peak", [None, 125.0])
+def test_the_speed_is_of_all_steps_of_a_window(tmp_path, peak):
+    made = reports(tmp_path, fp16=False, peak_tflops=peak)
+    add(made, 0.5, 0.5)
+    made.report(stop=False)
+    made.close()
+    for record in read_metrics(tmp_path / "metrics.jsonl"):
+        assert record["tflops"] == pytest.approx(0.5 / record["step_seconds"])
+        assert record.get("mfu(%)") == (peak and pytest.approx(100 * record["tflops"] / peak))
 
 
 def test_skipped_steps_of_half_precision_have_no_norm_and_the_log_is_json(tmp_path):

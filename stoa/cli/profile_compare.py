@@ -1,0 +1,28 @@
+"""Two profiles side by side, and what the second takes over the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from stoa.files import writing
+from stoa.profiling.measure import read
+from stoa.profiling.page import page
+from stoa.profiling.table import lines
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("first", type=str, help="folder that stoa profile has written, or its profile.json")
+    parser.add_argument("second", type=str, help="another one")
+    parser.add_argument("--out", type=str | None, default=None, help="HTML page to write")
+
+
+def run(args: Namespace) -> None:
+    profiles = [read(Path(args.first)), read(Path(args.second))]
+    print("\n".join(lines(profiles)))
+    if args.out is not None:
+        path = Path(args.out)
+        with writing(path):
+            path.write_text(page(profiles, f"{args.first} and {args.second}"), encoding="utf-8")
+        print(f"written to {path}")

@@ -1,0 +1,97 @@
+"""What a piece of work costs, from each operation that it issues: operations, FLOPs, bytes moved, and live memory.
+
+It reads shapes alone. So it counts as well on tensors without data, by which a step of any size can be told on any
+machine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
+
+# They only look at a tensor in another way.
+_VIEWS = ("aten.detach", "aten._unsafe_view", "aten.alias", "aten.lift_fresh", "prim.")
+
+
+class Work(NamedTuple):
+    """Of one operation.
+
+    Attributes:
+        flops: of products of matrices; 0 for what is elementwise.
+        moved: bytes of its inputs and outputs.
+    """
+
+    flops: float
+    moved: float
+
+
+class Tracer(TorchDispatchMode):
+    """Counts what is done inside it.
+
+    Attributes:
+        operations: that launch something: not those that only make another view of a tensor.
+        work: how often each :class:`Work` was done.
+        peak: most bytes of live tensors at a time, those of ``known`` included.
+        peak_by_kind: the same, by kind: those of ``known``, and ``activations`` for the rest.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.work: Counter[Work] = Counter()
+        self.live: Counter[str] = Counter()
+        self.peak = 0
+        self.peak_by_kind: Counter[str] = Counter()
+        self._kinds: Any = WeakIdKeyDictionary()
+
+    def know(self, kind: str, tensors: Iterable[torch.Tensor]) -> None:
+        """Tensors that there are already, or that are of this kind and no activation."""
+        for tensor in tensors:
+            self._add(tensor, kind)
+        self._look()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        outputs = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        for tensor in outputs:
+            self._add(tensor, "activations", new=True)
+        if not (func.is_view or str(func).startswith(_VIEWS)):
+            self.operations += 1
+            inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+            count = flop_registry.get(func._overloadpacket)
+            flops = 0.0 if count is None else float(count(*args, **kwargs, out_val=out))
+            self.work[Work(flops, float(sum(x.numel() * x.element_size() for x in (*inputs, *outputs))))] += 1
+        self._look()
+        return out
+
+    def _add(self, tensor: torch.Tensor, kind: str, *, new: bool = False) -> None:
+        storage = tensor.untyped_storage()
+        before = self._kinds.get(storage)
+        if before is not None and (new or before[0] == kind):
+            return
+        if before is not None:
+            self.live[before[0]] -= before[1]
+            before[0] = kind
+            self.live[kind] += before[1]
+            return
+        entry: list[Any] = [kind, storage.nbytes()]
+        self._kinds[storage] = entry
+        self.live[kind] += entry[1]
+        weakref.finalize(storage, self._free, entry)
+
+    def _free(self, entry: list[Any]) -> None:
+        self.live[entry[0]] -= entry[1]
+
+    def _look(self) -> None:
+        total = sum(self.live.values())
+        if total > self.peak:
+            self.peak, self.peak_by_kind = total, Counter(self.live)

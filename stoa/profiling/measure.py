@@ -1,0 +1,199 @@
+"""Steps of a run, measured: where the time goes, what is issued, what memory holds."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity
+
+from stoa.costs.devices import peak_tflops
+from stoa.costs.flops import total_flops
+from stoa.costs.tracing import Tracer
+from stoa.data.dataset import LoadedBatch
+from stoa.objectives.gather import rank, world_size
+from stoa.parts import watching
+from stoa.profiling.stopwatch import STEP, Stopwatch
+from stoa.training import engine as ds
+from stoa.training.trainer import Trainer
+
+WARMUP_STEPS = 3
+TRACED_STEPS = 2
+UNEXPLAINED = "unexplained"
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What was measured.
+
+    Attributes:
+        device: its driver's name, or ``cpu``.
+        precision: of the products.
+        ranks: processes.
+        clips: of a step, of all ranks.
+        steps: that were timed with a stopwatch, and as many without.
+        step_seconds: median of those without.
+        overhead: of the stopwatch: median ratio of a step with it to the one before without, less 1.
+        parts: seconds of each part of a step, the mean of those with the stopwatch, and ``unexplained``.
+        metrics: by the names that the field has for them.
+        counts: of one step: tensor operations, and on a GPU launches and waits of the host for the device.
+        memory_gib: most live bytes of tensors at a time, by kind, GiB.
+        flops: closed form, of one rank's step, by part.
+    """
+
+    device: str
+    precision: str
+    ranks: int
+    clips: int
+    steps: int
+    step_seconds: float
+    overhead: float
+    parts: dict[str, float]
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    memory_gib: dict[str, float]
+    flops: dict[str, float]
+
+
+def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, trace: Path) -> Profile:
+    """All ranks: measure steps of a trainer. They are real steps, of which nothing is kept.
+
+    Args:
+        trainer: that has not trained yet.
+        batches: of its sampler.
+        steps: to time; as many more are timed without the stopwatch, and six are for warming up, counting and tracing.
+        trace: file to write, for Perfetto or chrome://tracing; gzipped JSON.
+    """
+    trainer.engine.train()
+    for _ in range(WARMUP_STEPS):
+        trainer.train_step(batches)
+    bare, watched, parts = [], [], Counter[str]()
+    for _ in range(steps):
+        bare.append(_timed(trainer, batches))
+        _wait(trainer.device)
+        begun = time.perf_counter()
+        stopwatch = Stopwatch(trainer.device)
+        with watching(stopwatch):
+            trainer.train_step(batches)
+        parts.update(stopwatch.seconds())
+        watched.append(time.perf_counter() - begun)
+    tracer = _count(trainer, batches)
+    events = _trace(trainer, batches, trace)
+    seconds = statistics.median(bare)
+    unexplained = parts.pop(STEP, 0.0)
+    flops = trainer.flops()
+    clips = trainer.accumulation * trainer.global_batch
+    metrics = {
+        "throughput/samples_per_second": clips / seconds,
+        "time/step(s)": seconds,
+        "time/data_loading(%)": 100 * parts["data wait"] / sum(watched),
+        "tflops": total_flops(flops) / seconds / 1e12,
+    }
+    if (peak := peak_tflops(trainer.device_name, ds.precision(trainer.engine))) is not None:
+        metrics["mfu(%)"] = 100 * metrics["tflops"] / peak
+    if trainer.device.type == "cuda":
+        metrics["memory/max_reserved(GiB)"] = torch.cuda.max_memory_reserved() / _GIB
+        metrics["memory/max_active(GiB)"] = torch.cuda.max_memory_allocated() / _GIB
+    return Profile(
+        device=trainer.device_name,
+        precision=ds.precision(trainer.engine),
+        ranks=world_size(),
+        clips=clips,
+        steps=steps,
+        step_seconds=seconds,
+        overhead=statistics.median(w / b for w, b in zip(watched, bare, strict=True)) - 1,
+        parts={name: value / steps for name, value in parts.most_common()} | {UNEXPLAINED: unexplained / steps},
+        metrics=metrics,
+        counts={"operations": tracer.operations, **events},
+        memory_gib={kind: value / _GIB for kind, value in tracer.peak_by_kind.most_common() if value},
+        flops={name: part.total for name, part in flops.items()},
+    )
+
+
+def write(profile: Profile, path: Path) -> None:
+    path.write_text(json.dumps(asdict(profile), indent=2) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> Profile:
+    """A profile that was written; ``path`` may be its folder.
+
+    Raises:
+        ValueError: it is none.
+    """
+    path = path / "profile.json" if path.is_dir() else path
+    try:
+        return Profile(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no profile ({error}); 'stoa profile' writes one") from None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _timed(trainer: Trainer, batches: Iterator[LoadedBatch]) -> float:
+    _wait(trainer.device)
+    begun = time.perf_counter()
+    trainer.train_step(batches)
+    _wait(trainer.device)
+    return time.perf_counter() - begun
+
+
+def _count(trainer: Trainer, batches: Iterator[LoadedBatch]) -> Tracer:
+    tracer = Tracer()
+    with tracer:
+        tracer.know("weights", trainer.objective.parameters())
+        tracer.know("optimiser", ds.optimizer_tensors(trainer.engine))
+        trainer.train_step(batches)
+    return tracer
+
+
+def _trace(trainer: Trainer, batches: Iterator[LoadedBatch], path: Path) -> dict[str, int]:
+    """Write the trace; counts of a step on a GPU."""
+    activities = [ProfilerActivity.CPU]
+    if trainer.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler, watching(_Ranges()):
+        for _ in range(TRACED_STEPS):
+            trainer.train_step(batches)
+        _wait(trainer.device)
+    if rank() == 0:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            plain = Path(folder) / "trace.json"
+            profiler.export_chrome_trace(str(plain))
+            with plain.open("rb") as source, gzip.open(path, "wb") as packed:
+                shutil.copyfileobj(source, packed)
+    if trainer.device.type != "cuda":
+        return {}
+    names: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        names[event.key] += event.count
+    launches = sum(count for name, count in names.items() if "LaunchKernel" in name)
+    waits = sum(count for name, count in names.items() if name.startswith("cuda") and "Synchronize" in name)
+    return {"launches": launches // TRACED_STEPS, "waits": (waits - 1) // TRACED_STEPS}  # the last is the measuring's
+
+
+class _Ranges:
+    """Parts as ranges of the trace."""
+
+    def __init__(self) -> None:
+        self._open: list[Any] = []
+
+    def enter(self, part: str) -> None:
+        self._open.append(torch.profiler.record_function(part))
+        self._open[-1].__enter__()
+
+    def leave(self) -> None:
+        self._open.pop().__exit__(None, None, None)
