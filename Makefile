@@ -42,8 +42,8 @@ help:
 	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree"
 	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
-	@echo "make gpu-check  everything that needs a GPU, on a machine that may have torch, torchvision, SciPy and pytest alone"
-	@echo "make gpu-site   packages for a GPU machine without a network: carry build/gpu-site along with the tree"
+	@echo "make gpu-check  everything that needs a GPU, with torch, torchvision, SciPy and pytest; PART=1 to 5 for one part of it"
+	@echo "make gpu-site   packages and data for a GPU machine without a network: carry build/gpu-site along with the tree"
 	@echo "make lint       style, types, shell scripts"
 	@echo "make format     format Python and C++"
 	@echo "make clean      remove what was built; the environment stays"
@@ -89,15 +89,30 @@ bench: setup
 	python benchmarks/step.py --recipes recipes/base.yaml recipes/stoa.yaml --batch 2 --rounds 5
 
 # No environment of ours: the torch of that machine is the one that is checked.
+GPU_OUT ?= build/gpu-check
+PART ?=
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py
+	$(PYTHON) benchmarks/gpu_check.py --out $(GPU_OUT) $(if $(PART),--part $(PART))
 
+# Wheels stay packed, since unpacked they are twice the size; gpu_check.py unpacks those that the machine lacks. What
+# comes with torch, torchvision or pytest is left out. DeepSpeed without compiled operators is pure Python.
 GPU_SITE_PYTHON ?= 3.12
+GPU_SITE_MIB := 56
+GPU_SITE_PACKAGES := open_clip_torch timm ftfy wcwidth regex tqdm safetensors pyyaml huggingface_hub click httpx2 httpcore2 \
+  anyio h11 idna truststore typing_extensions hjson pydantic pydantic_core annotated-types typing-inspection \
+  jsonargparse docstring-parser av msgpack psutil py-cpuinfo einops
 gpu-site: setup
 	rm -rf build/gpu-site
-	pip install --quiet --target build/gpu-site --no-deps --only-binary=:all: --python-version $(GPU_SITE_PYTHON) \
-	  -c $(CONSTRAINTS) open_clip_torch timm ftfy wcwidth regex tqdm safetensors pyyaml hypothesis sortedcontainers \
-	  huggingface_hub httpx2 httpcore2 anyio h11 idna truststore typing_extensions packaging filelock fsspec
+	pip download --quiet --dest build/gpu-site/wheels --no-deps --only-binary=:all: --python-version $(GPU_SITE_PYTHON) \
+	  -c $(CONSTRAINTS) $(GPU_SITE_PACKAGES)
+	DS_BUILD_OPS=0 pip wheel --quiet --wheel-dir build/gpu-site/wheels --no-deps -c $(CONSTRAINTS) deepspeed
+	stoa synth --out build/gpu-site/made --num_train 64 --num_val 0 --num_test 16 --num_galleries 0 --size 224
+	stoa prepare --annotations build/gpu-site/made/manifest.jsonl --videos build/gpu-site/made --out build/gpu-site/data \
+	  --spacy null --store.frames 12 --store.side 224 --store.jpeg_quality 60
+	rm -rf build/gpu-site/made
+	@mib=$$(du -sm --apparent-size build/gpu-site | cut -f1); echo "build/gpu-site: $$mib MiB"; \
+	if ((mib > $(GPU_SITE_MIB))); then \
+	  echo "build/gpu-site is over $(GPU_SITE_MIB) MiB; take something out of GPU_SITE_PACKAGES" >&2; exit 1; fi
 
 lint: $(STAMPS)/installed
 	ruff check .

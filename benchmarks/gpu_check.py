@@ -1,148 +1,99 @@
-"""Everything that needs a GPU, in one go and without a network: make gpu-check.
+"""Everything that needs a GPU, without a network: make gpu-check.
 
-Needs torch, torchvision, SciPy and pytest beside this tree; what else is missing is listed as not run. Packages that
-the machine lacks can be brought in build/gpu-site (make gpu-site). Writes benchmarks/results/<gpu>-<date>.json.
+    python benchmarks/gpu_check.py --out build/gpu-check               all parts, and the summary
+    python benchmarks/gpu_check.py --out build/gpu-check --part 2      one of them, in under nine minutes
+    python benchmarks/gpu_check.py --out build/gpu-check --summary     of the results there, on any machine
+
+1 build, values, tests and timings of the operators   2 compute-sanitizer   3 times and a profile of the step
+4 trainings, one killed and resumed, and an evaluation   5 the graph, the whole model, optional packages
+
+Needs torch, torchvision, SciPy and pytest beside this tree; what else a step lacks is told and the step not run.
+Packages that the machine has not, and the data of part 4, can be brought in build/gpu-site (make gpu-site). Every step
+writes its result as it ends, so that what is stopped keeps those before; a part that is run again replaces its own.
 """
 
 from __future__ import annotations
 
-import datetime
-import importlib.util
-import json
+import argparse
 import os
-import re
-import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from gpu.carried import unpack_missing
+from gpu.parts import Place, parts
+from gpu.steps import ROOT, run
+from gpu.summary import read_results, table, write_report
+
 SITE = ROOT / "build" / "gpu-site"
-NEEDS_HYPOTHESIS = "tests/ops/test_operator_properties.py"
-# Without them the tests would compare the references with themselves.
-BUILT = "from stoa.ops import build_info; info = build_info(); print(info); assert info['cuda_toolkit']"
+RESULTS = ROOT / "benchmarks" / "results"
+NUMBERS = (1, 2, 3, 4, 5)
+TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # often not on PATH
 
 
-@dataclass(frozen=True)
-class Result:
-    """``outcome`` is passed, failed or not run; ``note`` the reason or the last line printed."""
+def gpu_facts() -> dict[str, Any]:
+    """Of this machine, for every result.
 
-    name: str
-    outcome: str
-    seconds: float
-    note: str
+    Raises:
+        ValueError: torch sees no GPU.
+    """
+    import torch
 
-
-def missing(*modules: str) -> str:
-    """The first of the modules that cannot be imported, or nothing."""
-    return next((module for module in modules if not _importable(module)), "")
+    if not torch.cuda.is_available():
+        raise ValueError("make gpu-check needs a GPU that torch sees; torch.cuda.is_available() is False here")
+    return {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda}
 
 
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a parent package
-        return False
+def run_part(number: int, place: Place, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its steps, in turn; without the build there are no others."""
+    results: list[dict[str, Any]] = []
+    for step in parts(place)[number]:
+        why_not = "" if not results or results[0]["outcome"] == "passed" else "the build failed"
+        results.append(run(number, step, place.out, why_not=why_not, facts=facts))
+    return results
 
 
-def run(name: str, command: list[str], *, timeout: int, needs: str = "", **environment: str) -> Result:
-    """One step; prints what it printed."""
-    print(f"\n== {name}", flush=True)
-    if needs:
-        return Result(name, "not run", 0.0, f"{needs} is missing")
-    path = os.pathsep.join([str(ROOT), *([str(SITE)] if SITE.is_dir() else [])])
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    late = ""
-    try:
-        lines, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        lines, _ = process.communicate()
-        late = f"stopped after {timeout} s"
-    print(lines, flush=True)
-    printed = [line for line in lines.splitlines() if line.strip()]
-    outcome = "passed" if process.returncode == 0 else "failed"
-    return Result(name, outcome, time.perf_counter() - started, late or (printed[-1] if printed else "")[:160])
+def check(numbers: tuple[int, ...], out: Path) -> list[dict[str, Any]]:
+    """The results of some parts, which are in ``out`` too."""
+    facts = gpu_facts()
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
+        site, work = Path(folder) / "site", Path(folder) / "work"
+        work.mkdir()
+        unpacked = unpack_missing(SITE / "wheels", site)
+        print(f"taken from {SITE.relative_to(ROOT)}: {', '.join(unpacked) or 'nothing'}", flush=True)
+        sys.path.append(str(site))  # where what a step needs is looked for
+        inherited = filter(None, [os.environ.get("PYTHONPATH")])
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), str(site), *inherited])
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *TOOLKIT])
+        place = Place(out, work, SITE / "data" / "frames")
+        return [result for number in numbers for result in run_part(number, place, facts)]
+
+
+def stop(*_: object) -> None:
+    sys.exit("stopped")  # which ends the step that runs
 
 
 def main() -> None:
-    import torch
-
-    if SITE.is_dir():
-        sys.path.append(str(SITE))
-    if not torch.cuda.is_available():
-        raise SystemExit("make gpu-check needs a GPU that torch sees; torch.cuda.is_available() is False here")
-    gpu = torch.cuda.get_device_name()
-    python, pytest = sys.executable, [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, f"--rootdir={ROOT}"]
-    ignored = ["--ignore", NEEDS_HYPOTHESIS] if missing("hypothesis") else []
-    sanitizer = shutil.which("compute-sanitizer")
-    chosen = ["-k", "cuda and (sizes_of_models or counts or beyond)", "-p", "no:cacheprovider", "tests/ops"]
-    with tempfile.TemporaryDirectory() as folder:
-        ops, graph, model = (Path(folder) / f"{name}.json" for name in ("ops", "graph", "model"))
-        results = [
-            run("build", [python, "setup.py", "build_ext", "--inplace"], timeout=240, STOA_FORCE_EXT="1"),
-            run("kernels are built", [python, "-c", BUILT], timeout=60),
-            run("operator tests", [*pytest, *ignored, "tests/ops"], timeout=240, FAIL_WITHOUT_CUDA="1"),
-            run(
-                "random sizes",
-                [*pytest, NEEDS_HYPOTHESIS],
-                timeout=120,
-                needs=missing("hypothesis"),
-                FAIL_WITHOUT_CUDA="1",
-            ),
-            run("benchmarks", [python, "benchmarks/ops.py", "--device", "cuda", "--out", str(ops)], timeout=150),
-            run(
-                "graph",
-                [python, "benchmarks/graph.py", "--device", "cuda", "--out", str(graph)],
-                timeout=90,
-                needs=missing("open_clip"),
-            ),
-            run(
-                "whole model",
-                [python, "benchmarks/model_check.py", "--out", str(model)],
-                timeout=180,
-                needs=missing("open_clip", "safetensors"),
-            ),
-            run(
-                "compute-sanitizer memcheck",
-                [sanitizer or "", "--error-exitcode", "1", *pytest, *ignored, *chosen],
-                timeout=120,
-                needs="" if sanitizer else "compute-sanitizer",
-                FAIL_WITHOUT_CUDA="1",
-            ),
-            run("DeepSpeed", [python, "-c", "import deepspeed"], timeout=60, needs=missing("deepspeed")),
-            run("DALI", [python, "-c", "import nvidia.dali"], timeout=60, needs=missing("nvidia.dali")),
-        ]
-        report = {
-            "gpu": gpu,
-            "date": datetime.date.today().isoformat(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "steps": [asdict(result) for result in results],
-            "benchmarks": json.loads(ops.read_text()) if ops.is_file() else None,
-            "graph": json.loads(graph.read_text()) if graph.is_file() else None,
-            "model": json.loads(model.read_text()) if model.is_file() else None,
-        }
-    name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    out = ROOT / "benchmarks" / "results" / f"{name}-{report['date']}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\n{gpu}, torch {torch.__version__}")
-    for result in results:
-        print(f"{result.name:28} {result.outcome:8} {result.seconds:6.1f} s  {result.note}")
-    print(f"written to {out.relative_to(ROOT)}")
-    if any(result.outcome == "failed" for result in results):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", help="folder of the results")
+    parser.add_argument("--part", type=int, choices=NUMBERS, help="default: all, and the summary")
+    parser.add_argument("--summary", action="store_true", help="write benchmarks/results/<gpu>-<date>.json")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, stop)
+    out = args.out.resolve()
+    try:
+        results = [] if args.summary else check((args.part,) if args.part else NUMBERS, out)
+        if args.summary or not args.part:
+            results = read_results(out)
+    except ValueError as error:
+        sys.exit(str(error))
+    print(f"\n{table(results)}")
+    if args.summary or not args.part:
+        print(f"written to {write_report(results, RESULTS)}")
+    if any(result["outcome"] == "failed" for result in results):
         sys.exit(1)
 
 

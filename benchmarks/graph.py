@@ -3,6 +3,8 @@
     python benchmarks/graph.py                        one clip of ViT-B/16 on the CPU, fp32
     python benchmarks/graph.py --device cuda          four clips on a GPU, fp16
 
+On a GPU what is timed is compared with float32 first, in fp16 and in bf16, at the size that is timed.
+
 Ours and the alternative take turns; a ratio is the median over rounds of the ratio within a round. Forward and backward
 pass together. The alternative is what the release computes: similarities, logits and a mask of all pairs of patches.
 """
@@ -20,6 +22,7 @@ from batches import full_batch
 from ops import Row, Step, compare, finish, forward_and_backward, peak_of
 from torch import Tensor
 from torch.nn import functional as F
+from values import check_graph, check_modules
 
 from stoa.models.actions import ActionConfig
 from stoa.models.graph import GraphConfig, GraphEncoder
@@ -27,10 +30,12 @@ from stoa.models.graph_attention import band_edges, density, graph_attention
 from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.training.engine import choose_attention
 
 HEADS, HEAD_DIM, PATCHES, WIDTH, THRESHOLD = 12, 64, 196, 768, 0.5
 TARGETS = {8: 1.6, 12: 2.2}
 MEMORY_FRAMES = (8, 16, 32)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class AttentionCase:
@@ -68,6 +73,10 @@ class AttentionCase:
 def attention_rows(clips: int, device: torch.device, dtype: torch.dtype) -> list[Row]:
     rows = []
     for frames, target in TARGETS.items():
+        if device.type == "cuda":
+            for half in HALVES:
+                case = AttentionCase(clips, frames, device, half)
+                check_graph(f"graph attention {case.sizes}", case, half, "band", "all_pairs")
         case = AttentionCase(clips, frames, device, dtype)
         difference = (case.band() - case.all_pairs()).abs().max().item()
         kept = density(band_edges(case.patches, reach=1, threshold=THRESHOLD)).mean().item()
@@ -102,10 +111,16 @@ def module_row(clips: int, device: torch.device, dtype: torch.dtype) -> Row:
     recomputed activations."""
     config = ModelConfig(num_frames=8, objects=ObjectConfig(num_trajectories=0), actions=ActionConfig(num_tokens=0))
     torch.manual_seed(0)
-    model = VideoLanguageModel(config).to(device, dtype)
+    model = VideoLanguageModel(config).to(device)
     objective = TrainingObjective(model, ObjectivesConfig(ota=0.0, asp=0.0), seed=0)
-    graph = GraphEncoder(GraphConfig(layers=1), model.clip.visual, num_frames=8).to(device, dtype)
+    graph = GraphEncoder(GraphConfig(layers=1), model.clip.visual, num_frames=8).to(device)
     batch = full_batch(config, clips, device)
+    if device.type == "cuda":
+        tokens = torch.randn(clips, 8, 1 + PATCHES, WIDTH, device=device)
+        check_modules("graph module", graph, HALVES, lambda module, x: module(x).tokens_BRd, tokens)
+        check_modules("losses of base", objective, HALVES, lambda module, _: module(batch, 0)[0], tokens)
+    graph.to(dtype)
+    objective.to(dtype)
     tokens = torch.randn(clips, 8, 1 + PATCHES, WIDTH, device=device, dtype=dtype, requires_grad=True)
 
     def module() -> object:
@@ -131,6 +146,7 @@ def main() -> None:
         memory_of(args.memory_of, args.frames)
         return
     device = torch.device(args.device)
+    choose_attention(device)
     on_cpu = device.type == "cpu"
     report: dict[str, object] = {"device": args.device, "torch": torch.__version__, "threads": torch.get_num_threads()}
     if on_cpu:

@@ -1,7 +1,6 @@
 """The operators against the best alternative a user has: times as ratios within a round, and memory.
 
-    python benchmarks/ops.py                     on the CPU, fp32
-    python benchmarks/ops.py --device cuda       on a GPU, fp16, with absolute times, for 8 and 64 clips
+    python benchmarks/ops.py --out cpu.json      on the CPU, fp32; on a GPU: gpu/timings.py
 
 Ours and the alternative take turns, so that what else the machine does meets both alike; a ratio is the median over
 rounds of the ratio within a round. Forward and backward pass together, unless an operator has none.
@@ -118,7 +117,7 @@ class EncoderCase:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return trajectory_attention(q, k, v, labels, labels[:, : q.shape[2]])
 
-        return self.blocks[1](self.blocks[0](x, attend), attend, TRAJECTORIES)
+        return self.blocks[1](self.blocks[0](x, attend), attend, lambda x: x[:, :TRAJECTORIES])
 
     def dense(self) -> Tensor:
         clips, boxes, _ = self.features.shape
@@ -246,71 +245,6 @@ def cpu_rows() -> list[Row]:
     ]  # fmt: skip
 
 
-MODELLED_CLIPS = 64
-#: Microseconds on an H200 with so many clips, modelled: what memory bandwidth alone would take (for the attention,
-#: plain multiply-adds over all pairs), and what we aim at.
-MODELLED_US = {
-    "roi_align_max forward": (58.0, 120.0),
-    "roi_align_max": (116.0, 210.0),
-    "trajectory_attention forward": (57.0, 57.0),
-    "batched_assignment": (3.0, 8.0),
-}
-
-
-def graphed(step: Step) -> Step:
-    """The step as a CUDA graph: device time without Python's, and the proof that it can be captured."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = step()
-
-    def replay() -> object:
-        graph.replay()
-        return kept
-
-    return replay
-
-
-def cuda_rows() -> list[Row]:
-    device, dtype = torch.device("cuda"), torch.float16
-    rows = []
-    for clips in (8, MODELLED_CLIPS):
-        measured_before = len(rows)
-        roi, attention = RoiCase(clips, device, dtype), AttentionCase(clips, device, dtype)
-        encoder, assignment = EncoderCase(clips, device, dtype), AssignmentCase(clips, device)
-        for name, case, ours, theirs, against in (
-            ("roi_align_max", roi, "ours", "separable", "two separable products"),
-            ("roi_align_max", roi, "ours", "torchvision", "torchvision roi_align + amax"),
-            ("trajectory_attention", attention, "ours", "sdpa", "SDPA with the mask"),
-            ("trajectory encoder", encoder, "packed", "dense", "20 masked copies"),
-        ):
-            steps = graphed(case.step(ours)), graphed(case.step(theirs))
-            rows.append(compare(name, against, case.sizes, steps, device, rounds=15))
-        for name, case, theirs, against in (
-            ("roi_align_max forward", roi, "torchvision", "torchvision roi_align + amax"),
-            ("trajectory_attention forward", attention, "sdpa", "SDPA with the mask"),
-        ):
-            forward = graphed(torch.no_grad()(case.ours)), graphed(torch.no_grad()(getattr(case, theirs)))
-            rows.append(compare(name, against, case.sizes, forward, device, rounds=15))
-        # SciPy reads the costs, which no graph can hold.
-        match = graphed(assignment.step("ours")), assignment.step("scipy")
-        rows.append(compare("batched_assignment", "a loop over SciPy", assignment.sizes, match, device, rounds=15))
-        del roi, attention, encoder, assignment
-        torch.cuda.empty_cache()
-    ours_us = {row.operator: 1e6 * row.ours for row in rows[measured_before:]}
-    for operator, (floor, aim) in MODELLED_US.items():
-        print(
-            f"{operator}, {MODELLED_CLIPS} clips: {ours_us[operator]:.1f} us; modelled floor {floor:g} us, "
-            f"aim {aim:g} us"
-        )
-    return rows
-
-
 def memory_of(name: str) -> None:
     """Print the peak in bytes that a step of roi_align_max takes beyond inputs, outputs and the input's gradient."""
     case = RoiCase(8, torch.device("cpu"), torch.float32)
@@ -350,18 +284,15 @@ def memory_ratio() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--memory_of", choices=["ours", "torchvision"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
         memory_of(args.memory_of)
         return
-    report: dict[str, object] = {"device": args.device, "torch": torch.__version__, "threads": torch.get_num_threads()}
-    if args.device == "cpu":
-        report["memory"] = memory_ratio()
-    rows = cpu_rows() if args.device == "cpu" else cuda_rows()
-    finish(report, rows, args.out)
+    report: dict[str, object] = {"device": "cpu", "torch": torch.__version__, "threads": torch.get_num_threads()}
+    report["memory"] = memory_ratio()
+    finish(report, cpu_rows(), args.out)
 
 
 def finish(report: dict[str, object], rows: list[Row], out: Path | None) -> None:

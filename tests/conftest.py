@@ -10,15 +10,23 @@ import numpy as np
 import pytest
 import torch
 from holding import Holder
-from hypothesis import HealthCheck, settings
+
+try:
+    import hypothesis
+except ModuleNotFoundError:  # on a GPU machine that is given torch and pytest
+    import without_hypothesis as hypothesis
+
+    sys.modules["hypothesis"] = hypothesis
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA_MISSING = "no real data in"
 _skipped_for_real_data = pytest.StashKey[list[str]]()
 
 # How long an example takes says what else the machine does, not whether the code is right.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any-machine")
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
