@@ -198,6 +198,7 @@ def test_the_kernels_of_the_sanitizer_run():
     assert ended.stdout.splitlines()[-1] == "every kernel has run"
 
 
+@pytest.mark.slow
 def test_values_at_the_sizes_of_models():
     ended = script("gpu.production", "--device", "cpu", "--clips", 1)
     assert ended.returncode == 0, ended.stdout + ended.stderr
