@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.files import writing
+from stoa.files import write_whole
 from stoa.profiling.measure import read
 from stoa.profiling.page import page
 from stoa.profiling.table import lines
@@ -22,7 +22,5 @@ def run(args: Namespace) -> None:
     profiles = [read(Path(args.first)), read(Path(args.second))]
     print("\n".join(lines(profiles)))
     if args.out is not None:
-        path = Path(args.out)
-        with writing(path):
-            path.write_text(page(profiles, f"{args.first} and {args.second}"), encoding="utf-8")
-        print(f"written to {path}")
+        write_whole(Path(args.out), page(profiles, f"{args.first} and {args.second}"))
+        print(f"written to {args.out}")

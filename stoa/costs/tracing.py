@@ -1,36 +1,20 @@
-"""What a piece of work costs, from each operation that it issues: operations, FLOPs, bytes moved, and live memory.
-
-It reads shapes alone. So it counts as well on tensors without data, by which a step of any size can be told on any
-machine.
-"""
+"""What a piece of work issues and holds, from each of its operations. It reads shapes alone, so it counts as well on
+tensors without data (the meta device)."""
 
 from __future__ import annotations
 
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 # They only look at a tensor in another way.
 _VIEWS = ("aten.detach", "aten._unsafe_view", "aten.alias", "aten.lift_fresh", "prim.")
-
-
-class Work(NamedTuple):
-    """Of one operation.
-
-    Attributes:
-        flops: of products of matrices; 0 for what is elementwise.
-        moved: bytes of its inputs and outputs.
-    """
-
-    flops: float
-    moved: float
 
 
 class Tracer(TorchDispatchMode):
@@ -38,15 +22,13 @@ class Tracer(TorchDispatchMode):
 
     Attributes:
         operations: that launch something: not those that only make another view of a tensor.
-        work: how often each :class:`Work` was done.
-        peak: most bytes of live tensors at a time, those of ``known`` included.
-        peak_by_kind: the same, by kind: those of ``known``, and ``activations`` for the rest.
+        peak: most bytes of live tensors at a time, those that it knows of included.
+        peak_by_kind: the same by kind: those of :meth:`know`, and ``activations`` for the rest.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
-        self.work: Counter[Work] = Counter()
         self.live: Counter[str] = Counter()
         self.peak = 0
         self.peak_by_kind: Counter[str] = Counter()
@@ -59,17 +41,11 @@ class Tracer(TorchDispatchMode):
         self._look()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        outputs = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
-        for tensor in outputs:
-            self._add(tensor, "activations", new=True)
-        if not (func.is_view or str(func).startswith(_VIEWS)):
-            self.operations += 1
-            inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-            count = flop_registry.get(func._overloadpacket)
-            flops = 0.0 if count is None else float(count(*args, **kwargs, out_val=out))
-            self.work[Work(flops, float(sum(x.numel() * x.element_size() for x in (*inputs, *outputs))))] += 1
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor, "activations", new=True)
+        self.operations += not (func.is_view or str(func).startswith(_VIEWS))
         self._look()
         return out
 

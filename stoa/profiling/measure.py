@@ -21,8 +21,10 @@ from stoa.costs.devices import peak_tflops
 from stoa.costs.flops import total_flops
 from stoa.costs.tracing import Tracer
 from stoa.data.dataset import LoadedBatch
+from stoa.files import replacing, write_whole
 from stoa.objectives.gather import rank, world_size
 from stoa.parts import watching
+from stoa.profiling.snapshot import memory_snapshot
 from stoa.profiling.stopwatch import STEP, Stopwatch
 from stoa.training import engine as ds
 from stoa.training.trainer import Trainer
@@ -30,6 +32,7 @@ from stoa.training.trainer import Trainer
 WARMUP_STEPS = 3
 TRACED_STEPS = 2
 UNEXPLAINED = "unexplained"
+TRACE, SNAPSHOT = "trace.json.gz", "out_of_memory.pickle"
 _GIB = 2**30
 
 
@@ -66,18 +69,22 @@ class Profile:
     flops: dict[str, float]
 
 
-def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, trace: Path) -> Profile:
+def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, folder: Path) -> Profile:
     """All ranks: measure steps of a trainer. They are real steps, of which nothing is kept.
 
     Args:
         trainer: that has not trained yet.
         batches: of its sampler.
         steps: to time; as many more are timed without the stopwatch, and six are for warming up, counting and tracing.
-        trace: file to write, for Perfetto or chrome://tracing; gzipped JSON.
+        folder: for the trace, of Perfetto or chrome://tracing, and for what memory held where it does not suffice.
+
+    Raises:
+        ValueError: the memory of the GPU does not suffice.
     """
     trainer.engine.train()
-    for _ in range(WARMUP_STEPS):
-        trainer.train_step(batches)
+    with memory_snapshot(trainer.device, folder / SNAPSHOT):  # whose recording costs time
+        for _ in range(WARMUP_STEPS):
+            trainer.train_step(batches)
     bare, watched, parts = [], [], Counter[str]()
     for _ in range(steps):
         bare.append(_timed(trainer, batches))
@@ -88,8 +95,9 @@ def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, tra
             trainer.train_step(batches)
         parts.update(stopwatch.seconds())
         watched.append(time.perf_counter() - begun)
+    reserved = _reserved(trainer.device)
     tracer = _count(trainer, batches)
-    events = _trace(trainer, batches, trace)
+    events = _trace(trainer, batches, folder / TRACE)
     seconds = statistics.median(bare)
     unexplained = parts.pop(STEP, 0.0)
     flops = trainer.flops()
@@ -102,9 +110,6 @@ def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, tra
     }
     if (peak := peak_tflops(trainer.device_name, ds.precision(trainer.engine))) is not None:
         metrics["mfu(%)"] = 100 * metrics["tflops"] / peak
-    if trainer.device.type == "cuda":
-        metrics["memory/max_reserved(GiB)"] = torch.cuda.max_memory_reserved() / _GIB
-        metrics["memory/max_active(GiB)"] = torch.cuda.max_memory_allocated() / _GIB
     return Profile(
         device=trainer.device_name,
         precision=ds.precision(trainer.engine),
@@ -114,7 +119,7 @@ def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, tra
         step_seconds=seconds,
         overhead=statistics.median(w / b for w, b in zip(watched, bare, strict=True)) - 1,
         parts={name: value / steps for name, value in parts.most_common()} | {UNEXPLAINED: unexplained / steps},
-        metrics=metrics,
+        metrics=metrics | reserved,
         counts={"operations": tracer.operations, **events},
         memory_gib={kind: value / _GIB for kind, value in tracer.peak_by_kind.most_common() if value},
         flops={name: part.total for name, part in flops.items()},
@@ -122,7 +127,7 @@ def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, tra
 
 
 def write(profile: Profile, path: Path) -> None:
-    path.write_text(json.dumps(asdict(profile), indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(asdict(profile), indent=2) + "\n")
 
 
 def read(path: Path) -> Profile:
@@ -141,6 +146,13 @@ def read(path: Path) -> Profile:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def _reserved(device: torch.device) -> dict[str, float]:
+    if device.type != "cuda":
+        return {}
+    most = {"reserved": torch.cuda.max_memory_reserved(), "active": torch.cuda.max_memory_allocated()}
+    return {f"memory/max_{name}(GiB)": value / _GIB for name, value in most.items()}
 
 
 def _timed(trainer: Trainer, batches: Iterator[LoadedBatch]) -> float:
@@ -170,10 +182,10 @@ def _trace(trainer: Trainer, batches: Iterator[LoadedBatch], path: Path) -> dict
             trainer.train_step(batches)
         _wait(trainer.device)
     if rank() == 0:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with replacing(path) as whole, tempfile.TemporaryDirectory(dir=path.parent) as folder:
             plain = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(plain))
-            with plain.open("rb") as source, gzip.open(path, "wb") as packed:
+            with plain.open("rb") as source, gzip.open(whole, "wb") as packed:
                 shutil.copyfileobj(source, packed)
     if trainer.device.type != "cuda":
         return {}
@@ -182,7 +194,8 @@ def _trace(trainer: Trainer, batches: Iterator[LoadedBatch], path: Path) -> dict
         names[event.key] += event.count
     launches = sum(count for name, count in names.items() if "LaunchKernel" in name)
     waits = sum(count for name, count in names.items() if name.startswith("cuda") and "Synchronize" in name)
-    return {"launches": launches // TRACED_STEPS, "waits": (waits - 1) // TRACED_STEPS}  # the last is the measuring's
+    waits = max(0, waits - 1)  # the last is the measuring's
+    return {"launches": launches // TRACED_STEPS, "waits": waits // TRACED_STEPS}
 
 
 class _Ranges:

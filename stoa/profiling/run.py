@@ -8,17 +8,15 @@ from pathlib import Path
 
 from stoa.config import Config
 from stoa.data.dataset import LoadedBatch
-from stoa.files import writing
+from stoa.files import write_whole, writing
 from stoa.objectives.gather import rank
-from stoa.profiling.measure import TRACED_STEPS, WARMUP_STEPS, measure, write
+from stoa.profiling.measure import TRACE, TRACED_STEPS, WARMUP_STEPS, measure, write
 from stoa.profiling.page import page
-from stoa.profiling.snapshot import memory_snapshot
 from stoa.profiling.table import lines
 from stoa.run import pretrain
 from stoa.training.trainer import Trainer
 
 FOLDER = "profile"
-SNAPSHOT = "out_of_memory.pickle"
 
 
 def profile(
@@ -52,17 +50,16 @@ def profile(
     def measured(trainer: Trainer, batches: Iterator[LoadedBatch]) -> None:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with memory_snapshot(trainer.device, folder / SNAPSHOT):
-            found = measure(trainer, batches, steps=steps, trace=folder / "trace.json.gz")
+        trainer.console.say(f"measuring {needed} steps, of which nothing is kept")
+        found = measure(trainer, batches, steps=steps, folder=folder)
         if rank() != 0:
             return
-        with writing(folder):
-            write(found, folder / "profile.json")
-            (folder / "profile.html").write_text(page([found], f"Profile of {folder}"), encoding="utf-8")
+        write(found, folder / "profile.json")
+        write_whole(folder / "profile.html", page([found], f"Profile of {folder}"))
         for line in lines([found]):
             trainer.console.say(line)
         if found.device != "cpu" and "mfu(%)" not in found.metrics:
             trainer.console.say(f"the peak of {found.device} in {found.precision} is not known: no MFU")
-        trainer.console.say(f"written to {folder}: profile.json, profile.html, and trace.json.gz for ui.perfetto.dev")
+        trainer.console.say(f"written to {folder}: profile.json, profile.html, and {TRACE} for ui.perfetto.dev")
 
     pretrain(replace(config, training=training), deepspeed_config, default_data=default_data, steps=measured)

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent / "benchmarks")]
 
 from batches import full_batch  # noqa: E402
 
 from stoa.config import parse_run  # noqa: E402
+from stoa.costs.tracing import Tracer  # noqa: E402
 from stoa.models.clip import PRESETS  # noqa: E402
 from stoa.models.video_language import VideoLanguageModel  # noqa: E402
 from stoa.objectives.total import TrainingObjective  # noqa: E402
@@ -28,17 +28,6 @@ DEEP_AND_NARROW = {
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 12, "head_width": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 12},
 }
-_VIEWS = ("aten.detach", "aten._unsafe_view", "aten.alias", "aten.lift_fresh")
-
-
-class Counter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += not (func.is_view or str(func).startswith(_VIEWS))
-        return func(*args, **(kwargs or {}))
 
 
 def main(out: str, precision: str) -> None:
@@ -52,13 +41,13 @@ def main(out: str, precision: str) -> None:
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), {**zero, **own})
     batch = full_batch(config.model, 2, torch.device("cpu"))
     for step in range(2):  # the first makes the optimiser's states
-        with Counter() as forward:
+        with Tracer() as forward:
             loss, _ = engine(batch, step)
-        with Counter() as backward:
+        with Tracer() as backward:
             engine.backward(loss)
-        with Counter() as update:
+        with Tracer() as update:
             engine.step()
-    counts = {"forward": forward.count, "backward": backward.count, "step": update.count}
+    counts = {"forward": forward.operations, "backward": backward.operations, "step": update.operations}
     Path(out).write_text(json.dumps({**counts, "parameters": len(list(objective.parameters()))}))
 
 
