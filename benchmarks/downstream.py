@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batches import END, START, full_batch
 
 from stoa.config import parse_run
+from stoa.costs.batches import END, START, full_batch
 from stoa.models.incremental import IncrementalText
 from stoa.models.video_language import VideoFeatures, VideoLanguageModel
 from stoa.objectives.masks import bidirectional_mask, prefix_mask

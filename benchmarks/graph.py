@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 
 import torch
-from batches import full_batch
 from ops import Row, Step, compare, finish, forward_and_backward, peak_of
 from torch import Tensor
 from torch.nn import functional as F
 from values import check_graph, check_modules
 
+from stoa.costs.batches import full_batch
 from stoa.models.actions import ActionConfig
 from stoa.models.graph import GraphConfig, GraphEncoder
 from stoa.models.graph_attention import band_edges, density, graph_attention

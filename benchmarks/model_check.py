@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from batches import START, full_batch
 
+from stoa.costs.batches import START, full_batch
 from stoa.models.graph import GraphConfig
 from stoa.models.objects import ObjectConfig
 from stoa.models.video_language import ModelConfig, VideoLanguageModel

@@ -22,11 +22,11 @@ import time
 from pathlib import Path
 
 import torch
-from batches import END, START, full_batch
 from formulations.clean import CleanObjective
 from formulations.released import ReleasedObjective
 
 from stoa.config import parse_run
+from stoa.costs.batches import END, START, full_batch
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
 

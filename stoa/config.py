@@ -41,13 +41,18 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def add_run_arguments(parser: jsonargparse.ArgumentParser) -> None:
-    """What pre-training takes: a recipe, a DeepSpeed JSON, and every value of the recipe."""
+def add_recipe_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """A recipe, and every value of it."""
     parser.add_argument("--recipe", action="config", help="YAML file; other options override it")
+    parser.add_class_arguments(Config, None)
+
+
+def add_run_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """What pre-training takes: a recipe and a DeepSpeed JSON."""
+    add_recipe_arguments(parser)
     parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
     parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
     parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
-    parser.add_class_arguments(Config, None)
 
 
 def run_of(arguments: jsonargparse.Namespace) -> Config:

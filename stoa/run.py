@@ -30,8 +30,10 @@ from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import Trained, initialize, is_run, load_pretrained, locate
 from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.planning.automatic import recomputed_on
 from stoa.training import checkpoint
 from stoa.training import engine as ds
+from stoa.training.compiling import compile_parts
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.deepspeed_config import read_config
@@ -210,6 +212,18 @@ def train(
         process.console.say(
             f"{config.data.loader_processes} loader process(es) for the {cores} core(s) of a rank (data.num_workers)"
         )
+    if config.model.activation_checkpointing == "auto":
+        parts, why = recomputed_on(
+            torch.cuda.get_device_properties(process.device).total_memory if process.device.type == "cuda" else None,
+            config.model,
+            config.objectives,
+            config.training.optim,
+            process.deepspeed_config,
+            world=world_size(),
+            used_token_ids=facts.get("used_token_ids"),
+        )
+        model.recompute(parts)
+        process.console.say(why)
     accumulation = process.deepspeed_config.get("gradient_accumulation_steps", 1)
     objective = TrainingObjective(model, config.objectives, seed=config.training.seed, accumulation=accumulation)
     sampler = GlobalBatchSampler(
@@ -221,6 +235,7 @@ def train(
         fingerprint=clips.fingerprint,
         together=config.data.together,
     )
+    compile_parts(objective, config.training.compile)
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), process.deepspeed_config)
     training, every = config.training, config.training.save_every
     if epochs is not None:

@@ -36,7 +36,7 @@ def test_every_recipe_is_valid_and_survives_a_checkpoint(recipe):
 def test_a_recipe_stands_alone():
     """The default recipe does not shine through another one."""
     assert parse("--recipe", str(ROOT / "recipes" / "demo.yaml")).model.activation_checkpointing is False
-    assert parse().model.activation_checkpointing is True
+    assert parse().model.activation_checkpointing == "auto"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,6 +75,8 @@ def test_the_command_line_overrides_a_recipe_that_comes_after_it(recipe):
         (["--model.backbone.name", "ViT-Q"], "model.backbone.name 'ViT-Q' is neither"),
         (["--model.max_tokens", "2"], "model.max_tokens is 2"),
         (["--model.num_frames", "0"], "model.num_frames is 0"),
+        (["--model.activation_checkpointing", "tower"], "model.activation_checkpointing"),
+        (["--training.compile", "all"], "training.compile.*none, blocks, forward"),
         (["--model.joint_last_blocks", "-1"], "model.joint_last_blocks is -1"),
         (["--model.fusion.layers", "0"], "model.fusion.layers is 0"),
         (["--data.num_workers", "-1"], "data.num_workers is -1"),

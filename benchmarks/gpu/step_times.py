@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from batches import END, START, full_batch
 
 from stoa.config import parse_run
-from stoa.models.video_language import VideoLanguageModel
+from stoa.costs.batches import END, START, full_batch
+from stoa.models.video_language import VideoLanguageModel, recomputed_parts
 from stoa.objectives.total import TrainingObjective
 from stoa.training.engine import choose_attention
 
@@ -127,7 +127,7 @@ def main() -> None:
     report: dict[str, Any] = {"dtype": args.dtype, "recipe": args.recipe, "compiled": args.compile, "rows": []}
     for clips in args.clips:
         for checkpointing in _CHECKPOINTING[args.checkpointing]:
-            model.clip.set_checkpointing(checkpointing)
+            model.recompute(recomputed_parts(checkpointing))
             row = {"clips": clips, "activation checkpointing": checkpointing}
 
             def facts(clips: int = clips) -> dict[str, Any]:

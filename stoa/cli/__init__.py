@@ -22,6 +22,7 @@ COMMANDS = {
     "explain": "stoa.cli.explain",
     "export": "stoa.cli.export",
     "finetune": "stoa.cli.finetune",
+    "plan": "stoa.cli.plan",
     "prepare": "stoa.cli.prepare",
     "profile": "stoa.cli.profile",
     "profile compare": "stoa.cli.profile_compare",

@@ -6,33 +6,51 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 # They only look at a tensor in another way.
 _VIEWS = ("aten.detach", "aten._unsafe_view", "aten.alias", "aten.lift_fresh", "prim.")
 
 
+class Work(NamedTuple):
+    """Of one operation.
+
+    Attributes:
+        flops: of products of matrices and convolutions.
+        bytes: that it reads and writes.
+    """
+
+    flops: float
+    bytes: float
+
+
 class Tracer(TorchDispatchMode):
     """Counts what is done inside it.
 
     Attributes:
-        operations: that launch something: not those that only make another view of a tensor.
+        work: how often an operation did as much. Those that only make another view of a tensor launch nothing, and are
+            none.
         peak: most bytes of live tensors at a time, those that it knows of included.
         peak_by_kind: the same by kind: those of :meth:`know`, and ``activations`` for the rest.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations = 0
+        self.work: Counter[Work] = Counter()
         self.live: Counter[str] = Counter()
         self.peak = 0
         self.peak_by_kind: Counter[str] = Counter()
         self._kinds: Any = WeakIdKeyDictionary()
+
+    @property
+    def operations(self) -> int:
+        return self.work.total()
 
     def know(self, kind: str, tensors: Iterable[torch.Tensor]) -> None:
         """Tensors that there are already, or that are of this kind and no activation."""
@@ -41,11 +59,15 @@ class Tracer(TorchDispatchMode):
         self._look()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._add(tensor, "activations", new=True)
-        self.operations += not (func.is_view or str(func).startswith(_VIEWS))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        made = _tensors(out)
+        for tensor in made:
+            self._add(tensor, "activations", new=True)
+        if not (func.is_view or str(func).startswith(_VIEWS)):
+            formula = flop_registry.get(func.overloadpacket)
+            flops = 0 if formula is None else formula(*args, **kwargs, out_val=out)
+            self.work[Work(flops, sum(map(_bytes, made + _tensors((args, kwargs)))))] += 1
         self._look()
         return out
 
@@ -71,3 +93,12 @@ class Tracer(TorchDispatchMode):
         total = sum(self.live.values())
         if total > self.peak:
             self.peak, self.peak_by_kind = total, Counter(self.live)
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """That there are, however often an expanded tensor repeats them."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

@@ -16,10 +16,9 @@ import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from stoa.models.eva import PlainVision, is_eva, plain_state
-from stoa.models.layers import Attend, Block, causal, full
+from stoa.models.layers import Attend, Block, causal, recomputed
 
 _FAST_GELU = {"approximate": "tanh"}  # a third faster than erf on a CPU
 _SMALL_TEXT = {
@@ -115,7 +114,7 @@ class VisionTower(nn.Module):
         self.proj = source.proj
         self.grid_hw: tuple[int, int] = source.grid_size
         self.joint_last_blocks = joint_last_blocks
-        self.checkpointing = False
+        self.recomputing = False
 
     @property
     def width(self) -> int:
@@ -145,7 +144,7 @@ class VisionTower(nn.Module):
         first_joint = len(self.blocks) - self.joint_last_blocks + 1
         for number, block in enumerate(self.blocks, start=1):
             rows = (B, -1, self.width) if number >= first_joint else (B * T, -1, self.width)
-            x_FSh = _run(block, x_FSh.view(rows), self.checkpointing).view(x_FSh.shape)
+            x_FSh = recomputed(block, self.recomputing, x_FSh.view(rows)).view(x_FSh.shape)
             if number in taps:
                 tapped[number] = x_FSh
         return (self.ln_post(x_FSh[:, 0]) @ self.proj).unflatten(0, (B, T)), tapped
@@ -213,7 +212,7 @@ class Clip(nn.Module):
         self.text_projection: nn.Parameter = text.text_projection
         # DeepSpeed cannot broadcast a parameter without dimensions.
         self.logit_scale = nn.Parameter(source.logit_scale.detach().reshape(1))
-        self.checkpointing = False
+        self.recomputing = False
         for name, values in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)):
             self.register_buffer(f"pixel_{name}", 255.0 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -233,9 +232,9 @@ class Clip(nn.Module):
     def text_blocks(self) -> nn.ModuleList:
         return self.transformer.resblocks  # type: ignore[return-value]
 
-    def set_checkpointing(self, enable: bool) -> None:
-        """Recompute block activations in the backward pass (torch's non-reentrant form)."""
-        self.checkpointing = self.visual.checkpointing = enable
+    def recompute(self, enable: bool) -> None:
+        """Whether the backward pass computes the blocks' activations again."""
+        self.recomputing = self.visual.recomputing = enable
 
     def encode_frames(
         self, frames_BTCHW: torch.Tensor, taps: frozenset[int] = frozenset()
@@ -261,7 +260,7 @@ class Clip(nn.Module):
         positions = self.positional_embedding[:L] if positions_BL is None else self.positional_embedding[positions_BL]
         x_BLw = embeddings_BLw + positions
         for block, attend in zip(self.text_blocks, attends or repeat(causal), strict=False):
-            x_BLw = _run(block, x_BLw, self.checkpointing, attend)
+            x_BLw = recomputed(block, self.recomputing, x_BLw, attend)
         return self.ln_final(x_BLw) @ self.text_projection
 
 
@@ -342,9 +341,3 @@ def build_open_clip(config: BackboneConfig) -> open_clip.CLIP:
         return open_clip.create_model(config.name, device=torch.get_default_device())
     finally:
         logging.getLogger().setLevel(level)
-
-
-def _run(block: nn.Module, x: torch.Tensor, checkpointing: bool, attend: Attend = full) -> torch.Tensor:
-    if checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, attend, use_reentrant=False, preserve_rng_state=False)
-    return block(x, attend)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from stoa.models.layers import POSITION_SCALE, Attend, Block, masked
+from stoa.models.layers import POSITION_SCALE, Attend, Block, masked, recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ class FusionEncoder(nn.Module):
             )
         w = text_positions_Lw.shape[1]
         self.group_sizes = dict(group_sizes)
+        self.recomputing = False
         self.blocks = nn.ModuleList(Block.like(block) for block in text_blocks[: config.layers])
         self.ln_final = nn.LayerNorm(w)
         self.ln_final.load_state_dict(final_norm.state_dict())
@@ -183,19 +184,19 @@ class FusionEncoder(nn.Module):
     def encode(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
         """Embedded tokens through the blocks, each with its attention."""
         *lower, last = attends
-        return self.ln_final(self.blocks[-1](self._lower(x_BSw, lower), last))
+        return self.ln_final(recomputed(self.blocks[-1], self.recomputing, self._lower(x_BSw, lower), last))
 
     def _lower(self, x_BSw: torch.Tensor, attends: Sequence[Attend]) -> torch.Tensor:
         """All blocks but the last."""
         for block, attend in zip(list(self.blocks)[:-1], attends, strict=True):
-            x_BSw = block(x_BSw, attend)
+            x_BSw = recomputed(block, self.recomputing, x_BSw, attend)
         return x_BSw
 
     def _wanted(self, x_BSw: torch.Tensor, mask_BSS: torch.Tensor, rows_BQ: torch.Tensor) -> torch.Tensor:
         """The last block, of which only these rows are computed."""
         seen_BQS = _take_rows(mask_BSS.expand(len(x_BSw), -1, -1), rows_BQ)
         rows = partial(_take_rows, rows_BQ=rows_BQ)
-        return self.ln_final(self.blocks[-1](x_BSw, masked(seen_BQS[:, None]), rows))
+        return self.ln_final(recomputed(self.blocks[-1], self.recomputing, x_BSw, masked(seen_BQS[:, None]), rows))
 
 
 def _take_rows(x_BSw: torch.Tensor, rows_BQ: torch.Tensor) -> torch.Tensor:

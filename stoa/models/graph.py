@@ -18,7 +18,7 @@ from torch import nn
 
 from stoa.models.clip import VisionTower
 from stoa.models.graph_attention import EdgeMode, Edges, band_edges, density, graph_attention
-from stoa.models.layers import POSITION_SCALE, Block, SelfAttention, at_least_fp32
+from stoa.models.layers import POSITION_SCALE, Block, SelfAttention, at_least_fp32, recomputed
 
 Pool = Literal["rowcol", "mean", "none"]
 
@@ -97,6 +97,7 @@ class GraphEncoder(nn.Module):
     def __init__(self, config: GraphConfig, vision: VisionTower, *, num_frames: int) -> None:
         super().__init__()
         self.config, self.grid_hw = config, vision.grid_hw
+        self.recomputing = False
         h, d = vision.proj.shape
         self.frame_embedding = nn.Parameter(torch.randn(num_frames, 1, h))
         if config.positions == "sincos":
@@ -142,7 +143,7 @@ class GraphEncoder(nn.Module):
         x_BTSh = self._embed(tokens_BTSh)
         edges: Sequence[Edges] = ()
         for block in self.blocks:
-            x_BTSh, edges = block(x_BTSh)
+            x_BTSh, edges = recomputed(block, self.recomputing, x_BTSh)
         x_BTRh = self._pool(x_BTSh)
         if self.config.contrast:
             x_BTRh = x_BTRh + self.config.contrast * (x_BTRh - x_BTRh.mean(dim=1, keepdim=True))

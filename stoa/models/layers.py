@@ -15,6 +15,7 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from stoa.ops import quick_gelu
 from stoa.ops._autocast import autocast_dtype
@@ -31,15 +32,19 @@ POSITION_SCALE = 0.3
 next to tokens of the joint space) hide the order of frames and words for thousands of steps."""
 
 
+def computes_slowly(q: torch.Tensor) -> bool:
+    """Whether torch's attention, and its gradient above all, takes several times as long as in fp32."""
+    return q.device.type == "cpu" and q.dtype in (torch.float16, torch.bfloat16)
+
+
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attn_mask: torch.Tensor | None = None, **how: Any
 ) -> torch.Tensor:
-    """:func:`torch.nn.functional.scaled_dot_product_attention`, on a CPU in fp32 where the arguments are in half
-    precision: the gradient of torch's own takes several times as long there. Without data (the meta device) it holds no
-    scores, as on other devices."""
+    """:func:`torch.nn.functional.scaled_dot_product_attention`, in fp32 where that is much faster. Without data (meta
+    device) it holds no scores, as on other devices."""
     if q.device.type == "meta":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=attn_mask, **how)[0]
-    if q.device.type != "cpu" or q.dtype not in (torch.float16, torch.bfloat16):
+    if not computes_slowly(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, **how)
     if attn_mask is not None and attn_mask.is_floating_point():
         attn_mask = attn_mask.float()
@@ -75,6 +80,14 @@ def exact_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return a @ b
     with torch.autocast(a.device.type, enabled=False):
         return a @ b
+
+
+def recomputed(module: nn.Module, enabled: bool, *inputs: Any) -> Any:
+    """``module(*inputs)``; where enabled, of what it computes only its outputs are kept, and the backward pass computes
+    the rest again (torch's non-reentrant form). It has to draw no random numbers."""
+    if enabled and torch.is_grad_enabled():
+        return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return module(*inputs)
 
 
 class QuickGelu(nn.Module):

@@ -6,9 +6,9 @@ V vocabulary (of the language head), Q wanted rows, h vision width, w text width
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -25,6 +25,10 @@ from stoa.parts import part
 
 FRAMEWISE = ("frames", "graph")
 """Groups of video-side tokens that hold the same number of tokens for every frame, frame by frame."""
+
+Recomputable = Literal["towers", "graph", "fusion"]
+"""Parts of the model whose activations the backward pass can compute again."""
+RECOMPUTABLE: tuple[Recomputable, ...] = get_args(Recomputable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,9 @@ class ModelConfig:
         lm_vocab: ``full`` predicts over all BPE entries; ``used`` over those that occur in the training
             captions (a head over all 49,408 would cost more than a small model).
         num_answers: classes of an answer head for question answering; 0 is none.
-        activation_checkpointing: recompute the towers' activations in the backward pass.
+        activation_checkpointing: parts whose activations are not kept but computed again in the backward pass:
+            ``towers``, ``graph``, ``fusion``; true is all and false none. ``auto`` is as few as the memory of the GPU
+            asks for, and without a GPU all.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -56,7 +62,7 @@ class ModelConfig:
     max_tokens: int = 32
     lm_vocab: Literal["full", "used"] = "full"
     num_answers: int = 0
-    activation_checkpointing: bool = False
+    activation_checkpointing: Literal["auto"] | bool | tuple[Recomputable, ...] = False
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -84,6 +90,13 @@ class ModelConfig:
             "graph": self.num_frames * self.graph.tokens_of_frame(grid_hw(self.backbone)) if self.graph.layers else 0,
         }
         return {name: size for name, size in sizes.items() if size}
+
+
+def recomputed_parts(value: bool | Collection[Recomputable]) -> tuple[Recomputable, ...]:
+    """What a value of ``activation_checkpointing`` other than ``auto`` says."""
+    if isinstance(value, bool):
+        return RECOMPUTABLE if value else ()
+    return tuple(part for part in RECOMPUTABLE if part in value)
 
 
 class VideoFeatures(NamedTuple):
@@ -134,7 +147,6 @@ class VideoLanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.clip = Clip(config.backbone, joint_last_blocks=config.joint_last_blocks)
-        self.clip.set_checkpointing(config.activation_checkpointing)
         vision = self.clip.visual
         if config.max_tokens > self.clip.context_length:
             raise ValueError(
@@ -180,6 +192,15 @@ class VideoLanguageModel(nn.Module):
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
         if config.objects.num_trajectories and config.objects.motion:
             self.motion = MotionEncoder(self.clip.joint_width)
+        if config.activation_checkpointing != "auto":
+            self.recompute(recomputed_parts(config.activation_checkpointing))
+
+    def recompute(self, parts: Collection[Recomputable]) -> None:
+        """Keep no activations of these parts, and those of the others."""
+        self.clip.recompute("towers" in parts)
+        self.fusion.recomputing = "fusion" in parts
+        if self.config.graph.layers:
+            self.graph.recomputing = "graph" in parts
 
     def start_from_towers(self) -> None:
         """Copy the towers' weights into the encoders that start from them; for towers that were loaded since."""

@@ -1,13 +1,15 @@
 """Everything that crosses ranks, but for the barriers around files. No other file calls a collective.
 
-Without an initialised process group each function is its one-process form.
+Without an initialised process group each function is its one-process form. Tensors on the meta device have nothing to
+send: only their sizes are those of what would arrive.
 
 Shape legend: B clips on this rank, W ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -18,11 +20,29 @@ from stoa.parts import part
 T = TypeVar("T")
 
 
+_imagined: int | None = None
+
+
+@contextmanager
+def imagined_ranks(count: int) -> Iterator[None]:
+    """As the first of so many ranks, whose tensors are all on the meta device."""
+    global _imagined
+    before, _imagined = _imagined, count
+    try:
+        yield
+    finally:
+        _imagined = before
+
+
 def world_size() -> int:
+    if _imagined is not None:
+        return _imagined
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    if _imagined is not None:
+        return 0
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -92,15 +112,17 @@ def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 def _all_reduce(x: torch.Tensor) -> None:
-    with part("communication"):
-        dist.all_reduce(x)
+    if not x.is_meta:
+        with part("communication"):
+            dist.all_reduce(x)
 
 
 def _all_gather(x: torch.Tensor) -> torch.Tensor:
     carrier = x.to(torch.uint8) if x.dtype == torch.bool else x
     out = carrier.new_empty(world_size() * len(x), *x.shape[1:])
-    with part("communication"):
-        dist.all_gather_into_tensor(out, carrier.contiguous())
+    if not x.is_meta:
+        with part("communication"):
+            dist.all_gather_into_tensor(out, carrier.contiguous())
     return out.to(x.dtype)
 
 
@@ -113,6 +135,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads
         out = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
-        with part("communication"):
-            dist.reduce_scatter_tensor(out, grad.contiguous())
+        if not grad.is_meta:
+            with part("communication"):
+                dist.reduce_scatter_tensor(out, grad.contiguous())
         return out

@@ -133,18 +133,21 @@ class TrainingObjective(nn.Module):
         self.seed = seed
         self.accumulation = accumulation
 
-    def forward(self, batch: VideoTextBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, batch: VideoTextBatch, step: int | torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of one step.
 
         Args:
             batch: on the model's device.
-            step: index of the micro-step; with the seed and the positions it fixes every draw.
+            step: index of the micro-step; with the seed and the positions it fixes every draw. A tensor (), int64, on
+                the device lets one compiled or captured graph serve all steps.
 
         Returns:
             (total, scalars to log, detached and on the device). All steps have the same ones, NaN where there is
             nothing to measure; averaged over ranks, each is its global mean.
         """
         model, config = self.model, self.config
+        if not isinstance(step, torch.Tensor):
+            step = torch.full((), step, device=batch.position_B.device)
         optimiser_step = step // self.accumulation
         with part("draws"):
             draws = uniform(self.seed, step, batch.position_B, self._draws_of(batch))
@@ -170,11 +173,10 @@ class TrainingObjective(nn.Module):
                 losses["vtc"], own = self._contrast(scores, optimiser_step)
                 extras |= own | {"temperature": temperature(model.clip.logit_scale).detach()}
         if config.vtm:
-            hard_share = config.vtm_hard_share
-            if optimiser_step < config.vtm_ramp_steps:
-                hard_share *= optimiser_step / config.vtm_ramp_steps
             with part("vtm"):
-                passes["vtm"], usable_B = vtm.vtm_pass(model, batch, video, text, scores, draws, hard_share=hard_share)
+                passes["vtm"], usable_B = vtm.vtm_pass(
+                    model, batch, video, text, scores, draws, hard_share=self._hard_share(optimiser_step)
+                )
         if config.mlm:
             with part("mlm"):
                 passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)
@@ -224,13 +226,20 @@ class TrainingObjective(nn.Module):
         total = torch.stack(terms).sum()
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **extras}
 
-    def _contrast(self, scores: Similarities, optimiser_step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _hard_share(self, optimiser_step: torch.Tensor) -> float | torch.Tensor:
+        share, ramp = self.config.vtm_hard_share, self.config.vtm_ramp_steps
+        return share * (optimiser_step / ramp).clamp(max=1.0) if ramp else share
+
+    def _contrast(
+        self, scores: Similarities, optimiser_step: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         csal = self.config.csal
-        if csal.share and optimiser_step >= csal.from_step:
-            loss, own = csal_loss(scores, csal)
-            return loss, {"csal_own": own}
         loss = vtc_loss(scores, smoothing=self.config.vtc_smoothing)
-        return loss, {"csal_own": loss.new_full((), torch.nan)} if csal.share else {}  # all steps have the same scalars
+        if not csal.share:
+            return loss, {}
+        second, own = csal_loss(scores, csal)
+        begun = optimiser_step >= csal.from_step
+        return torch.where(begun, second, loss), {"csal_own": torch.where(begun, own, torch.nan)}
 
     def _draws_of(self, batch: VideoTextBatch) -> dict[Stream, int]:
         sizes: dict[Stream, int] = {}

@@ -48,14 +48,14 @@ def vtm_pass(
     scores: Similarities,
     draws: Mapping[Stream, torch.Tensor],
     *,
-    hard_share: float = 1.0,
+    hard_share: float | torch.Tensor = 1.0,
 ) -> tuple[FusionPass, torch.Tensor]:
     """The 3B pairs (v, t), (hard v, t), (v, hard t).
 
     Args:
         draws: uniform numbers, of the streams and sizes of :func:`draws_of`.
-        hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are; else all
-            other pairs are alike.
+        hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are, a number or
+            a tensor (); else all other pairs are alike.
 
     Returns:
         (pass, usable (B,) bool: which clips have a negative)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from stoa.training.compiling import Compiled
 from stoa.training.optim import OptimConfig
 
 
@@ -20,6 +21,8 @@ class TrainingConfig:
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: complete checkpoints kept.
         tensorboard: write event files beside ``metrics.jsonl``.
+        compile: what torch.compile compiles at the first step: ``blocks``, each transformer block; ``forward``, the
+            whole forward pass; or ``none``.
     """
 
     output_dir: str = "runs/stoa"
@@ -30,6 +33,7 @@ class TrainingConfig:
     save_every: int = 500
     keep_checkpoints: int = 2
     tensorboard: bool = True
+    compile: Compiled = "none"
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every", "save_every", "keep_checkpoints"):

@@ -211,7 +211,7 @@ class Trainer:
             waited += time.perf_counter() - start
             with part("host to device"):
                 batch = loaded.batch.to(self.device, non_blocking=True)
-            loss, scalars = self.engine(batch, micro_step)
+            loss, scalars = self.engine(batch, torch.full((), micro_step, device=self.device))
             with part("backward"):
                 self.engine.backward(loss)
             self._updating = True

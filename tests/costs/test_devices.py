@@ -2,7 +2,7 @@
 
 import pytest
 
-from stoa.costs.devices import peak_tflops
+from stoa.costs.devices import GPUS, gpu_named, peak_tflops
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,28 @@ def test_a_driver_s_name(driver, fp16, bf16, fp32):
 )
 def test_slower_cards_of_the_same_chip_are_not_taken_for_it(driver):
     assert peak_tflops(driver, "fp16") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("h200", "H200"), ("V100-32GB", "V100-32"), ("NVIDIA A100-80GB", "A100-80"), ("a100 40", "A100-40")],
+)
+def test_the_names_that_people_give(said, name):
+    assert gpu_named(said, "--gpu").name == name
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("V100", "did you mean V100-32?"),
+        ("H20", "did you mean H200?"),
+        ("A100-8", "did you mean A100-80?"),
+        ("RTX 4090", "known are"),
+        ("", "known are"),
+    ],
+)
+def test_another_name_is_met_by_the_nearest(said, advice):
+    with pytest.raises(ValueError, match=r"--gpu .* is no GPU known here") as caught:
+        gpu_named(said, "--gpu")
+    assert advice in str(caught.value)
+    assert all(gpu.name in str(caught.value) for gpu in GPUS)

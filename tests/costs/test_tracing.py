@@ -1,19 +1,13 @@
 """Operations and live memory, of tensors with data and without."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from factories import USED, tiny_config
 
+from stoa.costs.batches import full_batch
 from stoa.costs.tracing import Tracer
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
-
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
-
-from batches import full_batch  # noqa: E402
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent / "benchmarks")]
-
-from batches import full_batch  # noqa: E402
-
-from stoa.config import parse_run  # noqa: E402
-from stoa.costs.tracing import Tracer  # noqa: E402
-from stoa.models.clip import PRESETS  # noqa: E402
-from stoa.models.video_language import VideoLanguageModel  # noqa: E402
-from stoa.objectives.total import TrainingObjective  # noqa: E402
-from stoa.training import engine as ds  # noqa: E402
-from stoa.training.optim import build_optimizer  # noqa: E402
+from stoa.config import parse_run
+from stoa.costs.batches import full_batch
+from stoa.costs.tracing import Tracer
+from stoa.models.clip import PRESETS
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.total import TrainingObjective
+from stoa.training import engine as ds
+from stoa.training.optim import build_optimizer
 
 DEEP_AND_NARROW = {
     "embed_dim": 32,

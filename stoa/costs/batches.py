@@ -1,4 +1,4 @@
-"""Batches for measurements."""
+"""Batches for measurements: every caption full, every box slot filled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ LABELS = 30
 
 
 def full_batch(model: ModelConfig, size: int, device: torch.device) -> VideoTextBatch:
-    """Random clips with ``max_tokens`` tokens, a third of them nouns and a third verbs, and no empty box."""
+    """Random clips with ``max_tokens`` tokens, a third of them nouns and a third verbs, and no empty box. On the meta
+    device nothing is drawn."""
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        return _full_batch(model, size).to(device)
+
+
+def _full_batch(model: ModelConfig, size: int) -> VideoTextBatch:
     side, L, T, K = image_side(model.backbone), model.max_tokens, model.num_frames, model.num_boxes
     tokens = torch.randint(320, 40000, (size, L))
     tokens[:, 0], tokens[:, -1] = START, END
     words = torch.arange(L).expand(size, L)
     inside = (words > 0) & (words < L - 1)
     corners = torch.rand(size, T, K, 2, 2).sort(dim=-2).values
-    batch = VideoTextBatch(
+    return VideoTextBatch(
         frames_BTCHW=torch.randint(0, 256, (size, T, 3, side, side), dtype=torch.uint8),
         tokens_BL=tokens,
         text_mask_BL=torch.ones(size, L, dtype=torch.bool),
@@ -38,4 +44,3 @@ def full_batch(model: ModelConfig, size: int, device: torch.device) -> VideoText
         prefix_B=torch.zeros(size, dtype=torch.int64),
         target_B=torch.full((size,), -1),
     )
-    return batch.to(device)

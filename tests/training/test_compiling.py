@@ -1,0 +1,70 @@
+"""torch.compile as a switch: the losses and gradients of a step that is not compiled."""
+
+import pytest
+import torch
+from factories import random_batch, tiny_model
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from stoa.models.graph import GraphConfig
+from stoa.objectives.csal import CsalConfig
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.training.compiling import compile_parts
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at it
+
+STEPS = 3
+OBJECTIVES = ObjectivesConfig(vtm_hard_share=0.8, vtm_ramp_steps=2, csal=CsalConfig(share=1.0, from_step=1))
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def trained(what, **options):
+    """Losses of some steps, gradients of the last, and names of the weights."""
+    model = tiny_model(graph=GraphConfig(layers=1), activation_checkpointing=("fusion",))
+    objective = TrainingObjective(model, OBJECTIVES, seed=0)
+    compile_parts(objective, what, **options)
+    losses = []
+    for step in range(STEPS):
+        objective.zero_grad()
+        loss, scalars = objective(random_batch(4, seed=step), torch.full((), step))
+        loss.backward()
+        losses.append({name: value.detach() for name, value in scalars.items()})
+    return losses, {name: p.grad for name, p in objective.named_parameters()}, list(objective.state_dict())
+
+
+def same(what, **options):
+    plain, compiled = trained("none"), trained(what, **options)
+    torch.testing.assert_close(compiled[0], plain[0], equal_nan=True)
+    torch.testing.assert_close(compiled[1], plain[1])
+    assert compiled[2] == plain[2]
+
+
+@pytest.mark.parametrize("what", ["blocks", pytest.param("forward", marks=pytest.mark.slow)])
+def test_a_compiled_step_is_the_same(what):
+    counter = CompileCounterWithBackend("aot_eager")
+    same(what, backend=counter)
+    assert counter.frame_count > 0
+
+
+@pytest.mark.slow
+def test_one_graph_serves_all_steps():
+    counter = CompileCounterWithBackend("aot_eager")
+    model = tiny_model()
+    objective = TrainingObjective(model, ObjectivesConfig(vtm_ramp_steps=2), seed=0)
+    compile_parts(objective, "forward", backend=counter)
+    counts = []
+    for step in range(STEPS):
+        objective(random_batch(4, seed=step), torch.full((), step))[0].backward()
+        counts.append(counter.frame_count)
+    assert counts[0] > 0 and counts == counts[:1] * STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["blocks", "forward"])
+def test_what_inductor_makes_is_the_same(what):
+    same(what)
