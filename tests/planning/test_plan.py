@@ -122,7 +122,8 @@ def test_a_plan_can_be_written_and_read_by_training(tmp_path, capsys):
     out = capsys.readouterr().out
     config = read_config(written)
     assert config["fp16"]["enabled"]
-    for said in ("modelled, not measured", "cheapest: ZeRO 1", "GPU hours", "epochs", "loader processes", "fits", f"written to {written}"):
+    sentences = ("modelled, not measured", "cheapest: ZeRO 1", "GPU hours", "epochs", "loader processes", "fits")
+    for said in (*sentences, f"written to {written}"):
         assert said in out
     assert json.dumps(config["train_micro_batch_size_per_gpu"]) in out
     assert main(["plan", *RECIPE, "--gpu", "V100-16", "--write", str(written)]) == 2
