@@ -3,8 +3,8 @@
     python benchmarks/plan_memory.py --out benchmarks/results/plan-memory-cpu.json
 
 A step of DeepSpeed is watched operation by operation; what lived before it began is found by the garbage collector. In
-fp32, since half precision is slow on most CPUs; tests/planning/test_memory.py compares it on a narrow model, where the
-attention is told to compute as a GPU does: for speed it computes in fp32 on a CPU.
+fp32, since half precision is slow on most CPUs; tests/planning/test_planned_memory.py compares it on a narrow model,
+where the attention is told to compute as a GPU does: for speed it computes in fp32 on a CPU.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def deepspeed_config(case: dict[str, Any]) -> dict[str, Any]:
 
 def planned(config: Config, deepspeed: dict[str, Any], world: int) -> int:
     """Bytes."""
-    run = ImaginedRun(config.model, config.objectives, config.training.optim, precision=precision_of(deepspeed))
+    run = ImaginedRun(config.model, config.objectives, config.training, precision=precision_of(deepspeed))
     assert config.model.activation_checkpointing != "auto"
     held = states(run.parameters, run.trained, deepspeed, world=world)
     step = run.step(

@@ -96,6 +96,10 @@ class VideoTextBatch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> VideoTextBatch:
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
+    def rows(self, rows: slice) -> VideoTextBatch:
+        """Some of the clips."""
+        return self._map(lambda t: t[rows])
+
     def pin_memory(self) -> VideoTextBatch:
         return self._map(lambda t: t.pin_memory())
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from stoa.config import Config, model_from_dict
+from stoa.costs.flops import flops_per_batch
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.counts import Use
@@ -36,7 +37,7 @@ from stoa.training import engine as ds
 from stoa.training.compiling import compile_parts
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
-from stoa.training.deepspeed_config import read_config
+from stoa.training.deepspeed_config import read_config, zero_stage
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
 from stoa.training.trainer import Trainer
@@ -212,20 +213,7 @@ def train(
         process.console.say(
             f"{config.data.loader_processes} loader process(es) for the {cores} core(s) of a rank (data.num_workers)"
         )
-    if config.model.activation_checkpointing == "auto":
-        parts, why = recomputed_on(
-            torch.cuda.get_device_properties(process.device).total_memory if process.device.type == "cuda" else None,
-            config.model,
-            config.objectives,
-            config.training.optim,
-            process.deepspeed_config,
-            world=world_size(),
-            used_token_ids=facts.get("used_token_ids"),
-        )
-        model.recompute(parts)
-        process.console.say(why)
-    accumulation = process.deepspeed_config.get("gradient_accumulation_steps", 1)
-    objective = TrainingObjective(model, config.objectives, seed=config.training.seed, accumulation=accumulation)
+    objective = _objective(process, config, model, facts.get("used_token_ids"))
     sampler = GlobalBatchSampler(
         len(clips),
         process.deepspeed_config["train_micro_batch_size_per_gpu"],
@@ -235,6 +223,7 @@ def train(
         fingerprint=clips.fingerprint,
         together=config.data.together,
     )
+    flops = flops_per_batch(model, config.objectives, sampler.micro_batch, world=world_size())
     compile_parts(objective, config.training.compile)
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), process.deepspeed_config)
     training, every = config.training, config.training.save_every
@@ -261,6 +250,7 @@ def train(
         engine,
         sampler,
         device=process.device,
+        flops=flops,
         run_facts=own_facts,
         console=process.console,
         validation=None if validate is None else Validation(every, validate),
@@ -276,6 +266,38 @@ def train(
     )
     batches = build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device)
     (steps or Trainer.fit)(trainer, batches)
+
+
+def _objective(
+    process: Process, config: Config, model: VideoLanguageModel, used_token_ids: list[int] | None
+) -> TrainingObjective:
+    """With what it holds at a time settled."""
+    training, deepspeed = config.training, process.deepspeed_config
+    chunk, clips = training.chunk_clips, deepspeed["train_micro_batch_size_per_gpu"]
+    if chunk is not None and chunk > clips:
+        raise ValueError(
+            f"training.chunk_clips is {chunk} and train_micro_batch_size_per_gpu, which it divides, {clips}; lower it "
+            "or leave it out"
+        )
+    if chunk is not None and zero_stage(deepspeed) == 3:
+        raise ValueError(
+            f"training.chunk_clips is {chunk} and zero_optimization.stage 3, under which a weight takes one gradient a "
+            "pass; use stage 1 or 2, or leave chunk_clips out"
+        )
+    if config.model.activation_checkpointing == "auto":
+        parts, why = recomputed_on(
+            torch.cuda.get_device_properties(process.device).total_memory if process.device.type == "cuda" else None,
+            config.model,
+            config.objectives,
+            training,
+            deepspeed,
+            world=world_size(),
+            used_token_ids=used_token_ids,
+        )
+        model.recompute(parts)
+        process.console.say(why)
+    accumulation = deepspeed.get("gradient_accumulation_steps", 1)
+    return TrainingObjective(model, config.objectives, seed=training.seed, accumulation=accumulation, chunk_clips=chunk)
 
 
 def _manifest(config: Config, default_data: Callable[[int, int], Path], process: Process) -> str:

@@ -71,6 +71,33 @@ def from_first_rank(make: Callable[[], T]) -> T:
     return cast(T, shared[0])
 
 
+class Agreement:
+    """Whether any rank has said so, which all ranks learn at the same step: one step later, so that none waits for the
+    others."""
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
+        self._work: Any = None
+        self._said = torch.zeros(1)
+
+    def ask(self, said: bool) -> bool:
+        """All ranks, once a step: say so or not, and learn what was said at the step before; alone, at this one."""
+        if self._group is None:
+            return said
+        found = self.finish()
+        self._said.fill_(said)
+        self._work = dist.all_reduce(self._said, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return found
+
+    def finish(self) -> bool:
+        """All ranks: learn what was said last."""
+        if self._work is None:
+            return False
+        self._work.wait()
+        self._work = None
+        return bool(self._said)
+
+
 def gather_rows(x: torch.Tensor) -> torch.Tensor:
     """Concatenate (B, ...) of all ranks to (W*B, ...), in rank order.
 

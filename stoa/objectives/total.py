@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ from torch import nn
 from stoa.batch import VideoTextBatch
 from stoa.models.fusion import FusionPass
 from stoa.models.incremental import PlmForm
-from stoa.models.video_language import VideoLanguageModel
+from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives import answer, mlm, plm, vtm
 from stoa.objectives.alignment import AlignLoss, asp_loss, ota_loss
+from stoa.objectives.cached import encode_in_chunks
 from stoa.objectives.csal import CsalConfig
 from stoa.objectives.matching import NullToken
 from stoa.objectives.plm import Prefix
@@ -98,6 +100,14 @@ class ObjectivesConfig:
         return {name: getattr(self, name) for name in LOSSES}
 
 
+class Encoded(NamedTuple):
+    """What the losses see of a batch: clips, captions, and captions with hidden words (the same where none are)."""
+
+    video: VideoFeatures
+    text: TextFeatures
+    hidden_text_BLd: torch.Tensor
+
+
 class TrainingObjective(nn.Module):
     """Batch in, weighted sum of losses out.
 
@@ -106,13 +116,21 @@ class TrainingObjective(nn.Module):
         config: the config.
         seed: keys the counter-based generator of masks, prefixes and negatives.
         accumulation: micro-steps of an optimiser step.
+        chunk_clips: clips whose activations the encoders hold at a time, see :mod:`stoa.objectives.cached`; none is the
+            whole batch.
 
     Raises:
         ValueError: a loss has a weight and the model lacks the tokens it is about.
     """
 
     def __init__(
-        self, model: VideoLanguageModel, config: ObjectivesConfig, *, seed: int, accumulation: int = 1
+        self,
+        model: VideoLanguageModel,
+        config: ObjectivesConfig,
+        *,
+        seed: int,
+        accumulation: int = 1,
+        chunk_clips: int | None = None,
     ) -> None:
         super().__init__()
         for loss, group, switch in (
@@ -132,6 +150,7 @@ class TrainingObjective(nn.Module):
         self.config = config
         self.seed = seed
         self.accumulation = accumulation
+        self.chunk_clips = chunk_clips
 
     def forward(self, batch: VideoTextBatch, step: int | torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of one step.
@@ -151,13 +170,15 @@ class TrainingObjective(nn.Module):
         optimiser_step = step // self.accumulation
         with part("draws"):
             draws = uniform(self.seed, step, batch.position_B, self._draws_of(batch))
-        video = model.encode_video(batch)
+        hidden = None
         if config.mlm:
             with part("mlm"):
                 hidden = mlm.hide_words(batch, draws[Stream.MLM], kept_share=config.mlm_kept_share)
-            text, hidden_text_BLd = model.encode_text_twice(batch.tokens_BL, batch.text_mask_BL, hidden.hidden_BL)
+        if self.chunk_clips is None or self.chunk_clips >= len(batch):
+            encoded = self._encode(batch, hidden)
         else:
-            text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+            encoded = self._encode_in_chunks(batch, hidden, self.chunk_clips)
+        video, text, hidden_text_BLd = encoded
         passes: dict[str, FusionPass] = {}
         losses: dict[str, torch.Tensor] = {}
         extras: dict[str, torch.Tensor] = {}
@@ -177,7 +198,7 @@ class TrainingObjective(nn.Module):
                 passes["vtm"], usable_B = vtm.vtm_pass(
                     model, batch, video, text, scores, draws, hard_share=self._hard_share(optimiser_step)
                 )
-        if config.mlm:
+        if hidden is not None:
             with part("mlm"):
                 passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)
         if config.plm:
@@ -195,7 +216,7 @@ class TrainingObjective(nn.Module):
                 losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], usable_B)
         if config.mlm or config.plm:
             table_Vw = model.language_table()
-        if config.mlm:
+        if hidden is not None:
             with part("mlm"):
                 losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)
         if config.plm:
@@ -225,6 +246,27 @@ class TrainingObjective(nn.Module):
         terms = [getattr(config, name) * loss for name, loss in losses.items()]
         total = torch.stack(terms).sum()
         return total, {"loss": total.detach(), **{k: v.detach() for k, v in losses.items()}, **extras}
+
+    def _encode(self, batch: VideoTextBatch, hidden: mlm.Hidden | None) -> Encoded:
+        video = self.model.encode_video(batch)
+        if hidden is None:
+            text = self.model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+            return Encoded(video, text, text.tokens_BLd)
+        return Encoded(video, *self.model.encode_text_twice(batch.tokens_BL, batch.text_mask_BL, hidden.hidden_BL))
+
+    def _encode_in_chunks(self, batch: VideoTextBatch, hidden: mlm.Hidden | None, clips: int) -> Encoded:
+        starts = range(0, len(batch), clips)
+
+        def encode(chunk: int) -> tuple[torch.Tensor, ...]:
+            rows = slice(starts[chunk], starts[chunk] + clips)
+            chosen = None if hidden is None else mlm.Hidden(*(x[rows] for x in hidden))
+            video, text, hidden_text = self._encode(batch.rows(rows), chosen)
+            return (*video, *text, hidden_text)
+
+        trained = [p for p in self.parameters() if p.requires_grad]
+        outputs = encode_in_chunks(encode, len(starts), trained)
+        features = len(VideoFeatures._fields)
+        return Encoded(VideoFeatures(*outputs[:features]), TextFeatures(*outputs[features:-1]), outputs[-1])
 
     def _hard_share(self, optimiser_step: torch.Tensor) -> float | torch.Tensor:
         share, ramp = self.config.vtm_hard_share, self.config.vtm_ramp_steps

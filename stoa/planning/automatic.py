@@ -10,7 +10,7 @@ from stoa.objectives.total import ObjectivesConfig
 from stoa.planning.imagined import ImaginedRun
 from stoa.planning.memory import Memory, memory_of, room
 from stoa.planning.states import precision_of, states
-from stoa.training.optim import OptimConfig
+from stoa.training.config import TrainingConfig
 
 _KEY = "model.activation_checkpointing is auto"
 
@@ -19,7 +19,7 @@ def recomputed_on(
     device_bytes: int | None,
     model: ModelConfig,
     objectives: ObjectivesConfig,
-    optim: OptimConfig,
+    training: TrainingConfig,
     deepspeed_config: dict[str, Any],
     *,
     world: int,
@@ -29,7 +29,7 @@ def recomputed_on(
 
     Args:
         device_bytes: of the GPU's memory; none without a GPU, where memory is what runs out first.
-        model, objectives, optim: of the recipe.
+        model, objectives, training: of the recipe.
         deepspeed_config: see :func:`stoa.training.deepspeed_config.read_config`.
         world: ranks.
         used_token_ids: see :class:`stoa.models.video_language.VideoLanguageModel`.
@@ -39,7 +39,9 @@ def recomputed_on(
     """
     if device_bytes is None:
         return RECOMPUTABLE, f"activations are computed again in the backward pass: there is no GPU ({_KEY})"
-    run = ImaginedRun(model, objectives, optim, precision=precision_of(deepspeed_config), used_token_ids=used_token_ids)
+    run = ImaginedRun(
+        model, objectives, training, precision=precision_of(deepspeed_config), used_token_ids=used_token_ids
+    )
     held = states(run.parameters, run.trained, deepspeed_config, world=world)
     for parts in run.recomputable():
         step = run.step(

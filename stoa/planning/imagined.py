@@ -14,7 +14,8 @@ from stoa.costs.tracing import Tracer, Work
 from stoa.models.video_language import ModelConfig, Recomputable, VideoLanguageModel
 from stoa.objectives.gather import imagined_ranks
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
-from stoa.training.optim import OptimConfig, parameter_groups
+from stoa.training.config import TrainingConfig
+from stoa.training.optim import parameter_groups
 
 RECOMPUTED: tuple[tuple[Recomputable, ...], ...] = (
     (),
@@ -48,7 +49,7 @@ class ImaginedRun:
     Args:
         model: its model.
         objectives: its losses.
-        optim: its optimiser, which tells what is trained and in which groups.
+        training: which tells what is trained, in which groups, and in chunks of how many clips.
         precision: of the weights, ``fp32``, ``fp16`` or ``bf16``.
         used_token_ids: see :class:`VideoLanguageModel`; none is all that there are.
 
@@ -60,7 +61,7 @@ class ImaginedRun:
         self,
         model: ModelConfig,
         objectives: ObjectivesConfig,
-        optim: OptimConfig,
+        training: TrainingConfig,
         *,
         precision: str,
         used_token_ids: Sequence[int] | None = None,
@@ -70,10 +71,11 @@ class ImaginedRun:
             model = replace(model, lm_vocab="full")
         with meta:
             made = VideoLanguageModel(model, used_token_ids=used_token_ids)
-        made.clip.visual.freeze(optim.frozen_vision_blocks or 0)
-        self.objective = TrainingObjective(made, objectives, seed=0).to(_DTYPES[precision])
+        made.clip.visual.freeze(training.optim.frozen_vision_blocks or 0)
+        self.objective = TrainingObjective(made, objectives, seed=0, chunk_clips=training.chunk_clips)
+        self.objective.to(_DTYPES[precision])
         self.parameters = sum(p.numel() for p in self.objective.parameters())
-        groups = parameter_groups(self.objective, optim)
+        groups = parameter_groups(self.objective, training.optim)
         self.trained = [sum(p.numel() for p in group["params"]) for group in groups]
 
     @property

@@ -115,7 +115,7 @@ def plan(config: Config, request: Request, *, write: Path | None = None) -> Plan
         raise ValueError(f"--precision is {precision}; {gpu.name} has {', '.join(gpu.tflops)}")
     if write is not None and write.exists():
         raise ValueError(f"--write {write} is there already; choose another name, or remove it")
-    run = ImaginedRun(config.model, config.objectives, config.training.optim, precision=precision)
+    run = ImaginedRun(config.model, config.objectives, config.training, precision=precision)
     planner = Planner(run, Cluster(gpu, request.nodes, request.gpus_per_node, request.network_gbit), precision)
     rows = list(_rows(planner, request))
     best = cheapest(rows, planner.room)

@@ -63,6 +63,7 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
     needed = bytes_needed(engine, model, folder)
     temporary = from_first_rank(lambda: _begin(final, needed))
     is_first = dist.get_rank() == 0
+    weights = ds.whole_weights(model)
     dist.barrier()
     try:
         with writing(final, needed=needed, then=_what_is_left(folder)):
@@ -71,7 +72,7 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
         if is_first:
             _check_every_rank_wrote(engine, temporary)
             with writing(final, needed=needed, then=_what_is_left(folder)):
-                _complete(temporary, final, model, step, run)
+                _complete(temporary, final, weights, step, run)
             _delete_old(folder, keep)
     except BaseException:
         if is_first:
@@ -81,18 +82,18 @@ def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, 
     return final
 
 
-def save_weights(model: nn.Module, folder: Path, step: int, run: dict[str, Any]) -> Path:
+def save_weights(weights: dict[str, torch.Tensor], folder: Path, step: int, run: dict[str, Any]) -> Path:
     """One rank: write a checkpoint to use, not to resume from, in the place of the one that ``folder`` holds.
 
     Raises:
         StorageError: the disk refuses. What was there stays.
     """
     final = folder / f"{_PREFIX}{step:08d}"
-    temporary = _begin(final, _bytes_of_weights(model))
+    temporary = _begin(final, sum(tensor.nbytes for tensor in weights.values()))
     try:
         with writing(final, then=_what_is_left(folder)):
             temporary.mkdir()
-            _complete(temporary, final, model, step, run)
+            _complete(temporary, final, weights, step, run)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -105,7 +106,7 @@ def bytes_needed(engine: Any, model: nn.Module, folder: Path) -> int:
     there = [path for path in _steps(folder) if (path / _MANIFEST).is_file()]
     if there:
         return bytes_of(there[-1])
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    trained = sum(ds.elements(weight) for weight in model.parameters() if weight.requires_grad)
     copy = 4 if ds.zero_stage(engine) or ds.uses_fp16(engine) else 0  # of the weights, in full precision
     return 2 * _bytes_of_weights(model) + (8 + copy) * trained
 
@@ -156,12 +157,12 @@ def _what_is_left(folder: Path) -> str:
 
 
 def _bytes_of_weights(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    held = (*model.parameters(), *model.buffers())
+    return sum(ds.elements(tensor) * tensor.element_size() for tensor in held)
 
 
-def _complete(temporary: Path, final: Path, model: nn.Module, step: int, run: dict[str, Any]) -> None:
+def _complete(temporary: Path, final: Path, weights: dict[str, torch.Tensor], step: int, run: dict[str, Any]) -> None:
     """Add weights, facts and sums to a folder, and give it its name."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(temporary / _WEIGHTS) as written:
         save_file(weights, written)
     (temporary / _RUN).write_text(json.dumps(run, indent=2))

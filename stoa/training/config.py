@@ -21,6 +21,8 @@ class TrainingConfig:
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: complete checkpoints kept.
         tensorboard: write event files beside ``metrics.jsonl``.
+        chunk_clips: clips of a micro-batch whose activations the encoders hold at a time; the losses see all of them,
+            as they would without. Each chunk passes the encoders once more. Null holds all.
         compile: what torch.compile compiles at the first step: ``blocks``, each transformer block; ``forward``, the
             whole forward pass; or ``none``.
     """
@@ -33,11 +35,14 @@ class TrainingConfig:
     save_every: int = 500
     keep_checkpoints: int = 2
     tensorboard: bool = True
+    chunk_clips: int | None = None
     compile: Compiled = "none"
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "log_every", "save_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected at least 1")
+        if self.chunk_clips is not None and self.chunk_clips < 1:
+            raise ValueError(f"training.chunk_clips is {self.chunk_clips}; expected at least 1, or null")
         if self.seed < 0:
             raise ValueError(f"training.seed is {self.seed}; expected 0 or more")

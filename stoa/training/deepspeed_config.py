@@ -73,39 +73,69 @@ Block = dict[str, Any]
 ANY = None
 """A block that is DeepSpeed's to check."""
 
-_OFFLOAD = "offloading is not supported here: the optimiser is torch's AdamW, on the device"
-_STAGE_3 = "it is of ZeRO stage 3, which this model is too small to need"
+_OLD_OFFLOAD = 'write "offload_optimizer": {"device": "cpu"}, or "offload_param" under stage 3'
+_NVME = "it is of disks (nvme), which are not supported here"
 _NO_USE = "it does nothing here"
 _BY_RECIPE = "in the recipe"
 
+OFFLOAD: Block = {
+    "device": one_of("cpu", "none"),
+    "pin_memory": FLAG,
+    **dict.fromkeys(("nvme_path", "buffer_count", "buffer_size", "max_in_cpu", "fast_init"), _NVME),
+    **dict.fromkeys(("pipeline", "pipeline_read", "pipeline_write"), _NVME),
+    **dict.fromkeys(("ratio", "super_offload", "cpuadam_cores_perc"), "it needs DeepSpeed's CPU optimiser"),
+}
+STAGE_3: Block = {
+    "offload_param": OFFLOAD,
+    "sub_group_size": whole(1),
+    **dict.fromkeys(
+        (
+            *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_max_live_parameters"),
+            *("stage3_model_persistence_threshold", "stage3_max_reuse_distance"),
+            "stage3_module_granularity_threshold",
+        ),
+        whole(0),
+    ),
+    **dict.fromkeys(("stage3_allgather_sequential", "stage3_use_all_reduce_for_fetch_params"), FLAG),
+}
+"""Keys that do something under stage 3 alone."""
 ZERO: Block = {
-    "stage": whole(0, 2),
+    "stage": whole(0, 3),
     **dict.fromkeys(
         ("contiguous_gradients", "reduce_scatter", "use_multi_rank_bucket_allreduce", "allgather_partitions"), FLAG
     ),
     **dict.fromkeys(("overlap_comm", "load_from_fp32_weights", "ignore_unused_parameters"), FLAG),
     **dict.fromkeys(("round_robin_gradients", "parameter_alignment", "compute_grad_norm"), FLAG),
     **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), whole(1)),
-    **dict.fromkeys(("offload_param", "offload_optimizer", "zenflow"), _OFFLOAD),
-    **dict.fromkeys(("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"), _OFFLOAD),
+    "offload_optimizer": OFFLOAD,
+    **STAGE_3,
+    **dict.fromkeys(("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"), _OLD_OFFLOAD),
+    "zenflow": "it needs DeepSpeed's CPU optimiser",
     "elastic_checkpoint": "checkpoints go to as many processes as wrote them",
     "legacy_stage1": "DeepSpeed has no other stage 1 any more",
     **dict.fromkeys(
         (
-            *("sub_group_size", "stage3_prefetch_bucket_size", "prefetch_bucket_size"),
-            *("stage3_param_persistence_threshold", "param_persistence_threshold"),
-            *("stage3_model_persistence_threshold", "model_persistence_threshold"),
-            *("stage3_max_live_parameters", "max_live_parameters", "stage3_max_reuse_distance", "max_reuse_distance"),
             *("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save"),
-            *("stage3_module_granularity_threshold", "module_granularity_threshold"),
-            *("stage3_use_all_reduce_for_fetch_params", "use_all_reduce_for_fetch_params"),
-            *("stage3_allgather_sequential", "allgather_sequential", "stage3_gather_fp16_weights_on_model_save"),
+            "stage3_gather_fp16_weights_on_model_save",
+        ),
+        "checkpoints hold the whole weights always",
+    ),
+    **{
+        name: f"write stage3_{name}"
+        for name in (
+            *("prefetch_bucket_size", "param_persistence_threshold", "model_persistence_threshold"),
+            *("max_live_parameters", "max_reuse_distance", "module_granularity_threshold", "allgather_sequential"),
+            "use_all_reduce_for_fetch_params",
+        )
+    },
+    **dict.fromkeys(
+        (
             *("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_nontrainable_weights"),
             *("zero_quantized_gradients", "memory_efficient_linear", "pipeline_loading_checkpoint"),
             *("override_module_apply", "log_trace_cache_warnings", "enable_sanity_checks", "leaf_module"),
             "save_muon_momentum_buffer_in_memory",
         ),
-        _STAGE_3,
+        "it is not tried here; leave it out",
     ),
 }
 FP16: Block = {
@@ -152,7 +182,7 @@ TOP: Block = {
     "activation_checkpointing": f"it is set {_BY_RECIPE}: model.activation_checkpointing; leave it out",
     "checkpoint": "checkpoints are stoa's own; leave it out",
     "dataloader_drop_last": "batches are stoa's own; leave it out",
-    "zero_force_ds_cpu_optimizer": _OFFLOAD,
+    "zero_force_ds_cpu_optimizer": "the optimiser is torch's AdamW, offloaded or not; leave it out",
     **dict.fromkeys(
         (
             *("managed_gradient_accumulation", "gradient_allreduce_op", "seq_parallel_communication_data_type"),
@@ -190,22 +220,38 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     on = [key for key in ("fp16", "bf16", "torch_autocast") if config.get(key, {}).get("enabled")]
     if len(on) > 1:
         raise ValueError(f"{name}: {on[0]}.enabled and {on[1]}.enabled are both true; keep one")
+    _require_stage(config, name)
     if autocast(config) == "float16":
         raise ValueError(
             f"{name}: torch_autocast.dtype is float16, with which DeepSpeed never lowers the loss scale again after an "
             'overflow; use "fp16": {"enabled": true}, or bfloat16'
         )
-    if config.get("fp16", {}).get("enabled") and not config.get("zero_optimization", {}).get("stage", 0):
+    if config.get("fp16", {}).get("enabled") and not zero_stage(config):
         raise ValueError(
             f"{name}: fp16 is enabled and zero_optimization.stage is 0, with which DeepSpeed divides gradients by a "
-            "loss scale that it never multiplied the loss by; use stage 1 or 2"
+            "loss scale that it never multiplied the loss by; use stage 1, 2 or 3"
         )
-    if config.get("bf16", {}).get("enabled") and not config.get("zero_optimization", {}).get("stage", 0):
+    if config.get("bf16", {}).get("enabled") and not zero_stage(config):
         raise ValueError(
             f"{name}: bf16 is enabled and zero_optimization.stage is 0, with which DeepSpeed waits for the device once "
-            "for each weight of a step; use stage 1 or 2, which train alike"
+            "for each weight of a step; use stage 1, 2 or 3, which train alike"
         )
     return config
+
+
+def zero_stage(config: dict[str, Any]) -> int:
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _require_stage(config: dict[str, Any], name: str) -> None:
+    zero, stage = config.get("zero_optimization", {}), zero_stage(config)
+    for keys, least in ((STAGE_3, 3), (("offload_optimizer",), 1)):
+        for key in zero:
+            if key in keys and stage < least:
+                raise ValueError(
+                    f"{name}: zero_optimization.{key} does nothing under stage {stage}; leave it out, or use stage "
+                    f"{' or '.join(map(str, range(least, 4)))}"
+                )
 
 
 def layout(config: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +259,7 @@ def layout(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "fp16": bool(config.get("fp16", {}).get("enabled")),
         "bf16": bool(config.get("bf16", {}).get("enabled")),
-        "ZeRO stage": config.get("zero_optimization", {}).get("stage", 0),
+        "ZeRO stage": zero_stage(config),
         "gradient_accumulation_steps": config.get("gradient_accumulation_steps", 1),
         "torch_autocast": autocast(config),
     }
@@ -249,11 +295,6 @@ def _read_block(values: dict[str, Any], known: Block, name: str, prefix: str) ->
 def _advice(key: str, value: Any, rule: Value) -> str:
     if value == "auto":
         return f"this is Hugging Face's word for what its Trainer fills in; write {rule.noun}, or leave it out"
-    if key == "zero_optimization.stage" and value == 3:
-        return (
-            "stage 3 splits the weights themselves, which this model is too small to need and its checkpoints do not "
-            "support; use stage 0, 1 or 2"
-        )
     if isinstance(value, str):
         try:
             return f"write it without quotes: {json.dumps(rule.read(json.loads(value)))}"

@@ -110,9 +110,9 @@ def _translated(*more: type[Exception]) -> Iterator[None]:
 
 
 def _with_our_optimizer(config: dict[str, Any]) -> dict[str, Any]:
-    # With an optimiser that is not DeepSpeed's own, ZeRO asks for this consent; AdamW is elementwise, so
-    # partitioning it is exact.
-    return {"zero_allow_untested_optimizer": True, **config}
+    # With an optimiser that is not DeepSpeed's own, ZeRO asks for this consent, and offloading it to the CPU for the
+    # other; AdamW is elementwise, so partitioning it is exact.
+    return {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, **config}
 
 
 def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
@@ -125,8 +125,9 @@ def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: d
 
     with _translated():
         engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=_with_our_optimizer(config))
-    if getattr(engine.optimizer, "compute_grad_norm", False):
-        _look_at_gradients_once(engine.optimizer)
+    zero = engine.optimizer
+    if zero_stage(engine) in (1, 2) and zero.compute_grad_norm and not zero.cpu_offload:
+        _look_at_gradients_once(zero)
     return engine
 
 
@@ -156,11 +157,43 @@ def grad_norm(engine: Any, device: torch.device) -> torch.Tensor:
 
     Infinite where it is not finite and in a step that was skipped; NaN where DeepSpeed does not tell it (ZeRO 0, fp32).
     """
+    if getattr(engine.optimizer, "overflow", False):  # ZeRO 3 then tells the norm of the step before
+        return torch.full((), torch.inf, device=device)
     norm = engine.get_global_grad_norm()
     if norm is None:
         return torch.full((), torch.nan, device=device)
     told = norm.to(device, torch.float32) if torch.is_tensor(norm) else torch.full((), float(norm), device=device)
-    return told.where(told.isfinite(), torch.inf)
+    return told.where(told.isfinite() & (told >= 0), torch.inf)  # DeepSpeed says -1 for what is not finite
+
+
+def elements(parameter: torch.Tensor) -> int:
+    """Of a parameter, of which ZeRO 3 may have left this rank a part."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All ranks: the state of a model, on the CPU; on all ranks but the first it is empty. What ZeRO 3 has split is
+    gathered, one module at a time."""
+    weights: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+        with _gathered(list(module.parameters(recurse=False))) as split:
+            if dist.get_rank() == 0:
+                own: dict[str, torch.Tensor] = {}
+                module._save_to_state_dict(own, f"{name}." if name else "", keep_vars=False)
+                weights |= {key: value.to("cpu", copy=split).contiguous() for key, value in own.items()}
+    return weights
+
+
+@contextmanager
+def _gathered(parameters: list[nn.Parameter]) -> Iterator[bool]:
+    """Parameters as a whole, and whether they are split elsewhere."""
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        yield False
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield True
 
 
 def gradient_clipping(engine: Any) -> float:
@@ -183,10 +216,13 @@ def precision(engine: Any) -> str:
     return "bf16" if engine.bfloat16_enabled() or engine.torch_autocast_enabled() else "fp32"
 
 
+_OWN_WEIGHTS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")  # of ZeRO 1 and 2, of ZeRO 3
+
+
 def optimizer_tensors(engine: Any) -> list[torch.Tensor]:
     """What the optimiser holds beside the weights of the model: those of its own, and its moments."""
     zero = engine.optimizer
-    own = list(getattr(zero, "single_partition_of_fp32_groups", []))
+    own = [x for name in _OWN_WEIGHTS for x in getattr(zero, name, ())]
     return own + [x for state in zero.state.values() for x in state.values() if torch.is_tensor(x)]
 
 

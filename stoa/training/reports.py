@@ -86,26 +86,20 @@ class Reports:
         """One more step."""
         self._pending.append(record)
 
-    def report(self, *, stop: bool) -> bool:
+    def report(self) -> None:
         """All ranks: fetch the scalars of the steps since the last report (the only wait for the device), log and show
         them.
-
-        Args:
-            stop: this rank has been told to stop.
-
-        Returns:
-            whether any rank has.
 
         Raises:
             FloatingPointError: a loss or gradient is not finite.
             OSError: the log cannot be written.
         """
         if not self._pending:
-            return stop
+            return
         names = self._pending[0].names
         assert all(record.names == names for record in self._pending)
         scalars = torch.stack([record.scalars for record in self._pending])
-        host = [[r.waited, r.replaced, r.dropped, float(stop)] for r in self._pending]
+        host = [[r.waited, r.replaced, r.dropped] for r in self._pending]
         table = torch.cat([scalars, torch.tensor(host, device=scalars.device)], dim=1)
         rows = mean_over_ranks(table).tolist()
         records, self._pending = self._pending, []  # an error from here on must not bring them up again
@@ -115,7 +109,7 @@ class Reports:
             "samples_per_second": steps * self._samples / elapsed,
             "step_seconds": elapsed / steps,
             "tflops": steps * self._tflop / elapsed,
-            "data_wait_share": sum(row[-4] for row in rows) / elapsed,
+            "data_wait_share": sum(row[-3] for row in rows) / elapsed,
             "eta_seconds": (self._max_steps - step) * elapsed / steps,
             "skipped_steps": float(ds.skipped_steps(self._engine)),
         }
@@ -127,10 +121,10 @@ class Reports:
             window["clipped_share"] = sum(norm > clipping for norm in taken) / len(taken)
         lines: list[dict[str, float]] = []
         for record, row in zip(records, rows, strict=True):
-            _, replaced, dropped, _ = (x * world_size() for x in row[-4:])
+            _, replaced, dropped = (x * world_size() for x in row[-3:])
             self._replaced_clips += replaced
             # A metric with nothing to measure is not a number; a loss that is none is an error.
-            values = {n: x for n, x in zip(names, row[:-4], strict=True) if not math.isnan(x) or n in _CHECKED}
+            values = {n: x for n, x in zip(names, row[:-3], strict=True) if not math.isnan(x) or n in _CHECKED}
             if ds.uses_fp16(self._engine) and math.isinf(values.get("grad_norm", 0.0)):
                 del values["grad_norm"]  # of a skipped step; JSON has no such number
             values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
@@ -150,7 +144,6 @@ class Reports:
             self._console.say(f"a step takes {duration(window['step_seconds'])} on the CPU of this machine")
             self._said_slow = True
         self.start_window()
-        return rows[-1][-1] > 0
 
     def close(self) -> None:
         self._console.close()

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
 
 @contextmanager
 def asked_to_end() -> Iterator[set[int]]:
-    """The SIGINT and SIGTERM that have come: they ask for an end, and a second SIGINT takes effect at once.
+    """The SIGINT, SIGTERM and SIGUSR2 that have come: they ask for an end, and a second SIGINT takes effect at once.
 
     DeepSpeed's launcher follows the terminal's SIGINT with a SIGTERM of its own; of Slurm and torchrun each sends a
-    SIGTERM.
+    SIGTERM. SIGUSR2 is what cluster/slurm.sbatch has Slurm send ahead of a time limit (SIGUSR1 is NCCL's).
     """
     came = set[int]()
 
@@ -26,7 +28,7 @@ def asked_to_end() -> Iterator[set[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in ASKING}
     try:
         yield came
     finally:

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 import torch
 
 from stoa.costs.devices import peak_tflops
-from stoa.costs.flops import Flops, flops_per_batch, total_flops
+from stoa.costs.flops import Flops, total_flops
 from stoa.data.dataset import LoadedBatch
 from stoa.data.ledger import LEDGER_FILE, Replacements
 from stoa.data.sampler import GlobalBatchSampler
-from stoa.objectives.gather import from_first_rank, rank, world_size
+from stoa.objectives.gather import Agreement, from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.parts import part
 from stoa.training import checkpoint
@@ -39,6 +39,7 @@ class Trainer:
         engine: a DeepSpeed engine around a :class:`TrainingObjective`.
         sampler: whose position is saved and restored.
         device: batches are moved to it.
+        flops: of one pass on this rank, by part; told by a model that ZeRO 3 has not split yet.
         run_facts: JSON-able facts stored with every checkpoint (:func:`stoa.training.state.run_facts`).
         console: shows progress.
         validation: chooses the best weights.
@@ -52,6 +53,7 @@ class Trainer:
         sampler: GlobalBatchSampler,
         *,
         device: torch.device,
+        flops: dict[str, Flops],
         run_facts: dict[str, Any],
         console: Console,
         validation: Validation | None = None,
@@ -61,6 +63,7 @@ class Trainer:
         self.engine = engine
         self.sampler = sampler
         self.device = device
+        self._flops = flops
         self.run_facts = run_facts
         self.console = console
         self.length_key = length_key
@@ -86,9 +89,8 @@ class Trainer:
 
     def flops(self) -> dict[str, Flops]:
         """Of an optimiser step on this rank, by part."""
-        objective, times = self.objective, self.accumulation
-        parts = flops_per_batch(objective.model, objective.config, self.sampler.micro_batch, world=world_size())
-        return {name: Flops(times * part.forward, times * part.backward) for name, part in parts.items()}
+        times = self.accumulation
+        return {name: Flops(times * part.forward, times * part.backward) for name, part in self._flops.items()}
 
     @property
     def global_batch(self) -> int:
@@ -125,8 +127,9 @@ class Trainer:
     def fit(self, batches: Iterator[LoadedBatch]) -> None:
         """Train to ``max_steps``.
 
-        SIGINT (Ctrl-C) and SIGTERM end a run at the next step (with several processes: the next report),
-        saved; a second SIGINT ends it at once. After an error a single process saves what it has trained.
+        SIGINT (Ctrl-C), SIGTERM and SIGUSR2 end a run at the next step (with several processes, whichever it comes to:
+        at the one after), saved; a second SIGINT ends it at once. After an error a single process saves what it has
+        trained.
 
         Raises:
             KeyboardInterrupt: it was ended by a signal, after saving.
@@ -181,22 +184,23 @@ class Trainer:
         return checkpoint.require_room(self.engine, self.objective.model, checkpoints, keep)
 
     def _loop(self, batches: Iterator[LoadedBatch], reports: Reports) -> None:
-        config, first = self.config, self.step + 1
+        config, first, agreement = self.config, self.step + 1, Agreement()
         while self.step < config.max_steps:
             reports.add(self.train_step(batches))
             last = self.step == config.max_steps
+            stop = agreement.ask(bool(self._signals))
             if self.step % config.log_every == 0 or self.step == first or last:
-                stop = reports.report(stop=bool(self._signals))
-            else:
-                stop = bool(self._signals) and world_size() == 1
+                reports.report()
             validates = self.best is not None and self.best.is_due(self.step)
             if self.step % config.save_every == 0 or last or stop or validates:
-                reports.report(stop=bool(self._signals))
+                reports.report()
                 self.save(reports)
             if validates:
                 self._validate(reports)
             if stop and not last:
+                agreement.finish()
                 self._stop()
+        agreement.finish()
 
     def train_step(self, batches: Iterator[LoadedBatch]) -> StepRecord:
         """One optimiser step, which neither logs nor saves."""
@@ -237,7 +241,7 @@ class Trainer:
 
     def _save_after_an_error(self, reports: Reports) -> None:
         try:
-            reports.report(stop=bool(self._signals))  # what is not finite is not saved
+            reports.report()  # what is not finite is not saved
         except FloatingPointError:
             raise
         except Exception as error:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.gather import from_first_rank, rank
 from stoa.training import checkpoint
+from stoa.training import engine as ds
 from stoa.training.console import Console
 from stoa.training.metrics import METRICS_FILE, MetricsLog, read_metrics
 
@@ -101,9 +103,9 @@ class BestWeights:
             run_facts: stored with the weights.
             log: on the first rank.
         """
-        model = engine.module.model
         engine.eval()
-        score = self._validation.score(model)
+        weights = ds.whole_weights(engine.module.model)
+        score = self._validation.score(_whole(engine, weights, run_facts))
         engine.train()
         folder = self._folder / checkpoint.BEST
         found = checkpoint.chosen(folder) if rank() == 0 else None
@@ -112,8 +114,18 @@ class BestWeights:
         self._console.say(score.line(step, best, before.get("step")))
         if rank() == 0 and (best is None or score.value > best):
             facts = {"step": step, "validation": score.value, "validation metric": score.metric.name}
-            checkpoint.save_weights(model, folder, step, {**run_facts, **facts})
+            checkpoint.save_weights(weights, folder, step, {**run_facts, **facts})
         if log is not None:
             log.write(step, {"validation": score.value})  # from here on it is not owed
             log.flush()
         dist.barrier()
+
+
+def _whole(engine: Any, weights: dict[str, torch.Tensor], run_facts: dict[str, Any]) -> VideoLanguageModel:
+    """The engine's model, or where ZeRO 3 has split it, on the first rank, a copy that works without the others."""
+    model: VideoLanguageModel = engine.module.model
+    if ds.zero_stage(engine) < 3 or rank() != 0:
+        return model
+    copy = VideoLanguageModel(model.config, used_token_ids=run_facts.get("used_token_ids"))
+    copy.load_state_dict(weights)
+    return copy.to(engine.device, weights["mask_token"].dtype).eval()

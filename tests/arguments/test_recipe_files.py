@@ -24,7 +24,10 @@ def refused(command: str, recipe, *arguments: str) -> str:
         ("# a comment alone\n", "holds nothing; expected keys"),
         ("- training\n- data\n", "holds a list; expected keys with values"),
         ("stoa", "holds 'stoa'; expected keys with values"),
-        ("training:\n", "training holds nothing; it is a group of keys: keep_checkpoints, log_every, max_steps"),
+        (
+            "training:\n",
+            "training holds nothing; it is a group of keys: chunk_clips, compile",
+        ),
         ("training: 3\n", "training is 3; it is a group of keys"),
         ("model: {graph: [1]}\n", "model.graph is [1]; it is a group of keys"),
         ("training:\n\tmax_steps: 3\n", "not valid YAML: line 2 is indented with a tab; use spaces"),

@@ -1,4 +1,4 @@
-"""Run by test_memory.py: planned and measured bytes of a step of a narrow model, as JSON."""
+"""Run by test_planned_memory.py: planned and measured bytes of a step of a narrow model, as JSON."""
 
 import json
 import sys

@@ -1,5 +1,6 @@
 """``stoa plan``: what fits, what is the cheapest, and what is said where nothing does."""
 
+import functools
 import json
 import re
 
@@ -19,16 +20,17 @@ from stoa.planning.imagined import ImaginedRun
 from stoa.planning.memory import Memory, room
 from stoa.planning.plan import Choice, Estimate, cheapest
 from stoa.planning.roofline import LINKS, MEMORY, PRODUCTS, Cluster, Seconds, communication, passes, update
+from stoa.training.config import TrainingConfig
 from stoa.training.deepspeed_config import read_config
-from stoa.training.optim import OptimConfig
 
-RECIPE = ("--recipe", "recipes/small/stoa.yaml", "--model.backbone.name", "stoa-tiny")
+RECIPE = ("--recipe", "recipes/small/base.yaml", "--model.backbone.name", "stoa-tiny")
 H200 = gpu_named("H200", "--gpu")
 
 
-def imagined(precision="fp32", **changes):
-    config = tiny_config(**changes)
-    return ImaginedRun(config, ObjectivesConfig(), OptimConfig(), precision=precision, used_token_ids=USED)
+@functools.cache
+def imagined(precision="fp32", graph=0, chunk_clips=None):
+    config, training = tiny_config(graph=GraphConfig(layers=graph)), TrainingConfig(chunk_clips=chunk_clips)
+    return ImaginedRun(config, ObjectivesConfig(), training, precision=precision, used_token_ids=USED)
 
 
 def test_an_imagined_step_is_that_of_a_model():
@@ -63,9 +65,15 @@ def test_gradients_in_buckets_are_not_held_beside_them():
     assert all(p.grad is None for p in run.objective.parameters())
 
 
+def test_chunks_hold_less():
+    whole, chunks = (imagined(chunk_clips=clips).step(128, world=1, recomputed=()) for clips in (None, 32))
+    assert chunks.before < whole.before
+    assert chunks.after < 0.6 * whole.after
+
+
 @pytest.mark.parametrize(("graph", "count"), [(0, 4), (1, 5)])
 def test_every_choice_saves_something(graph, count):
-    run = imagined(graph=GraphConfig(layers=graph))
+    run = imagined(graph=graph)
     choices = run.recomputable()
     assert len(choices) == count
     steps = [run.step(128, world=1, recomputed=choice) for choice in choices]
@@ -164,7 +172,7 @@ def test_what_cannot_be_planned_is_one_line(options, message, capsys):
 
 def automatic(device_bytes, clips=8):
     config = {"train_micro_batch_size_per_gpu": clips, "zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}}
-    given = (tiny_config(activation_checkpointing="auto"), ObjectivesConfig(), OptimConfig(), config)
+    given = (tiny_config(activation_checkpointing="auto"), ObjectivesConfig(), TrainingConfig(), config)
     return recomputed_on(device_bytes, *given, world=1, used_token_ids=USED)
 
 

@@ -114,15 +114,15 @@ def test_the_weights_that_validation_chose_go_before_the_newest(tmp_path):
     make(tmp_path / "checkpoints", 20)
     assert find(tmp_path) == tmp_path / "checkpoints" / "step-00000020"
     model = nn.Linear(2, 2)
-    save_weights(model, tmp_path / "best", 5, {"validation": 1.0})
-    best = save_weights(model, tmp_path / "best", 10, {"validation": 2.0})
+    save_weights(model.state_dict(), tmp_path / "best", 5, {"validation": 1.0})
+    best = save_weights(model.state_dict(), tmp_path / "best", 10, {"validation": 2.0})
     assert find(tmp_path) == best and damage(best) is None
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000010"]
 
 
 def test_a_damaged_choice_of_validation_is_not_silently_passed_over(tmp_path, capsys):
     make(tmp_path / "checkpoints", 20)
-    best = save_weights(nn.Linear(2, 2), tmp_path / "best", 10, {"validation": 2.0})
+    best = save_weights(nn.Linear(2, 2).state_dict(), tmp_path / "best", 10, {"validation": 2.0})
     assert chosen(tmp_path / "best") == best
     (best / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no checkpoint is sound \(.*run.json has changed.*name another folder"):
@@ -172,11 +172,11 @@ def test_a_checkpoint_without_room_is_told_before_the_training(tmp_path, monkeyp
 
 
 def test_a_save_without_room_writes_nothing_and_names_the_last_good(tmp_path, monkeypatch):
-    good = save_weights(nn.Linear(2, 2), tmp_path, 5, {})
+    good = save_weights(nn.Linear(2, 2).state_dict(), tmp_path, 5, {})
     (tmp_path / "step-00000007.123-abcd.tmp").mkdir()  # of a run that was killed
     leave(monkeypatch, 10)
     with pytest.raises(StorageError) as caught:
-        save_weights(nn.Linear(2, 2), tmp_path, 10, {})
+        save_weights(nn.Linear(2, 2).state_dict(), tmp_path, 10, {})
     assert str(caught.value) == (
         f"{tmp_path / 'step-00000010'} cannot be written: No space left on device (24 bytes needed, 10 bytes free); "
         f"make room; the last good checkpoint is {good}"
@@ -185,21 +185,21 @@ def test_a_save_without_room_writes_nothing_and_names_the_last_good(tmp_path, mo
 
 
 def test_a_disk_that_is_full_after_all_leaves_the_last_good_one(tmp_path, monkeypatch):
-    good = save_weights(nn.Linear(2, 2), tmp_path, 5, {})
+    good = save_weights(nn.Linear(2, 2).state_dict(), tmp_path, 5, {})
 
     def full(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(StorageError, match=r"cannot be written: No space left on device \("):
-        save_weights(nn.Linear(2, 2), tmp_path, 10, {})
+        save_weights(nn.Linear(2, 2).state_dict(), tmp_path, 10, {})
     assert list(tmp_path.iterdir()) == [good] and damage(good) is None
 
 
 def test_files_of_a_checkpoint_have_ordinary_modes(tmp_path):
     before = os.umask(0o026)
     try:
-        saved = save_weights(nn.Linear(2, 2), tmp_path, 5, {})
+        saved = save_weights(nn.Linear(2, 2).state_dict(), tmp_path, 5, {})
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in saved.iterdir()} == {0o640}
@@ -207,12 +207,12 @@ def test_files_of_a_checkpoint_have_ordinary_modes(tmp_path):
 
 def test_a_reader_takes_the_newest_when_a_training_deletes_what_it_reads(tmp_path, monkeypatch):
     model, run = nn.Linear(2, 2), tmp_path / "checkpoints"
-    first = save_weights(model, run, 1, {"step": 1})
+    first = save_weights(model.state_dict(), run, 1, {"step": 1})
     whole = checkpoint.damage
 
     def training_goes_on(path: Path) -> str | None:
         if path == first:
-            save_weights(model, run, 2, {"step": 2})  # and the first is gone before it is read
+            save_weights(model.state_dict(), run, 2, {"step": 2})  # and the first is gone before it is read
         return whole(path)
 
     monkeypatch.setattr(checkpoint, "damage", training_goes_on)
@@ -221,11 +221,13 @@ def test_a_reader_takes_the_newest_when_a_training_deletes_what_it_reads(tmp_pat
     def read_late(path: Path) -> int:
         step = int(path.name.removeprefix("step-"))
         if step < 4:  # deleted between being found and being read
-            save_weights(model, run, step + 1, {"step": step + 1})
+            save_weights(model.state_dict(), run, step + 1, {"step": step + 1})
         return int(read_run(path)["step"])
 
     assert found_and_read(tmp_path, read_late) == 4
     with pytest.raises(Gone, match="has been deleted meanwhile, by a training that keeps the newest ones"):
-        found_and_read(run / "step-00000004", lambda path: (save_weights(model, run, 5, {}), read_run(path)))
+        found_and_read(
+            run / "step-00000004", lambda path: (save_weights(model.state_dict(), run, 5, {}), read_run(path))
+        )
     with pytest.raises(Gone, match="step-00000004 has been deleted meanwhile"):
         read_weights(run / "step-00000004")

@@ -1,11 +1,15 @@
 """torch.compile as a switch: the losses and gradients of a step that is not compiled."""
 
+import copy
+
 import pytest
 import torch
 from factories import random_batch, tiny_model
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from stoa.models.graph import GraphConfig
+from stoa.models.layers import Block, masked
 from stoa.objectives.csal import CsalConfig
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training.compiling import compile_parts
@@ -44,7 +48,22 @@ def same(what, **options):
     assert compiled[2] == plain[2]
 
 
-@pytest.mark.parametrize("what", ["blocks", pytest.param("forward", marks=pytest.mark.slow)])
+def test_a_compiled_block_is_the_same():
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(Block(32, 2, 64, nn.GELU()) for _ in range(2))
+    plain, x, mask = copy.deepcopy(blocks), torch.randn(3, 5, 32), torch.rand(3, 1, 5, 5) < 0.8
+    counter = CompileCounterWithBackend("aot_eager")
+    compile_parts(blocks, "blocks", backend=counter)
+    for model in (plain, blocks):
+        model[1](model[0](x), masked(mask | torch.eye(5, dtype=torch.bool))).square().sum().backward()
+    assert counter.frame_count > 0
+    assert list(blocks.state_dict()) == list(plain.state_dict())
+    for own, other in zip(blocks.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["blocks", "forward"])
 def test_a_compiled_step_is_the_same(what):
     counter = CompileCounterWithBackend("aot_eager")
     same(what, backend=counter)

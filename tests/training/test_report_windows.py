@@ -38,7 +38,7 @@ def add(made: Reports, *norms: float, loss: float = 1.0) -> None:
 def test_the_speed_is_of_all_steps_of_a_window(tmp_path, peak):
     made = reports(tmp_path, fp16=False, peak_tflops=peak)
     add(made, 0.5, 0.5)
-    made.report(stop=False)
+    made.report()
     made.close()
     for record in read_metrics(tmp_path / "metrics.jsonl"):
         assert record["tflops"] == pytest.approx(0.5 / record["step_seconds"])
@@ -48,7 +48,7 @@ def test_the_speed_is_of_all_steps_of_a_window(tmp_path, peak):
 def test_skipped_steps_of_half_precision_have_no_norm_and_the_log_is_json(tmp_path):
     made = reports(tmp_path, fp16=True, skipped=1)
     add(made, 0.5, torch.inf, 2.0, 3.0)
-    assert made.report(stop=False) is False
+    made.report()
     made.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line, parse_constant=lambda name: pytest.fail(name)) for line in lines]
@@ -67,7 +67,7 @@ def test_what_is_not_finite_ends_a_run_and_is_in_its_log(tmp_path, norms, loss, 
     made = reports(tmp_path, fp16=False)
     add(made, *norms, loss=loss)
     with pytest.raises(FloatingPointError, match=message):
-        made.report(stop=False)
+        made.report()
     made.close()
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == len(norms)
 
@@ -75,7 +75,7 @@ def test_what_is_not_finite_ends_a_run_and_is_in_its_log(tmp_path, norms, loss, 
 def test_norms_that_are_not_told_are_left_out(tmp_path):
     made = reports(tmp_path, fp16=False)
     add(made, torch.nan, torch.nan)
-    assert made.report(stop=True) is True
+    made.report()
     made.close()
     for record in read_metrics(tmp_path / "metrics.jsonl"):
         assert "grad_norm" not in record and "clipped_share" not in record

@@ -1,0 +1,55 @@
+"""Run by test_zero.py on each rank: losses of steps under DeepSpeed configurations, and the weights behind them."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from factories import random_batch, tiny_model  # noqa: E402
+
+from stoa.models.graph import GraphConfig  # noqa: E402
+from stoa.objectives.gather import mean_over_ranks, rank, world_size  # noqa: E402
+from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
+from stoa.training import engine as ds  # noqa: E402
+from stoa.training.optim import OptimConfig, build_optimizer  # noqa: E402
+
+CLIPS = 6
+"""Of all ranks."""
+
+
+def trained(deepspeed, device, steps, chunk_clips):
+    """Losses and norms of the steps, and the weights behind them."""
+    model = tiny_model(graph=GraphConfig(layers=1))
+    model.clip.visual.freeze(1)
+    objective = TrainingObjective(model, ObjectivesConfig(), seed=0, chunk_clips=chunk_clips)
+    optimizer = build_optimizer(objective, OptimConfig(warmup_steps=0, frozen_vision_blocks=1))
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    engine = ds.initialize(objective, optimizer, deepspeed)
+    each = CLIPS // world_size()
+    losses, norms = [], []
+    for step in range(steps * ds.accumulation_steps(engine)):
+        batch = random_batch(CLIPS, seed=step).rows(slice(rank() * each, (rank() + 1) * each))
+        loss, _ = engine(batch, torch.full((), step))
+        engine.backward(loss)
+        engine.step()
+        losses.append(mean_over_ranks(loss).item())
+        norms.append(ds.grad_norm(engine, device).item())
+    return {"losses": losses, "norms": norms}, ds.whole_weights(objective)
+
+
+def main(out: str, runs: str) -> None:
+    device = ds.init_distributed()
+    for name, run in json.loads(runs).items():
+        told, weights = trained(run["deepspeed"], device, run["steps"], run.get("chunk_clips"))
+        if rank() == 0:
+            save_file(weights, f"{out}/{name}.safetensors")
+            Path(out, f"{name}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
