@@ -18,6 +18,7 @@ COMMANDS = {
     "curves": "stoa.cli.curves",
     "data check": "stoa.cli.data_check",
     "detect": "stoa.cli.detect",
+    "doctor": "stoa.cli.doctor",
     "evaluate": "stoa.cli.evaluate",
     "explain": "stoa.cli.explain",
     "export": "stoa.cli.export",

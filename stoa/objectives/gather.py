@@ -8,6 +8,7 @@ Shape legend: B clips on this rank, W ranks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -69,6 +70,33 @@ def from_first_rank(make: Callable[[], T]) -> T:
         raised, message = shared[1]
         raise raised(message)
     return cast(T, shared[0])
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """All ranks: what each has, in rank order; anything that can be pickled."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def seconds_of_all_reduce(x: torch.Tensor, times: int) -> float:
+    """All ranks: of one of so many, behind one that is not counted."""
+    begun = 0.0
+    for number in range(times + 1):
+        if number == 1:
+            _all_done(x)
+            begun = time.perf_counter()
+        dist.all_reduce(x)
+    _all_done(x)
+    return (time.perf_counter() - begun) / times
+
+
+def _all_done(x: torch.Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    dist.barrier()
 
 
 class Agreement:

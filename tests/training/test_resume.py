@@ -165,6 +165,24 @@ def test_sigterm_ends_several_processes_saved(start, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.dist
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2], ids=["sigterm", "sigusr2"])
+def test_a_signal_to_one_process_ends_all_at_the_same_step(start, tmp_path, number):
+    endless = ("--training.max_steps", "100000", "--training.save_every", "100000", "--training.log_every", "100000")
+    process = start(tmp_path, *endless, processes=2)
+    next(line for line in process.lines() if line.startswith("step 1/"))
+    ranks = [child for child in process.children() if "train.py" in " ".join(child.cmdline())]
+    last = next(child for child in ranks if child.environ().get("RANK") == "1")
+    last.send_signal(number)
+    process.wait()
+    _, err = process.output
+    (saved,) = (tmp_path / "checkpoints").glob("step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert f"interrupted, saved at step {step}; the same command goes on from there" in err
+    assert len(list(saved.glob("*optim_states.pt"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.dist
 def test_hyper_parameters_of_a_resumed_run_are_its_own(start, tmp_path):
     """DeepSpeed's states carry those of the time."""
     finish(start(tmp_path, "--training.optim.warmup_steps", "0"))
