@@ -23,7 +23,8 @@ from stoa.planning.roofline import LINKS, MEMORY, PRODUCTS, Cluster, Seconds, co
 from stoa.training.config import TrainingConfig
 from stoa.training.deepspeed_config import read_config
 
-RECIPE = ("--recipe", "recipes/small/base.yaml", "--model.backbone.name", "stoa-tiny")
+RECIPE = ("--recipe", "recipes/small/base.yaml", "--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "1")
+RECIPE += tuple(word for name in ("vtm", "mlm", "plm") for word in (f"--objectives.{name}", "0"))  # few operations
 H200 = gpu_named("H200", "--gpu")
 
 
@@ -71,14 +72,13 @@ def test_chunks_hold_less():
     assert chunks.after < 0.6 * whole.after
 
 
-@pytest.mark.parametrize(("graph", "count"), [(0, 4), (1, 5)])
-def test_every_choice_saves_something(graph, count):
-    run = imagined(graph=graph)
+def test_every_choice_saves_something():
+    run = imagined(graph=1)
     choices = run.recomputable()
-    assert len(choices) == count
     steps = [run.step(128, world=1, recomputed=choice) for choice in choices]
     assert steps[0].after == max(step.after for step in steps)
-    assert len({step.work.total() for step in steps}) == count
+    assert len({step.work.total() for step in steps}) == len(choices) == 5
+    assert len(imagined().recomputable()) == 4
 
 
 def test_an_operation_takes_as_long_as_its_slower_side():

@@ -11,15 +11,10 @@ from stoa.planning.states import States, states
 
 WORKER = Path(__file__).parent / "memory_worker.py"
 CASES = [
+    {"recipe": "base", "recomputed": "[]", "stage": 1, "clips": 3, "world": 1},
     {"recipe": "stoa", "recomputed": "[]", "precision": "bf16", "stage": 1, "clips": 8, "world": 1},
     {"recipe": "stoa", "recomputed": "[towers]", "precision": "bf16", "stage": 2, "clips": 8, "world": 1},
-    {
-        "recipe": "stoa_stgt",
-        "recomputed": "[towers,graph,fusion]",
-        "stage": 2,
-        "clips": 4,
-        "world": 1,
-    },
+    {"recipe": "stoa_stgt", "recomputed": "[towers,graph,fusion]", "stage": 2, "clips": 4, "world": 1},
     {"recipe": "base", "recomputed": "[]", "stage": 0, "clips": 3, "world": 1},
 ]
 
