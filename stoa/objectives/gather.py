@@ -100,30 +100,44 @@ def _all_done(x: torch.Tensor) -> None:
 
 
 class Agreement:
-    """Whether any rank has said so, which all ranks learn at the same step: one step later, so that none waits for the
-    others."""
+    """Whether any rank has said so, which all ranks learn at the same step: one step later, so that a host waits for
+    nothing but the step before.
 
-    def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if world_size() > 1 else None
-        self._work: Any = None
-        self._said = torch.zeros(1)
+    Args:
+        device: of this process, on which the ranks reach each other.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._said = torch.zeros(1, device=device)
+        self._told = torch.zeros(1, pin_memory=device.type == "cuda")
+        self._pending: Any = None
 
     def ask(self, said: bool) -> bool:
         """All ranks, once a step: say so or not, and learn what was said at the step before; alone, at this one."""
-        if self._group is None:
+        if world_size() == 1:
             return said
         found = self.finish()
         self._said.fill_(said)
-        self._work = dist.all_reduce(self._said, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        if self._said.is_cuda:
+            dist.all_reduce(self._said, dist.ReduceOp.MAX)
+            self._told.copy_(self._said, non_blocking=True)
+            self._pending = torch.cuda.Event()
+            self._pending.record()
+        else:
+            self._told = self._said
+            self._pending = dist.all_reduce(self._said, dist.ReduceOp.MAX, async_op=True)
         return found
 
     def finish(self) -> bool:
         """All ranks: learn what was said last."""
-        if self._work is None:
+        if self._pending is None:
             return False
-        self._work.wait()
-        self._work = None
-        return bool(self._said)
+        if self._said.is_cuda:
+            self._pending.synchronize()
+        else:
+            self._pending.wait()
+        self._pending = None
+        return bool(self._told)
 
 
 def gather_rows(x: torch.Tensor) -> torch.Tensor:

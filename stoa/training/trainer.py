@@ -184,7 +184,7 @@ class Trainer:
         return checkpoint.require_room(self.engine, self.objective.model, checkpoints, keep)
 
     def _loop(self, batches: Iterator[LoadedBatch], reports: Reports) -> None:
-        config, first, agreement = self.config, self.step + 1, Agreement()
+        config, first, agreement = self.config, self.step + 1, Agreement(self.device)
         while self.step < config.max_steps:
             reports.add(self.train_step(batches))
             last = self.step == config.max_steps
