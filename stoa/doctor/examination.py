@@ -25,7 +25,7 @@ def examine(folder: Path, *, manifest: Path | None, spacy: str | None, port: int
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return look(folder, spacy=spacy, port=port)
     device = ds.init_distributed()
-    own = look(folder, spacy=spacy, port=0)  # theirs is in use: they have met
+    own = look(folder, spacy=spacy, port=None)
     together = compare(device, manifest)
     others = of_all_ranks(own if os.environ["LOCAL_RANK"] == "0" else [])
     is_first = rank() == 0

@@ -25,16 +25,17 @@ _GIB = 2**30
 _LEAST_SHARED, _LEAST_DISK, _LEAST_FILES = 1 * _GIB, 10 * _GIB, 4096
 
 
-def look(folder: Path, *, spacy: str | None, port: int) -> list[Finding]:
+def look(folder: Path, *, spacy: str | None, port: int | None) -> list[Finding]:
     """All findings of this machine.
 
     Args:
         folder: that a run would write to.
         spacy: pipeline that tags captions; none is not looked for.
-        port: that the processes of a run would meet at.
+        port: that the processes of a run would meet at; none where they have met.
     """
     found = [_versions(), *_gpus(), _operators(), *_decoders(), _cores(), _shared_memory(), _disk(folder), _files()]
-    return [*found, _port(port), *_tagging(spacy), _java()]
+    found += [] if port is None else [_port(port)]
+    return [*found, *_tagging(spacy), _java()]
 
 
 def versions() -> dict[str, str]:

@@ -80,12 +80,12 @@ class Planner:
     def estimate(self, choice: Choice, *, exact: bool = False) -> Estimate:
         """Of one choice; ``exact`` takes the step of these very clips."""
         held = states(self.run.parameters, self.run.trained, self.deepspeed_config(choice), world=self.cluster.world)
-        sizes = (choice.clips,) if exact else _TRACED
+        sizes = (choice.clips,) if exact else self._traced(choice.clips)
         steps = [self._step(choice.recomputed, clips, choice.stage == 0) for clips in sizes]
         before = _on_line(sizes, [step.before for step in steps], choice.clips)
         after = _on_line(sizes, [step.after for step in steps], choice.clips)
         device = _on_line(sizes, [passes(step.work, self.cluster.gpu, self.precision) for step in steps], choice.clips)
-        host = HOST_SECONDS * max(step.work.total() for step in steps)
+        host = HOST_SECONDS * _on_line(sizes, [step.work.total() for step in steps], choice.clips)
         trained = sum(self.run.trained)
         times = choice.accumulation
         longer = max(device, host)
@@ -120,6 +120,14 @@ class Planner:
         if self.precision == "bf16":
             config["bf16"] = {"enabled": True}
         return config
+
+    def _traced(self, clips: int) -> tuple[int, ...]:
+        """Of which sizes steps are traced for so many clips: those that pass in chunks are on another line than those
+        that do not."""
+        chunk = self.run.objective.chunk_clips
+        if chunk is None:
+            return _TRACED
+        return (clips,) if clips <= chunk else (2 * chunk, 6 * chunk)
 
     def _step(self, recomputed: tuple[Recomputable, ...], clips: int, keeps_gradients: bool) -> Step:
         key = (recomputed, clips, keeps_gradients)

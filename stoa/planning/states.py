@@ -20,7 +20,7 @@ class States(NamedTuple):
 
     Attributes:
         weights: that the model computes with.
-        optimiser: fp32 weights and two moments.
+        optimiser: fp32 weights and two moments; 0 where they are offloaded.
         gradients: in the backward pass, from the first one on; 0 without ZeRO, where each is held by itself.
         update: at most in the update, in the place of gradients and activations.
     """
@@ -60,6 +60,8 @@ def states(parameters: int, trained: list[int], deepspeed_config: dict[str, Any]
     accumulated = 0
     if deepspeed_config.get("gradient_accumulation_steps", 1) > 1:
         accumulated = total if zero["stage"] == 1 else own
+    if zero.get("offload_optimizer", {}).get("device") == "cpu":
+        return States(size * parameters, 0, size * (own + staged + accumulated), 0)
     return States(
         weights=size * parameters,
         optimiser=12 * own,

@@ -1,5 +1,6 @@
 """``stoa plan``: what fits, what is the cheapest, and what is said where nothing does."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -15,10 +16,11 @@ from stoa.costs.flops import flops_per_batch, total_flops
 from stoa.costs.tracing import Tracer, Work
 from stoa.models.graph import GraphConfig
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.planning import request
 from stoa.planning.automatic import recomputed_on
 from stoa.planning.imagined import ImaginedRun
 from stoa.planning.memory import Memory, room
-from stoa.planning.plan import Choice, Estimate, cheapest
+from stoa.planning.plan import Choice, Estimate, Planner, cheapest
 from stoa.planning.roofline import LINKS, MEMORY, PRODUCTS, Cluster, Seconds, communication, passes, update
 from stoa.training.config import TrainingConfig
 from stoa.training.deepspeed_config import read_config
@@ -70,6 +72,28 @@ def test_chunks_hold_less():
     whole, chunks = (imagined(chunk_clips=clips).step(128, world=1, recomputed=()) for clips in (None, 32))
     assert chunks.before < whole.before
     assert chunks.after < 0.6 * whole.after
+
+
+def test_what_passes_in_chunks_is_on_a_line_of_its_own():
+    planner = Planner(imagined(chunk_clips=8), Cluster(H200, 1, 1, 100), "fp32")
+    for clips in (4, 24):
+        estimated, exact = (planner.estimate(Choice(1, (), clips), exact=exact) for exact in (False, True))
+        assert estimated.memory.total == pytest.approx(exact.memory.total, rel=0.05)
+        assert estimated.seconds.host == pytest.approx(exact.seconds.host, rel=0.05)
+
+
+def test_where_the_line_was_too_low_fewer_clips_are_taken(monkeypatch):
+    planner = Planner(imagined(), Cluster(H200, 1, 1, 100), "bf16")
+    estimate = planner.estimate
+
+    def steeper(choice, *, exact=False):
+        found = estimate(choice)
+        more = found.memory._replace(passes=planner.room + 1 if exact and choice.clips > 16 else 0)
+        return dataclasses.replace(found, memory=more)
+
+    monkeypatch.setattr(planner, "estimate", steeper)
+    rows = [steeper(Choice(1, (), 64))]
+    assert request._cheapest_that_fits(planner, request.Request(gpu="H200", gpus_per_node=1), rows).choice.clips == 16
 
 
 def test_every_choice_saves_something():

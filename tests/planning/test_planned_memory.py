@@ -57,6 +57,8 @@ def test_states_are_split_over_ranks(stage, precision, world):
     assert found.gradients == pytest.approx(size * (own + 10), abs=size)
     overlapping = {**config, "zero_optimization": {**config["zero_optimization"], "overlap_comm": True}}
     assert states(1000, [600, 300], overlapping, world=world).gradients == found.gradients + size * 10
+    offloaded = {**config, "zero_optimization": {**config["zero_optimization"], "offload_optimizer": {"device": "cpu"}}}
+    assert states(1000, [600, 300], offloaded, world=world) == found._replace(optimiser=0, update=0)
     twice = {**config, "gradient_accumulation_steps": 2}
     more = states(1000, [600, 300], twice, world=world).gradients - found.gradients
     assert more == pytest.approx(size * (900 if stage == 1 else own), abs=size)
