@@ -109,7 +109,11 @@ def _decoders() -> Iterator[Finding]:
 def _cores() -> Finding:
     cores = cores_of_rank(os.environ)
     enough = cores >= 4 or not torch.cuda.is_available()
-    remedy = "" if enough else "a V100 wants 3 loader processes and an H200 8: ask for more cores (--cpus-per-task)"
+    remedy = (
+        ""
+        if enough
+        else "an H200 wants 8 loader processes, a core each (stoa plan): ask for more, as by --cpus-per-task"
+    )
     return Finding("cores", "good" if enough else "bad", f"{cores} for a process of this machine", remedy)
 
 
@@ -123,7 +127,7 @@ def _shared_memory() -> Finding:
 def _disk(folder: Path) -> Finding:
     free = free_bytes(folder)
     good = free >= _LEAST_DISK
-    remedy = "" if good else "three checkpoints of ViT-B/16 take 9 GiB"
+    remedy = "" if good else "three checkpoints of ViT-B/16 in half precision take 9 GiB"
     return Finding("disk", "good" if good else "bad", f"{in_units(free)} free for {folder}", remedy)
 
 
