@@ -138,6 +138,7 @@ def start_training(
     processes: int = 1,
     bf16: bool = False,
     stage: int = 1,
+    offload: bool = False,
     clipping: float = 1.0,
     program: tuple[str, ...] = ("train.py",),
     ranks: tuple[int, int] | None = None,
@@ -147,10 +148,11 @@ def start_training(
     Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet at.
     """
     ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
+    zero = {"stage": stage, **({"offload_optimizer": {"device": "cpu"}} if offload else {})}
     values = {
         "train_micro_batch_size_per_gpu": 8 // processes,
         "gradient_clipping": clipping,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": zero,
         "bf16": {"enabled": bf16},
     }
     ds_config.write_text(json.dumps(values))

@@ -38,12 +38,22 @@ def test_how_often_gradients_are_clipped_is_told(start, tmp_path, clipping, show
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("bf16", [False, True])
-def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path, bf16):
+@pytest.mark.parametrize(
+    ("bf16", "stage", "offload"),
+    [
+        (False, 1, False),
+        (True, 1, False),
+        *(pytest.param(*values, marks=pytest.mark.slow) for values in ((False, 3, False), (True, 3, False))),
+        *(pytest.param(*values, marks=pytest.mark.slow) for values in ((False, 2, True), (True, 2, True))),
+        pytest.param(True, 3, True, marks=pytest.mark.slow),
+    ],
+)
+def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path, bf16, stage, offload):
     """DeepSpeed leaves such a step out."""
     run = tmp_path / "run"
     arguments = ("--training.log_every", "4", "--training.save_every", "4")
-    _, err = finish(start(run, *arguments, bf16=bf16, program=(WORKER, "gradient", "6")), code=2)
+    planted = start(run, *arguments, bf16=bf16, stage=stage, offload=offload, program=(WORKER, "gradient", "6"))
+    _, err = finish(planted, code=2)
     assert "train.py: error: grad_norm of step 6 is inf; lower the learning rates" in err
     assert checkpoints(run) == ["step-00000004"]
     assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == list(range(1, 9))
