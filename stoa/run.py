@@ -274,10 +274,10 @@ def _objective(
     """With what it holds at a time settled."""
     training, deepspeed = config.training, process.deepspeed_config
     chunk, clips = training.chunk_clips, deepspeed["train_micro_batch_size_per_gpu"]
-    if chunk is not None and chunk > clips:
+    if chunk is not None and chunk >= clips:
         raise ValueError(
-            f"training.chunk_clips is {chunk} and train_micro_batch_size_per_gpu, which it divides, {clips}; lower it "
-            "or leave it out"
+            f"training.chunk_clips is {chunk} and train_micro_batch_size_per_gpu, which it divides, {clips}: that is "
+            "no chunk; lower it, raise the other, or leave it out"
         )
     if chunk is not None and zero_stage(deepspeed) == 3:
         raise ValueError(

@@ -104,7 +104,10 @@ def test_a_manifest_that_breaks_in_mid_run_loses_nothing(start, data_set, tmp_pa
     [
         (("--training.max_step", "3"), "unknown option --training.max_step; did you mean --training.max_steps?"),
         (("--data.split", "tests"), "has no usable row with split 'tests' (splits found: ['test', 'train', 'val'])"),
-        (("--training.chunk_clips", "9"), "chunk_clips is 9 and train_micro_batch_size_per_gpu, which it divides, 8"),
+        (
+            ("--training.chunk_clips", "8"),
+            "chunk_clips is 8 and train_micro_batch_size_per_gpu, which it divides, 8: that",
+        ),
         (("--training.chunk_clips", "2"), "chunk_clips is 2 and zero_optimization.stage 3, under which a weight"),
         (("--init", "absent.pt"), "--init 'absent.pt' is neither a file nor a pretrained tag of stoa-tiny"),
     ],
