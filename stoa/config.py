@@ -50,9 +50,19 @@ def add_recipe_arguments(parser: jsonargparse.ArgumentParser) -> None:
 def add_run_arguments(parser: jsonargparse.ArgumentParser) -> None:
     """What pre-training takes: a recipe and a DeepSpeed JSON."""
     add_recipe_arguments(parser)
-    parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
+    add_launch_arguments(parser)
     parser.add_argument("--deepspeed", action="store_true", help="accepted for DeepSpeed's launcher; always on")
+
+
+def add_launch_arguments(parser: jsonargparse.ArgumentParser) -> None:
+    """What every training takes."""
+    parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
     parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
+    parser.add_argument(
+        "--resume-reshaped",
+        action="store_true",
+        help="go on from a checkpoint of another number of processes, batch, ZeRO stage or precision",
+    )
 
 
 def run_of(arguments: jsonargparse.Namespace) -> Config:

@@ -53,15 +53,17 @@ class Process(NamedTuple):
     device: torch.device
     console: Console
     ledger: Ledger
+    reshaped: bool
 
 
 @contextmanager
-def joined(training: TrainingConfig, deepspeed_config: str) -> Iterator[Process]:
+def joined(training: TrainingConfig, deepspeed_config: str, *, reshaped: bool = False) -> Iterator[Process]:
     """Join the other processes, seed this one, and be the only run to write to ``training.output_dir``.
 
     Args:
         training: of the run.
         deepspeed_config: path of DeepSpeed's JSON.
+        reshaped: what is resumed may be of other processes, see :meth:`Trainer.resume`.
 
     Raises:
         ValueError: the JSON is wrong, the processes do not know of each other, or another run writes to the folder.
@@ -75,12 +77,12 @@ def joined(training: TrainingConfig, deepspeed_config: str) -> Iterator[Process]
         device = ds.init_distributed()
         if not alone:
             from_first_rank(lambda: held.enter_context(only_writer(folder, _OUTPUT)))
-        yield _process(training, ds_config, device)
+        yield _process(training, ds_config, device, reshaped)
         dist.barrier()
         dist.destroy_process_group()
 
 
-def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device) -> Process:
+def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device, reshaped: bool) -> Process:
     if device.type == "cpu":
         keep_freed_memory()
     console = Console(enabled=rank() == 0)
@@ -92,7 +94,7 @@ def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.
     ds.require_valid(ds_config)
     ds.choose_attention(device)
     torch.manual_seed(training.seed)
-    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE))
+    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE), reshaped)
 
 
 Steps = Callable[[Trainer, Iterator[LoadedBatch]], None]
@@ -100,7 +102,12 @@ Steps = Callable[[Trainer, Iterator[LoadedBatch]], None]
 
 
 def pretrain(
-    config: Config, deepspeed_config: str, *, default_data: Callable[[int, int], Path], steps: Steps | None = None
+    config: Config,
+    deepspeed_config: str,
+    *,
+    default_data: Callable[[int, int], Path],
+    steps: Steps | None = None,
+    reshaped: bool = False,
 ) -> None:
     """Run a recipe on this rank: read, build, resume, train.
 
@@ -110,11 +117,12 @@ def pretrain(
         default_data: given the side of the frames and the global batch, makes the data used where the recipe
             names none and returns its manifest. Called on the first rank alone.
         steps: what is done in place of training; nothing is resumed for it.
+        reshaped: what is resumed may be of other processes, see :meth:`Trainer.resume`.
 
     Raises:
         ValueError: whatever of this is wrong, in one line.
     """
-    with joined(config.training, deepspeed_config) as process:
+    with joined(config.training, deepspeed_config, reshaped=reshaped) as process:
         manifest = _manifest(config, default_data, process)
         ledger = process.ledger if rank() == 0 else Ledger(None)
         clips = open_clips(manifest, config.data.split, ledger, together=config.data.together)
@@ -256,7 +264,7 @@ def train(
         validation=None if validate is None else Validation(every, validate),
         length_key="training.max_steps" if epochs is None else "epochs",
     )
-    if steps is not None or not trainer.resume():
+    if steps is not None or not trainer.resume(reshaped=process.reshaped):
         process.console.say(start)
     shape = ClipShape(
         num_frames=config.model.num_frames,

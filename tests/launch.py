@@ -140,17 +140,18 @@ def start_training(
     stage: int = 1,
     offload: bool = False,
     clipping: float = 1.0,
+    batch: int = 8,
     program: tuple[str, ...] = ("train.py",),
     ranks: tuple[int, int] | None = None,
 ) -> Program:
-    """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
+    """Start train.py with a tiny model on global batches of so many; further arguments override. DeepSpeed's JSON goes to
     ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own.
     Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet at.
     """
-    ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
+    ds_config = folder / f"ds{processes}-{stage}-{batch}{'-bf16' if bf16 else ''}.json"
     zero = {"stage": stage, **({"offload_optimizer": {"device": "cpu"}} if offload else {})}
     values = {
-        "train_micro_batch_size_per_gpu": 8 // processes,
+        "train_micro_batch_size_per_gpu": batch // processes,
         "gradient_clipping": clipping,
         "zero_optimization": zero,
         "bf16": {"enabled": bf16},

@@ -15,6 +15,10 @@ from stoa.cli._errors import complain, complain_once
 
 COMMANDS = {
     "ablate": "stoa.cli.ablate",
+    "ckpt convert": "stoa.cli.ckpt_convert",
+    "ckpt ls": "stoa.cli.ckpt_ls",
+    "ckpt prune": "stoa.cli.ckpt_prune",
+    "ckpt verify": "stoa.cli.ckpt_verify",
     "curves": "stoa.cli.curves",
     "data check": "stoa.cli.data_check",
     "detect": "stoa.cli.detect",

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from stoa.arguments import Command
 from stoa.arguments.needs import FINETUNING
 from stoa.arguments.parse import Given
-from stoa.config import from_dict
+from stoa.config import add_launch_arguments, from_dict
 from stoa.tasks.finetune import FinetuneConfig, finetune
 from stoa.training import checkpoint
 from stoa.training.config import TrainingConfig
@@ -48,8 +48,7 @@ COMMAND = Command(FINETUNING, recipes=("a recipe for fine-tuning", "a recipe"), 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--recipe", action="config", help="YAML file of recipes/finetune; other options override it")
-    parser.add_argument("--deepspeed_config", type=str, required=True, help="DeepSpeed's own JSON, see ds_configs/")
-    parser.add_argument("--local_rank", type=int, default=0, help="set by DeepSpeed's launcher")
+    add_launch_arguments(parser)
     parser.add_class_arguments(FinetuneConfig, None)
 
 
@@ -61,4 +60,4 @@ def run(args: Namespace) -> None:
     config = config_of(args)
     folder = checkpoint.find(config.run)
     pretrained = from_dict(checkpoint.read_run(folder)["config"])
-    finetune(config, pretrained, folder, args.deepspeed_config)
+    finetune(config, pretrained, folder, args.deepspeed_config, reshaped=args.resume_reshaped)

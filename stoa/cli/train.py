@@ -29,7 +29,7 @@ def run(args: Namespace) -> None:
     if args.profile is not None:
         profile(run_of(args), args.deepspeed_config, steps=args.profile, option="--profile", default_data=moving_shapes)
         return
-    pretrain(run_of(args), args.deepspeed_config, default_data=moving_shapes)
+    pretrain(run_of(args), args.deepspeed_config, default_data=moving_shapes, reshaped=args.resume_reshaped)
 
 
 def moving_shapes(side: int, global_batch: int) -> Path:

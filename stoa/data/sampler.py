@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_SPLIT = ("world", "global_batch")
 
 
 class SampleKey(NamedTuple):
@@ -72,40 +73,57 @@ class GlobalBatchSampler:
         self.together = together
         self.batches_per_epoch = num_samples // together * together // self.global_batch
         self.fingerprint = fingerprint
-        self.next_batch = 0
+        self.epoch = self.taken = 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Batches from ``next_batch`` on. Iterating does not move ``next_batch``: a loader reads ahead of
-        the training, which says itself how far it is."""
-        batch = self.next_batch
+        """Batches behind the ``taken`` clips of ``epoch``. Iterating does not move these: a loader reads ahead of the
+        training, which says itself how far it is (:meth:`advance`)."""
+        epoch, taken = self._next(self.epoch, self.taken)
         while True:
-            epoch, first = divmod(batch, self.batches_per_epoch)
             order = permutation(self.num_samples, self.seed, epoch, self.together)
-            for index in range(first, self.batches_per_epoch):
+            while taken + self.global_batch <= len(order):
                 start = self.rank * self.micro_batch
-                indices = order[index * self.global_batch + start :][: self.micro_batch]
+                indices = order[taken + start :][: self.micro_batch]
                 yield [SampleKey(int(i), epoch, start + k) for k, i in enumerate(indices)]
-                batch += 1
+                taken += self.global_batch
+            epoch, taken = epoch + 1, 0
+
+    def advance(self, batches: int) -> None:
+        """The training has had so many batches more."""
+        for _ in range(batches):
+            epoch, taken = self._next(self.epoch, self.taken)
+            self.epoch, self.taken = self._next(epoch, taken + self.global_batch)
+
+    def _next(self, epoch: int, taken: int) -> tuple[int, int]:
+        """Where the next whole batch begins."""
+        usable = self.num_samples // self.together * self.together
+        return (epoch, taken) if taken + self.global_batch <= usable else (epoch + 1, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("next_batch", "num_samples", "global_batch", "world", "seed", "fingerprint", "together")
+        names = ("epoch", "taken", "num_samples", "seed", "fingerprint", "together", *_SPLIT)
         return {"version": STATE_VERSION, **{name: getattr(self, name) for name in names}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, reshaped: bool = False) -> None:
         """Continue where the state was taken.
+
+        Args:
+            state: of :meth:`state_dict`.
+            reshaped: the number of processes and the global batch may be others. The epoch's order stays as it is, and
+                the next batch begins behind the last clip that was taken.
 
         Raises:
             ValueError: the state is of another data set, batch, seed or number of processes; the message
                 gives both values.
         """
-        state = {"together": 1, **state}  # absent: no groups
         for name, current in self.state_dict().items():
-            if name != "next_batch" and state.get(name) != current:
-                raise ValueError(
-                    f"the checkpoint's data order has {name} {state.get(name)}, this run has {current}; resume with "
-                    "the same data, seed, batch and number of processes, or start in another training.output_dir"
-                )
-        self.next_batch = int(state["next_batch"])
+            if name in ("epoch", "taken") or (reshaped and name in _SPLIT) or state.get(name) == current:
+                continue
+            remedy = ", or go on with this one by --resume-reshaped" if name in _SPLIT else ""
+            raise ValueError(
+                f"the checkpoint's data order has {name} {state.get(name)}, this run has {current}; resume with the "
+                f"same data, seed, batch and number of processes, or start in another training.output_dir{remedy}"
+            )
+        self.epoch, self.taken = int(state["epoch"]), int(state["taken"])
 
 
 def permutation(num_samples: int, seed: int, epoch: int, together: int = 1) -> np.ndarray:

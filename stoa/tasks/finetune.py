@@ -126,7 +126,9 @@ class FinetuneConfig:
             )
 
 
-def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deepspeed_config: str) -> None:
+def finetune(
+    config: FinetuneConfig, pretrained: Config, from_folder: Path, deepspeed_config: str, *, reshaped: bool = False
+) -> None:
     """Fine-tune on this rank.
 
     Args:
@@ -134,6 +136,7 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
         pretrained: the configuration of the checkpoint to start from.
         from_folder: that checkpoint, as :func:`stoa.training.checkpoint.find` gives it.
         deepspeed_config: path of DeepSpeed's JSON.
+        reshaped: what is resumed may be of other processes.
 
     Raises:
         ValueError: whatever of this is wrong, in one line.
@@ -145,7 +148,7 @@ def finetune(config: FinetuneConfig, pretrained: Config, from_folder: Path, deep
     if config.task == "captioning":
         require_scorers()
     objectives = _predicting_as_before(config.objectives, pretrained.objectives)
-    with joined(config.training, deepspeed_config) as process:
+    with joined(config.training, deepspeed_config, reshaped=reshaped) as process:
         _finetune(config, pretrained, from_folder, objectives, validation_clips, process)
 
 

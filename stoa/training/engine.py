@@ -1,12 +1,11 @@
-"""The only place that knows DeepSpeed."""
+"""The only place that knows DeepSpeed, but for :mod:`stoa.training.pieces`."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -173,26 +172,35 @@ def elements(parameter: torch.Tensor) -> int:
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """All ranks: the state of a model, on the CPU; on all ranks but the first it is empty. What ZeRO 3 has split is
-    gathered, one module at a time."""
+    gathered, one module at a time; of weights in half precision it is the optimiser's own, in fp32."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
     weights: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
-        with _gathered(list(module.parameters(recurse=False))) as split:
+        parameters = dict(module.named_parameters(recurse=False))
+        prefix = f"{name}." if name else ""
+        with _gathered(list(parameters.values())) as split:
             if dist.get_rank() == 0:
-                own: dict[str, torch.Tensor] = {}
-                module._save_to_state_dict(own, f"{name}." if name else "", keep_vars=False)
-                weights |= {key: value.to("cpu", copy=split).contiguous() for key, value in own.items()}
+                state: dict[str, torch.Tensor] = {}
+                module._save_to_state_dict(state, prefix, keep_vars=False)
+                weights |= {key: value.to("cpu", copy=split).contiguous() for key, value in state.items()}
+        for key, parameter in parameters.items():
+            if parameter.requires_grad and parameter.dtype != torch.float32:
+                own = safe_get_full_fp32_param(parameter)
+                if dist.get_rank() == 0:
+                    weights[prefix + key] = own.detach().reshape(weights[prefix + key].shape).cpu()
     return weights
 
 
 @contextmanager
-def _gathered(parameters: list[nn.Parameter]) -> Iterator[bool]:
-    """Parameters as a whole, and whether they are split elsewhere."""
+def _gathered(parameters: Sequence[torch.Tensor], *, write: bool = False) -> Iterator[bool]:
+    """Parameters as a whole, and whether they are split elsewhere; what all ranks ``write`` to them stays."""
     if not any(hasattr(parameter, "ds_id") for parameter in parameters):
         yield False
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(parameters):
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None):
         yield True
 
 
@@ -231,26 +239,29 @@ def skipped_steps(engine: Any) -> int:
     return int(engine.skipped_steps)
 
 
-def save_states(engine: Any, folder: Path, tag: str) -> None:
-    """All ranks: write model, optimiser and scaler states to ``folder/tag``."""
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=False)
+_COUNTS = ("global_steps", "global_samples", "skipped_steps", "micro_steps")
+_LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
-def load_states(engine: Any, folder: Path, tag: str) -> None:
-    """All ranks: the reverse of :func:`save_states`.
+def counts(engine: Any) -> dict[str, Any]:
+    """What DeepSpeed counts, and the state of the loss scaler of fp16: numbers by name."""
+    scaler = vars(getattr(engine.optimizer, "loss_scaler", object))
+    scale = {name: scaler[name] for name in _LOSS_SCALE if name in scaler} if uses_fp16(engine) else {}
+    return {name: int(getattr(engine, name)) for name in _COUNTS} | {"loss_scale": scale}
 
-    DeepSpeed's files are pickles: call this only for files whose hashes a manifest of ours vouches for.
-    They also hold the hyper-parameters of the time; this run's stay in force.
 
-    Raises:
-        ValueError: there is nothing to load.
-    """
-    names = ("peak_lr", "weight_decay", "betas", "eps")
-    settings = [{name: group[name] for name in names} for group in engine.optimizer.param_groups]
-    path, _ = engine.load_checkpoint(str(folder), tag=tag, load_lr_scheduler_states=False)
-    if path is None:
-        raise ValueError(f"checkpoint {folder / tag} holds no DeepSpeed states; remove it to use the one before")
-    for group, setting in zip(engine.optimizer.param_groups, settings, strict=True):
-        group.update(setting)
-    if hasattr(engine.optimizer, "clip_grad"):
-        engine.optimizer.clip_grad = engine.gradient_clipping()
+def set_counts(engine: Any, values: dict[str, Any]) -> None:
+    """The reverse of :func:`counts`; a scaler that the values know nothing of keeps its state."""
+    for name in _COUNTS:
+        setattr(engine, name, int(values[name]))
+    if uses_fp16(engine):
+        for name, value in values["loss_scale"].items():
+            if name in _LOSS_SCALE:
+                setattr(engine.optimizer.loss_scaler, name, value)
+
+
+def set_whole(values: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """All ranks: give tensors of a model, by name, other values; what ZeRO 3 has split is gathered for it."""
+    for mine, value in values.values():
+        with torch.no_grad(), _gathered([mine], write=True):
+            mine.copy_(value)

@@ -17,14 +17,14 @@ from stoa.data.sampler import GlobalBatchSampler
 from stoa.objectives.gather import Agreement, from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.parts import part
-from stoa.training import checkpoint
+from stoa.training import checkpoint, saving
 from stoa.training import engine as ds
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog
 from stoa.training.optim import lr_factor, set_learning_rates
 from stoa.training.reports import Reports, StepRecord
-from stoa.training.resumable import require_same_run
+from stoa.training.resumable import Shape, require_same_run, require_same_steps, reshaping
 from stoa.training.signals import asked_to_end
 from stoa.training.validation import BestWeights, Validation
 
@@ -97,8 +97,11 @@ class Trainer:
         """Clips that share a contrastive loss."""
         return self.sampler.global_batch
 
-    def resume(self) -> bool:
+    def resume(self, *, reshaped: bool = False) -> bool:
         """Continue from the newest sound checkpoint of ``output_dir``, if there is one.
+
+        Args:
+            reshaped: it may be of another number of processes, batch, stage of ZeRO or precision.
 
         Returns:
             whether there is.
@@ -112,16 +115,21 @@ class Trainer:
             if rank() == 0:  # the score of the best would be compared with those of another training
                 checkpoint.set_aside(self.folder / checkpoint.BEST)
             return False
+        checkpoint.require_states(path)
         run = checkpoint.read_run(path)
-        require_same_run(run, self.run_facts, path)
+        require_same_run(run, self.run_facts, path, reshaped=reshaped)
         if self.run_facts.get("losses") and run.get("losses"):  # weights of losses may change from call to call
             self.run_facts["losses"] = sorted({*self.run_facts["losses"], *run["losses"]})
-        self.sampler.load_state_dict(run["sampler"])
-        checkpoint.load(self.engine, path)
+        self.sampler.load_state_dict(run["sampler"], reshaped=reshaped)
+        here = Shape.of({**self.run_facts, "sampler": self.sampler.state_dict()})
+        if self.length_key == "epochs":
+            require_same_steps(Shape.of(run), here, path)
+        said = reshaping(run, here)
+        saving.load(self.engine, path)
         if rank() == 0:
             checkpoint.set_aside_after(path)
         self.step = self._saved_step = int(run["step"])
-        self.console.say(f"resuming from {path} at step {self.step}")
+        self.console.say(f"resuming from {path} at step {self.step}{f', {said}' if said else ''}")
         return True
 
     def fit(self, batches: Iterator[LoadedBatch]) -> None:
@@ -181,7 +189,7 @@ class Trainer:
 
     def _require_room(self) -> str | None:
         checkpoints, keep = self.checkpoints, self.config.keep_checkpoints
-        return checkpoint.require_room(self.engine, self.objective.model, checkpoints, keep)
+        return saving.require_room(self.objective.model, checkpoints, keep)
 
     def _loop(self, batches: Iterator[LoadedBatch], reports: Reports) -> None:
         config, first, agreement = self.config, self.step + 1, Agreement(self.device)
@@ -226,7 +234,7 @@ class Trainer:
             replaced += loaded.replaced
             dropped += loaded.dropped_boxes
         self.step += 1
-        self.sampler.next_batch = self.step * self.accumulation
+        self.sampler.advance(self.accumulation)
         means = torch.stack(micro_scalars).mean(dim=0)  # a metric that one micro-batch lacks is left out of the step
         norm = ds.grad_norm(self.engine, means.device)
         rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
@@ -259,7 +267,7 @@ class Trainer:
             return
         reports.require_finite_weights(self.objective.model, self.step)
         run = {**self.run_facts, "step": self.step, "sampler": self.sampler.state_dict()}
-        path = checkpoint.save(
+        path = saving.save(
             self.engine, self.objective.model, self.checkpoints, self.step, run, keep=self.config.keep_checkpoints
         )
         self._saved_step = self.step

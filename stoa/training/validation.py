@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.gather import from_first_rank, rank
-from stoa.training import checkpoint
+from stoa.training import checkpoint, saving
 from stoa.training import engine as ds
 from stoa.training.console import Console
 from stoa.training.metrics import METRICS_FILE, MetricsLog, read_metrics
@@ -114,7 +114,7 @@ class BestWeights:
         self._console.say(score.line(step, best, before.get("step")))
         if rank() == 0 and (best is None or score.value > best):
             facts = {"step": step, "validation": score.value, "validation metric": score.metric.name}
-            checkpoint.save_weights(weights, folder, step, {**run_facts, **facts})
+            saving.save_weights(weights, folder, step, {**run_facts, **facts})
         if log is not None:
             log.write(step, {"validation": score.value})  # from here on it is not owed
             log.flush()
@@ -128,4 +128,4 @@ def _whole(engine: Any, weights: dict[str, torch.Tensor], run_facts: dict[str, A
         return model
     copy = VideoLanguageModel(model.config, used_token_ids=run_facts.get("used_token_ids"))
     copy.load_state_dict(weights)
-    return copy.to(engine.device, weights["mask_token"].dtype).eval()
+    return copy.to(engine.device, model.mask_token.dtype).eval()

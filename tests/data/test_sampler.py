@@ -60,7 +60,7 @@ def test_epochs_and_seeds_differ():
 def test_a_restored_sampler_goes_on_where_it_was(done):
     whole = take(GlobalBatchSampler(20, 4, rank=0, world=1, seed=0), 20)
     first = GlobalBatchSampler(20, 4, rank=0, world=1, seed=0)
-    first.next_batch = done
+    first.advance(done)
     second = GlobalBatchSampler(20, 4, rank=0, world=1, seed=0)
     second.load_state_dict(first.state_dict())
     assert take(second, 20 - done) == whole[done:]
@@ -85,10 +85,35 @@ def test_too_few_clips_is_an_error():
         GlobalBatchSampler(3, 4, rank=0, world=2, seed=0)
 
 
-def test_a_state_without_groups_is_one_of_single_clips():
-    sampler = GlobalBatchSampler(20, 4, rank=0, world=1, seed=0)
-    state = {name: value for name, value in sampler.state_dict().items() if name != "together"}
-    sampler.load_state_dict({**state, "next_batch": 3})
-    assert sampler.next_batch == 3
-    with pytest.raises(ValueError, match="together 1, this run has 2"):
-        GlobalBatchSampler(20, 4, rank=0, world=1, seed=0, together=2).load_state_dict(state)
+@given(
+    n=st.integers(24, 90),
+    together=st.sampled_from([1, 2]),
+    done=st.integers(0, 30),
+    before=st.sampled_from([2, 4, 6, 12]),
+    micro=st.sampled_from([2, 4, 6]),
+    world=st.sampled_from([1, 2, 4]),
+)
+def test_other_processes_go_on_behind_the_clips_that_were_taken(n, together, done, before, micro, world):
+    """No clip of the epoch comes twice, and those that are left out would not fill a batch."""
+    saved = GlobalBatchSampler(n, before, rank=0, world=1, seed=5, together=together)
+    had = [key[:2] for batch in take(saved, done) for key in batch]
+    saved.advance(done)
+    ranks = [GlobalBatchSampler(n, micro, rank=rank, world=world, seed=5, together=together) for rank in range(world)]
+    for sampler in ranks:
+        sampler.load_state_dict(saved.state_dict(), reshaped=True)
+    come = [key[:2] for sampler in ranks for batch in take(sampler, 50) for key in batch]
+    clips = [clip for clip, epoch in had + come if epoch == saved.epoch]
+    assert len(set(clips)) == len(clips) > n - max(before, micro * world) - together
+
+
+@given(before=st.sampled_from([1, 2, 4]), behind=st.sampled_from([1, 2, 4]), done=st.integers(0, 20))
+def test_another_number_of_processes_has_the_same_batches(before, behind, done):
+    whole = take(GlobalBatchSampler(30, 8, rank=0, world=1, seed=2), done + 5)
+    saved = GlobalBatchSampler(30, 8 // before, rank=before - 1, world=before, seed=2)
+    saved.advance(done)
+    parts = []
+    for rank in range(behind):
+        sampler = GlobalBatchSampler(30, 8 // behind, rank=rank, world=behind, seed=2)
+        sampler.load_state_dict(saved.state_dict(), reshaped=True)
+        parts.append(take(sampler, 5))
+    assert [sum(batch, []) for batch in zip(*parts, strict=True)] == whole[done:]

@@ -13,10 +13,9 @@ from torch import nn
 from stoa import files
 from stoa.config import Config
 from stoa.files import StorageError
-from stoa.training import checkpoint
+from stoa.training import checkpoint, saving
 from stoa.training.checkpoint import (
     Gone,
-    bytes_needed,
     chosen,
     damage,
     find,
@@ -24,19 +23,20 @@ from stoa.training.checkpoint import (
     newest,
     read_run,
     read_weights,
-    require_room,
-    save_weights,
     set_aside_after,
 )
 from stoa.training.resumable import require_same_run
+from stoa.training.saving import bytes_needed, require_room, save_weights
 
 
 def make(folder: Path, step: int, content: bytes = b"weights") -> Path:
     path = folder / f"step-{step:08d}"
     (path / "inner").mkdir(parents=True)
-    (path / "inner" / "states.pt").write_bytes(content)
-    sums = {"inner/states.pt": hashlib.sha256(content).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps({"step": step, "sha256": sums}))
+    files = {"inner/states": content, "model.safetensors": b"weights", "run.json": b"{}"}
+    for name, held in files.items():
+        (path / name).write_bytes(held)
+    sums = {name: hashlib.sha256(held).hexdigest() for name, held in files.items()}
+    (path / "manifest.json").write_text(json.dumps({"sha256": sums}))
     return path
 
 
@@ -49,7 +49,7 @@ def test_the_newest_complete_one_counts(tmp_path):
 
 
 def damage_by(path: Path, how: str) -> None:
-    states = path / "inner" / "states.pt"
+    states = path / "inner" / "states"
     if how == "cut":
         states.write_bytes(b"weig")
     elif how == "bit":
@@ -67,11 +67,71 @@ def test_a_damaged_one_is_passed_over_and_named(tmp_path, capsys, how):
     assert damage(good) is None
     assert newest(tmp_path) == good
     assert "step-00000010 is damaged" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"step-00000010 is damaged: (inner/states.pt|manifest.json)"):
+    with pytest.raises(ValueError, match=r"step-00000010 is damaged: (inner/states|manifest.json)"):
         find(bad)
     set_aside_after(good)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000005", "step-00000010.damaged"]
     assert newest(tmp_path) == good
+
+
+SUM = hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        ("", "Expecting value"),
+        ("null", "it has no sha256 of each file"),
+        ("[1]", "it has no sha256 of each file"),
+        ('"sha256"', "it has no sha256 of each file"),
+        ("{}", "it has no sha256 of each file"),
+        ('{"sha256": {}}', "inner/states is not listed"),
+        ('{"sha256": []}', "it has no sha256 of each file"),
+        ('{"sha256": {"inner/states": 1}}', "it has no sha256 of each file"),
+        (json.dumps({"sha256": {"inner/states": SUM}}), "model.safetensors is not listed"),
+        ("[" * 100_000, "manifest.json: "),
+        ("\xff\xfe", "manifest.json: "),
+    ],
+)
+def test_a_list_of_files_that_is_none_is_told(tmp_path, manifest, told):
+    path = make(tmp_path, 5)
+    (path / "manifest.json").write_bytes(manifest.encode("latin-1"))
+    assert told in damage(path)
+
+
+def add_file(path):
+    (path / "inner" / "more.pt").write_bytes(b"")
+
+
+def add_link(path):
+    (path / "latest").symlink_to("/dev/zero")
+
+
+def add_pipe(path):
+    os.mkfifo(path / "pipe")
+
+
+@pytest.mark.parametrize("add", [add_file, add_link, add_pipe])
+def test_what_is_not_listed_does_not_belong_to_a_checkpoint(tmp_path, add):
+    path = make(tmp_path, 5)
+    add(path)
+    assert "is not listed in manifest.json" in damage(path)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "inner"])
+def test_what_is_listed_lies_in_the_folder(tmp_path, name):
+    path = make(tmp_path, 5)
+    (tmp_path / "outside").write_bytes(b"weights")
+    sums = json.loads((path / "manifest.json").read_text())["sha256"]
+    (path / "manifest.json").write_text(json.dumps({"sha256": {**sums, name: SUM}}))
+    assert damage(path) == f"{name} is missing"
+
+
+def test_a_listed_pipe_is_not_read(tmp_path):
+    path = make(tmp_path, 5)
+    (path / "inner" / "states").unlink()
+    os.mkfifo(path / "inner" / "states")
+    assert damage(path) == "inner/states is no file"
 
 
 def test_going_on_from_scratch_is_never_silent(tmp_path):
@@ -133,42 +193,35 @@ def test_a_damaged_choice_of_validation_is_not_silently_passed_over(tmp_path, ca
     assert find(tmp_path) == tmp_path / "checkpoints" / "step-00000020"
 
 
-class Engine:
-    """What a checkpoint's size depends on."""
-
-    def __init__(self, stage: int = 1) -> None:
-        self.zero_optimization_stage, self.fp16_enabled = (lambda: stage), (lambda: False)
-
-
 def leave(monkeypatch, free: int) -> None:
-    monkeypatch.setattr(checkpoint, "free_bytes", lambda path: free)
+    monkeypatch.setattr(saving, "free_bytes", lambda path: free)
     monkeypatch.setattr(files, "free_bytes", lambda path: free)
 
 
 def test_a_checkpoint_without_room_is_told_before_the_training(tmp_path, monkeypatch):
-    """4,000 bytes of weights: twice these, AdamW's two states and, under ZeRO, a copy in full precision."""
-    model = nn.Linear(1000, 1, bias=False)
-    assert [bytes_needed(Engine(stage), model, tmp_path) for stage in (0, 1)] == [16_000, 20_000]
-    model.weight.requires_grad_(False)
-    assert bytes_needed(Engine(), model, tmp_path) == 8_000
+    """4,000 bytes of weights, and AdamW's two moments of those that are trained."""
+    model = nn.Linear(1000, 1, bias=False).half()
+    assert bytes_needed(model, tmp_path) == 12_000
+    model = nn.Linear(2000, 1, bias=False).requires_grad_(False)
+    assert bytes_needed(model, tmp_path) == 8_000
     leave(monkeypatch, 7_999)
     with pytest.raises(
         StorageError, match=r"left on device \(7.8 KiB needed, .* free\); make room; there is no earlier"
     ):
-        require_room(Engine(), model, tmp_path, keep=2)
+        require_room(model, tmp_path, keep=2)
     leave(monkeypatch, 16_000)
-    said = require_room(Engine(), model, tmp_path, keep=2)
+    said = require_room(model, tmp_path, keep=2)
     assert said is not None and "has room for 2 more checkpoint(s) of 7.8 KiB (15.6 KiB free)" in said
     assert "training.keep_checkpoints 2 means 3 more at a time" in said
     leave(monkeypatch, 24_000)
-    assert require_room(Engine(), model, tmp_path, keep=2) is None
+    assert require_room(model, tmp_path, keep=2) is None
     for step in (5, 10):  # which make room for one as they go
-        make(tmp_path, step, bytes(8_000))
+        make(tmp_path, step, bytes(7_900))
     leave(monkeypatch, 9_000)
-    assert require_room(Engine(), model, tmp_path, keep=2) is None
+    assert require_room(model, tmp_path, keep=2) is None
     leave(monkeypatch, 8_000)
     with pytest.raises(StorageError, match=r"the last good checkpoint is \S+step-00000010$"):
-        require_room(Engine(), model, tmp_path, keep=2)
+        require_room(model, tmp_path, keep=2)
 
 
 def test_a_save_without_room_writes_nothing_and_names_the_last_good(tmp_path, monkeypatch):
@@ -190,7 +243,7 @@ def test_a_disk_that_is_full_after_all_leaves_the_last_good_one(tmp_path, monkey
     def full(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(saving, "save_file", full)
     with pytest.raises(StorageError, match=r"cannot be written: No space left on device \("):
         save_weights(nn.Linear(2, 2).state_dict(), tmp_path, 10, {})
     assert list(tmp_path.iterdir()) == [good] and damage(good) is None

@@ -1,4 +1,5 @@
-"""Run by test_zero.py on each rank: losses of steps under DeepSpeed configurations, and the weights behind them."""
+"""Run by test_zero.py and test_states.py on each rank: losses of steps under DeepSpeed configurations, the weights
+behind them, and states that other processes and stages go on from."""
 
 import json
 import sys
@@ -15,14 +16,15 @@ from stoa.models.graph import GraphConfig  # noqa: E402
 from stoa.objectives.gather import mean_over_ranks, rank, world_size  # noqa: E402
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
 from stoa.training import engine as ds  # noqa: E402
+from stoa.training import states  # noqa: E402
 from stoa.training.optim import OptimConfig, build_optimizer  # noqa: E402
 
 CLIPS = 6
 """Of all ranks."""
 
 
-def trained(deepspeed, device, steps, chunk_clips):
-    """Losses and norms of the steps, and the weights behind them."""
+def trained(deepspeed, device, steps, chunk_clips=None, read=None, write=None):
+    """Losses and norms of the steps, behind those of the states that are read; the weights behind them."""
     model = tiny_model(graph=GraphConfig(layers=1))
     model.clip.visual.freeze(1)
     objective = TrainingObjective(model, ObjectivesConfig(), seed=0, chunk_clips=chunk_clips)
@@ -31,21 +33,29 @@ def trained(deepspeed, device, steps, chunk_clips):
         group["lr"] = 1e-3
     engine = ds.initialize(objective, optimizer, deepspeed)
     each = CLIPS // world_size()
-    losses, norms = [], []
-    for step in range(steps * ds.accumulation_steps(engine)):
+    losses, norms, first = [], [], 0
+    if read is not None:
+        states.read(engine, Path(read), Path(read, "model.safetensors"))
+        first = engine.global_steps
+    for step in range(first, first + steps * ds.accumulation_steps(engine)):
         batch = random_batch(CLIPS, seed=step).rows(slice(rank() * each, (rank() + 1) * each))
         loss, _ = engine(batch, torch.full((), step))
         engine.backward(loss)
         engine.step()
         losses.append(mean_over_ranks(loss).item())
         norms.append(ds.grad_norm(engine, device).item())
+    if write is not None:
+        states.write(engine, Path(write))
+        weights = ds.whole_weights(model)
+        if rank() == 0:
+            save_file(weights, Path(write, "model.safetensors"))
     return {"losses": losses, "norms": norms}, ds.whole_weights(objective)
 
 
 def main(out: str, runs: str) -> None:
     device = ds.init_distributed()
     for name, run in json.loads(runs).items():
-        told, weights = trained(run["deepspeed"], device, run["steps"], run.get("chunk_clips"))
+        told, weights = trained(device=device, **run)
         if rank() == 0:
             save_file(weights, f"{out}/{name}.safetensors")
             Path(out, f"{name}.json").write_text(json.dumps(told))

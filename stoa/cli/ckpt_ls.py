@@ -1,0 +1,18 @@
+"""List the checkpoints of a run, with their sizes and what they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from stoa.training.inspection import described, folders
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run's folder, or a checkpoint's")
+
+
+def run(args: Namespace) -> None:
+    for path in folders(args.run):
+        print(described(path))

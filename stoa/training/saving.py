@@ -1,0 +1,247 @@
+"""Checkpoints that a training writes, and what it needs to go on from them.
+
+A checkpoint is written to a folder of a temporary name, flushed, given a manifest of SHA-256 sums, and renamed;
+nothing older is deleted before that. With several nodes the folder must be on a file system they share. Who saves holds
+the lock of the run's folder (:mod:`stoa.locks`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+
+from stoa.files import TEMPORARY, bytes_of, free_bytes, fsync, in_units, replacing, sha256, storage_error, writing
+from stoa.objectives.gather import from_first_rank
+from stoa.training import engine as ds
+from stoa.training import states
+from stoa.training.checkpoint import MANIFEST, PREFIX, RUN, WEIGHTS, damage, steps_in
+
+
+def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, Any], *, keep: int) -> Path:
+    """All ranks: write a checkpoint and then delete all but the newest ``keep``.
+
+    Args:
+        engine: of DeepSpeed.
+        model: whose weights go to ``model.safetensors``.
+        folder: of the run's checkpoints.
+        step: optimiser steps done.
+        run: JSON-able facts (configuration, sampler state, versions) for ``run.json``.
+        keep: complete checkpoints to keep.
+
+    Returns:
+        the folder of the new checkpoint.
+
+    Raises:
+        StorageError: the disk refuses, or has not the space; names the last good checkpoint. What was there stays.
+        OSError: the ranks do not write to one folder.
+    """
+    final = folder / f"{PREFIX}{step:08d}"
+    needed = bytes_needed(model, folder)
+    temporary = from_first_rank(lambda: _begin(final, needed))
+    is_first = dist.get_rank() == 0
+    weights = ds.whole_weights(model)
+    dist.barrier()
+    try:
+        with writing(final, needed=needed, then=_what_is_left(folder)):
+            temporary.mkdir(exist_ok=True)
+            states.write(engine, temporary)
+        dist.barrier()
+        if is_first:
+            _check_every_rank_wrote(engine, temporary)
+            with writing(final, needed=needed, then=_what_is_left(folder)):
+                _complete(temporary, final, weights, run)
+            _delete_old(folder, keep)
+    except BaseException:
+        if is_first:
+            shutil.rmtree(temporary, ignore_errors=True)  # others may want the space
+        raise
+    dist.barrier()
+    return final
+
+
+def save_weights(weights: dict[str, torch.Tensor], folder: Path, step: int, run: dict[str, Any]) -> Path:
+    """One rank: write a checkpoint to use, not to resume from, in the place of the one that ``folder`` holds.
+
+    Raises:
+        StorageError: the disk refuses. What was there stays.
+    """
+    final = folder / f"{PREFIX}{step:08d}"
+    temporary = _begin(final, sum(tensor.nbytes for tensor in weights.values()))
+    try:
+        with writing(final, then=_what_is_left(folder)):
+            temporary.mkdir()
+            _complete(temporary, final, weights, run)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _delete_old(folder, 1)
+    return final
+
+
+def copy(path: Path, folder: Path, run: dict[str, Any] | None = None) -> Path:
+    """One process: a checkpoint in another folder, its files linked where the file system can, with other facts.
+
+    Args:
+        path: of a sound one.
+        folder: of checkpoints.
+        run: for ``run.json``; none is as they are.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    final = folder / path.name
+    temporary = _begin(final, 0)
+    try:
+        with writing(final, needed=bytes_of(path)):
+            shutil.copytree(path, temporary, copy_function=_link_or_copy)
+            if run is not None:
+                (temporary / RUN).unlink()  # a link, whose file is the other's too
+                (temporary / RUN).write_text(json.dumps(run, indent=2))
+            (temporary / MANIFEST).unlink()
+            _seal(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def prune(folder: Path, keep: int) -> list[Path]:
+    """One process: delete all but the newest ``keep`` sound checkpoints, and what killed runs have left.
+
+    Returns:
+        what was deleted.
+    """
+    sound = [path for path in steps_in(folder) if damage(path) is None]
+    kept = sound[-keep:]
+    doomed = [path for path in steps_in(folder) if kept and path not in kept]
+    for path in doomed:
+        _delete(path)
+    _delete_temporaries(folder)
+    return doomed
+
+
+def bytes_needed(model: nn.Module, folder: Path) -> int:
+    """What a checkpoint takes: as the newest does, or else by an estimate: weights and AdamW's two moments in fp32."""
+    there = [path for path in steps_in(folder) if (path / MANIFEST).is_file()]
+    if there:
+        return bytes_of(there[-1])
+    trained = sum(ds.elements(weight) for weight in model.parameters() if weight.requires_grad)
+    held = (*model.parameters(), *model.buffers())
+    return 4 * sum(ds.elements(tensor) for tensor in held) + 8 * trained
+
+
+def require_room(model: nn.Module, folder: Path, keep: int) -> str | None:
+    """One rank, before the training: find out whether its checkpoints will find room.
+
+    Returns:
+        a line that says so, where one more has room and the ``keep`` and one being written, which there will be at a
+        time, have not.
+
+    Raises:
+        StorageError: not one more has.
+    """
+    needed, free = bytes_needed(model, folder), free_bytes(folder)
+    if free < needed:
+        raise _no_room(folder, needed)
+    missing = max(1, keep + 1 - len(steps_in(folder)))
+    if free >= missing * needed:
+        return None
+    return (
+        f"{folder} has room for {free // needed} more checkpoint(s) of {in_units(needed)} ({in_units(free)} free), and "
+        f"training.keep_checkpoints {keep} means {missing} more at a time; make room or lower it"
+    )
+
+
+def _begin(final: Path, needed: int) -> Path:
+    """A folder for the name ``final``, emptied of what killed runs have left; the temporary name to write to."""
+    folder = final.parent
+    with writing(final, needed=needed, then=_what_is_left(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    _delete_temporaries(folder)
+    if free_bytes(folder) < needed:
+        raise _no_room(final, needed)
+    return folder / f"{final.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{TEMPORARY}"
+
+
+def _no_room(path: Path, needed: int) -> OSError:
+    folder = path.parent if path.name.startswith(PREFIX) else path
+    return storage_error(
+        path, errno.ENOSPC, os.strerror(errno.ENOSPC), needed=needed, then=f"make room; {_what_is_left(folder)}"
+    )
+
+
+def _what_is_left(folder: Path) -> str:
+    there = steps_in(folder)
+    return f"the last good checkpoint is {there[-1]}" if there else "there is no earlier checkpoint"
+
+
+def _complete(temporary: Path, final: Path, weights: dict[str, torch.Tensor], run: dict[str, Any]) -> None:
+    """Add weights and facts to a folder, and seal it."""
+    with replacing(temporary / WEIGHTS) as written:
+        save_file(weights, written)
+    (temporary / RUN).write_text(json.dumps(run, indent=2))
+    _seal(temporary, final)
+
+
+def _seal(temporary: Path, final: Path) -> None:
+    """Add the sums to a folder, and give it its name."""
+    files = sorted(p for p in temporary.rglob("*") if p.is_file())
+    sums = {p.relative_to(temporary).as_posix(): sha256(p) for p in files}
+    (temporary / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2))
+    for path in [*files, temporary / MANIFEST, temporary]:
+        fsync(path)
+    if final.exists():
+        _delete(final)
+    os.rename(temporary, final)
+    fsync(final.parent)
+
+
+def load(engine: Any, path: Path) -> None:
+    """All ranks: put the states of a checkpoint (as :func:`newest` found it) into the engine."""
+    states.read(engine, path, path / WEIGHTS)
+
+
+def _check_every_rank_wrote(engine: Any, temporary: Path) -> None:
+    expected, found = states.writers(engine), len(states.files(temporary))
+    if found < expected:
+        raise OSError(
+            f"{temporary} holds the optimiser states of {found} of {expected} processes; "
+            "training.output_dir must be on a file system that all nodes share"
+        )
+
+
+def _delete_old(folder: Path, keep: int) -> None:
+    for path in steps_in(folder)[:-keep]:
+        _delete(path)
+    _delete_temporaries(folder)
+
+
+def _delete(path: Path) -> None:
+    """In one step for who reads it."""
+    aside = path.with_name(f"{path.name}.deleted{TEMPORARY}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _delete_temporaries(folder: Path) -> None:
+    """What killed runs have left."""
+    for path in folder.glob(f"{PREFIX}*{TEMPORARY}"):
+        shutil.rmtree(path, ignore_errors=True)

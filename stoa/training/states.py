@@ -1,0 +1,128 @@
+"""A training's state in files that do not depend on how many processes wrote them, nor on the stage of ZeRO.
+
+Each rank writes ``states/rank-N.safetensors``: of each trained parameter the pieces that its optimiser holds, named
+``MOMENT:STEPS:START:PARAMETER`` (see :class:`~stoa.training.pieces.Piece`). ``states/engine.json`` holds the counts of
+DeepSpeed's engine and the loss scale. Weights are those of ``model.safetensors``. Nothing of it is code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from stoa.files import replacing
+from stoa.training import engine as ds
+from stoa.training.checkpoint import STATES
+from stoa.training.pieces import MOMENTS, Piece, pieces, rewritten, untrained
+
+_ENGINE = "engine.json"
+
+
+def write(engine: Any, folder: Path) -> None:
+    """All ranks: what this one holds goes to ``folder/states``.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    (folder / STATES).mkdir(exist_ok=True)
+    rank = dist.get_rank()
+    if rank == 0:
+        (folder / STATES / _ENGINE).write_text(json.dumps({"files": writers(engine), **ds.counts(engine)}, indent=2))
+    if rank == 0 or ds.zero_stage(engine) > 0:  # without ZeRO all ranks hold the same
+        tensors = {
+            f"{moment}:{piece.steps}:{piece.start}:{piece.name}": piece.moment(moment).cpu()
+            for piece in pieces(engine)
+            if piece.has_moments()
+            for moment in MOMENTS
+        }
+        with replacing(folder / STATES / f"rank-{rank:05d}.safetensors") as written:
+            save_file(tensors, written)
+
+
+def writers(engine: Any) -> int:
+    """Processes that write a file of their own."""
+    return dist.get_world_size() if ds.zero_stage(engine) > 0 else 1
+
+
+def files(folder: Path) -> list[Path]:
+    """Those of the ranks, in their order."""
+    return sorted((folder / STATES).glob("rank-*.safetensors"))
+
+
+def read(engine: Any, folder: Path, weights: Path) -> None:
+    """All ranks: the reverse of :func:`write`, whatever the number of processes and the stage then and now.
+
+    Args:
+        engine: of DeepSpeed, around an objective with the checkpoint's model.
+        folder: of the checkpoint.
+        weights: its ``model.safetensors``.
+
+    Raises:
+        ValueError: a file is not what :func:`write` makes, or a parameter's moments are not all there.
+    """
+    try:
+        counts = json.loads((folder / STATES / _ENGINE).read_text())
+        if len(files(folder)) != counts["files"]:
+            raise ValueError(
+                f"checkpoint {folder} has the states of {len(files(folder))} of the {counts['files']} processes that "
+                "wrote it; use the one before"
+            )
+        ds.set_counts(engine, counts)
+        with ExitStack() as opened, rewritten(engine):
+            whole = opened.enter_context(safe_open(weights, framework="pt"))
+            ds.set_whole({name: (tensor, whole.get_tensor(name)) for name, tensor in untrained(engine).items()})
+            saved = _Saved([opened.enter_context(safe_open(path, framework="pt")) for path in files(folder)])
+            for piece in pieces(engine):
+                values = whole.get_tensor(piece.name).view(-1)
+                piece.weights.copy_(values[piece.start :][: piece.elements])
+                saved.fill(piece, folder)
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"checkpoint {folder} cannot be read: {' '.join(str(error).split())}") from None
+
+
+class _Slice(NamedTuple):
+    start: int
+    stop: int
+    key: str
+    file: Any
+
+
+class _Saved:
+    """The pieces that a checkpoint holds, by parameter and moment."""
+
+    def __init__(self, opened: list[Any]) -> None:
+        self._slices: dict[tuple[str, str], list[_Slice]] = defaultdict(list)
+        self._steps: dict[str, int] = {}
+        for file in opened:
+            for key in file.keys():  # noqa: SIM118, it is no dict
+                moment, steps, start, name = key.split(":", 3)
+                (elements,) = file.get_slice(key).get_shape()
+                self._slices[name, moment].append(_Slice(int(start), int(start) + elements, key, file))
+                self._steps[name] = int(steps)
+
+    def fill(self, piece: Piece, folder: Path) -> None:
+        """The moments of a piece, from all that overlap it; a parameter that was never stepped has none."""
+        if piece.name not in self._steps:
+            return
+        piece.make_moments(self._steps[piece.name])
+        stop = piece.start + piece.elements
+        for moment in MOMENTS:
+            filled, into = 0, piece.moment(moment)
+            for there in self._slices[piece.name, moment]:
+                first, last = max(piece.start, there.start), min(stop, there.stop)
+                if first < last:
+                    values = there.file.get_slice(there.key)[first - there.start : last - there.start]
+                    into[first - piece.start : last - piece.start].copy_(values)
+                    filled += last - first
+            if filled != piece.elements:
+                raise ValueError(
+                    f"checkpoint {folder} has {filled} of the {piece.elements} values of {moment} of {piece.name} that "
+                    "this process needs; use the one before"
+                )
