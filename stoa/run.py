@@ -37,7 +37,7 @@ from stoa.training import engine as ds
 from stoa.training.compiling import compile_parts
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
-from stoa.training.deepspeed_config import read_config, zero_stage
+from stoa.training.deepspeed_config import read_config
 from stoa.training.optim import build_optimizer
 from stoa.training.state import run_facts
 from stoa.training.trainer import Trainer
@@ -286,11 +286,6 @@ def _objective(
         raise ValueError(
             f"training.chunk_clips is {chunk} and train_micro_batch_size_per_gpu, which it divides, {clips}: that is "
             "no chunk; lower it, raise the other, or leave it out"
-        )
-    if chunk is not None and zero_stage(deepspeed) == 3:
-        raise ValueError(
-            f"training.chunk_clips is {chunk} and zero_optimization.stage 3, under which a weight takes one gradient a "
-            "pass; use stage 1 or 2, or leave chunk_clips out"
         )
     if config.model.activation_checkpointing == "auto":
         parts, why = recomputed_on(

@@ -144,9 +144,10 @@ def start_training(
     program: tuple[str, ...] = ("train.py",),
     ranks: tuple[int, int] | None = None,
 ) -> Program:
-    """Start train.py with a tiny model on global batches of so many; further arguments override. DeepSpeed's JSON goes to
-    ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own.
-    Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet at.
+    """Start train.py with a tiny model on global batches of ``batch``; further arguments override. DeepSpeed's JSON
+    goes to ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its
+    own. Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet
+    at.
     """
     ds_config = folder / f"ds{processes}-{stage}-{batch}{'-bf16' if bf16 else ''}.json"
     zero = {"stage": stage, **({"offload_optimizer": {"device": "cpu"}} if offload else {})}

@@ -17,7 +17,12 @@ from torch import nn
 Outputs = tuple[torch.Tensor, ...]
 
 
-def encode_in_chunks(encode: Callable[[int], Outputs], chunks: int, parameters: Sequence[nn.Parameter]) -> Outputs:
+def encode_in_chunks(
+    encode: Callable[[int], Outputs],
+    chunks: int,
+    parameters: Sequence[nn.Parameter],
+    stand_in: Callable[[nn.Parameter], torch.Tensor] = lambda parameter: parameter,
+) -> Outputs:
     """What ``encode`` gives for each chunk, concatenated along the first dimension.
 
     Args:
@@ -25,8 +30,9 @@ def encode_in_chunks(encode: Callable[[int], Outputs], chunks: int, parameters: 
             put back when a chunk passes again.
         chunks: how many there are.
         parameters: that get gradients.
+        stand_in: what takes the gradient of a parameter and hands it on.
     """
-    return _InChunks.apply(encode, chunks, *parameters)
+    return _InChunks.apply(encode, chunks, parameters, *map(stand_in, parameters))
 
 
 class _Surroundings(NamedTuple):
@@ -39,7 +45,13 @@ class _Surroundings(NamedTuple):
 
 class _InChunks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, encode: Callable[[int], Outputs], chunks: int, *parameters: nn.Parameter) -> Outputs:
+    def forward(
+        ctx: Any,
+        encode: Callable[[int], Outputs],
+        chunks: int,
+        parameters: Sequence[nn.Parameter],
+        *stand_ins: torch.Tensor,
+    ) -> Outputs:
         ctx.encode, ctx.parameters, ctx.surroundings, ctx.sizes = encode, parameters, [], []
         outputs = []
         for chunk in range(chunks):
@@ -55,7 +67,7 @@ class _InChunks(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         sums: list[torch.Tensor | None] = [None] * len(ctx.parameters)
         split = [None if grad is None else grad.split(ctx.sizes) for grad in grads]
-        wanted = [number for number, p in enumerate(ctx.parameters) if ctx.needs_input_grad[2 + number]]
+        wanted = [number for number, p in enumerate(ctx.parameters) if ctx.needs_input_grad[3 + number]]
         for chunk, around in enumerate(ctx.surroundings):
             with torch.enable_grad(), _inside(around, ctx.parameters[0].device):
                 outputs = ctx.encode(chunk)
@@ -73,7 +85,7 @@ class _InChunks(torch.autograd.Function):
             for number, grad in zip(wanted, found, strict=True):
                 before = sums[number]
                 sums[number] = grad if before is None else before if grad is None else before + grad
-        return (None, None, *sums)
+        return (None, None, None, *sums)
 
 
 def _surroundings(device: torch.device) -> _Surroundings:

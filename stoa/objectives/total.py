@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -151,6 +152,7 @@ class TrainingObjective(nn.Module):
         self.seed = seed
         self.accumulation = accumulation
         self.chunk_clips = chunk_clips
+        self.stand_in: Callable[[nn.Parameter], torch.Tensor] = lambda parameter: parameter
 
     def forward(self, batch: VideoTextBatch, step: int | torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of one step.
@@ -264,7 +266,7 @@ class TrainingObjective(nn.Module):
             return (*video, *text, hidden_text)
 
         trained = [p for p in self.parameters() if p.requires_grad]
-        outputs = encode_in_chunks(encode, len(starts), trained)
+        outputs = encode_in_chunks(encode, len(starts), trained, self.stand_in)
         features = len(VideoFeatures._fields)
         return Encoded(VideoFeatures(*outputs[:features]), TextFeatures(*outputs[features:-1]), outputs[-1])
 

@@ -1,10 +1,11 @@
-"""The only place that knows DeepSpeed, but for :mod:`stoa.training.pieces`."""
+"""The only place that knows DeepSpeed, but for what it does to weights and states: :mod:`stoa.training.split_weights`,
+:mod:`stoa.training.pieces`."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from stoa.objectives.total import TrainingObjective
 from stoa.training.deepspeed_config import autocast
 from stoa.training.processes import START_TIMEOUT, meet, place
+from stoa.training.split_weights import SplitWeights, gathered
 
 
 def init_distributed() -> torch.device:
@@ -114,7 +117,7 @@ def _with_our_optimizer(config: dict[str, Any]) -> dict[str, Any]:
     return {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, **config}
 
 
-def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+def initialize(objective: TrainingObjective, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
     """A DeepSpeed engine around the objective.
 
     Raises:
@@ -124,6 +127,8 @@ def initialize(objective: nn.Module, optimizer: torch.optim.Optimizer, config: d
 
     with _translated():
         engine, _, _, _ = deepspeed.initialize(model=objective, optimizer=optimizer, config=_with_our_optimizer(config))
+    if zero_stage(engine) == 3 and objective.chunk_clips is not None:
+        objective.stand_in = SplitWeights(objective).stand_in
     zero = engine.optimizer
     if zero_stage(engine) in (1, 2) and zero.compute_grad_norm and not zero.cpu_offload:
         _look_at_gradients_once(zero)
@@ -179,7 +184,7 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     for name, module in model.named_modules():
         parameters = dict(module.named_parameters(recurse=False))
         prefix = f"{name}." if name else ""
-        with _gathered(list(parameters.values())) as split:
+        with gathered(list(parameters.values())) as split:
             if dist.get_rank() == 0:
                 state: dict[str, torch.Tensor] = {}
                 module._save_to_state_dict(state, prefix, keep_vars=False)
@@ -190,18 +195,6 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
                 if dist.get_rank() == 0:
                     weights[prefix + key] = own.detach().reshape(weights[prefix + key].shape).cpu()
     return weights
-
-
-@contextmanager
-def _gathered(parameters: Sequence[torch.Tensor], *, write: bool = False) -> Iterator[bool]:
-    """Parameters as a whole, and whether they are split elsewhere; what all ranks ``write`` to them stays."""
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        yield False
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0 if write else None):
-        yield True
 
 
 def gradient_clipping(engine: Any) -> float:
@@ -263,5 +256,5 @@ def set_counts(engine: Any, values: dict[str, Any]) -> None:
 def set_whole(values: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
     """All ranks: give tensors of a model, by name, other values; what ZeRO 3 has split is gathered for it."""
     for mine, value in values.values():
-        with torch.no_grad(), _gathered([mine], write=True):
+        with torch.no_grad(), gathered([mine], write=True):
             mine.copy_(value)
