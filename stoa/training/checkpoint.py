@@ -8,6 +8,7 @@ there (:mod:`stoa.training.saving`). A run with a validation keeps its best weig
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -61,9 +62,10 @@ def chosen(folder: Path) -> Path | None:
 
 
 def _newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest sound checkpoint, and what is wrong with those after it, which is said where there is a sound one."""
+    """The newest sound checkpoint, of those that validation has scored the best, and what is wrong with those that
+    would go before it, which is said where there is a sound one."""
     problems: list[str] = []
-    for path in reversed(steps_in(folder)):
+    for path in sorted(steps_in(folder), key=_score, reverse=True):
         problem = damage(path)
         if problem is None:
             for other in problems:
@@ -73,6 +75,17 @@ def _newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
             return _newest_sound(folder)
         problems.append(f"{path} is damaged: {problem}")
     return None, problems
+
+
+def _score(path: Path) -> tuple[float, str]:
+    """Of validation, where there was one, and then by step: a run that was resumed may find better weights at an
+    earlier step than it had."""
+    try:
+        score = json.loads((path / RUN).read_bytes())["validation"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        score = None
+    known = isinstance(score, float | int) and not math.isnan(score)
+    return float(score) if known else -math.inf, path.name
 
 
 def set_aside_after(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,24 @@ class MetricsLog:
                 self._writer.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Records of a ``metrics.jsonl``; a last line cut short by a kill is left out."""
-    records = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return records
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Records of a ``metrics.jsonl``. Lines that are none are left out and told on stderr, but for a last one that a
+    kill has cut short."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    records = [_record(line) for line in lines]
+    damaged = [number for number, record in enumerate(records[:-1], start=1) if record is None and lines[number - 1]]
+    if damaged:
+        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        print(f"{path}: {len(damaged)} line(s) are no records and are left out (line {shown})", file=sys.stderr)
+    return [record for record in records if record is not None]
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # that it is no UTF-8 is a ValueError too
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _keep_before(path: Path, last_step: int) -> None:

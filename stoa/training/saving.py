@@ -84,7 +84,9 @@ def save_weights(weights: dict[str, torch.Tensor], folder: Path, step: int, run:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _delete_old(folder, 1)
+    for path in steps_in(folder):
+        if path != final:
+            _delete(path)
     return final
 
 

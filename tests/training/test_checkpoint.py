@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,29 @@ def test_the_weights_that_validation_chose_go_before_the_newest(tmp_path):
     best = save_weights(model.state_dict(), tmp_path / "best", 10, {"validation": 2.0})
     assert find(tmp_path) == best and damage(best) is None
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-00000010"]
+
+
+def test_the_best_weights_stay_whatever_their_step(tmp_path):
+    """A run that goes on from step 10 may find better weights at step 15 than it had found at step 20."""
+    weights = nn.Linear(2, 2).state_dict()
+    save_weights(weights, tmp_path, 20, {"step": 20, "validation": 0.3})
+    best = save_weights(weights, tmp_path, 15, {"step": 15, "validation": 0.6})
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == [best]
+    shutil.copytree(best, tmp_path / "step-00000020")  # killed before it was deleted
+    run = json.loads((tmp_path / "step-00000020" / "run.json").read_text()) | {"step": 20, "validation": 0.3}
+    resum(tmp_path / "step-00000020", run)
+    assert chosen(tmp_path) == find(tmp_path) == best
+    for score in (None, "high", float("nan"), [1]):
+        resum(best, {"validation": score})
+        assert chosen(tmp_path).name == "step-00000020"
+
+
+def resum(path, run):
+    """With other facts, and the sum that these have."""
+    (path / "run.json").write_text(json.dumps(run))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["sha256"]["run.json"] = hashlib.sha256((path / "run.json").read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_damaged_choice_of_validation_is_not_silently_passed_over(tmp_path, capsys):

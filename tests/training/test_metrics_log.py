@@ -24,6 +24,33 @@ def test_a_resumed_log_has_no_step_twice_and_no_torn_line(tmp_path):
     assert [r["loss"] for r in read_metrics(log.path)] == [1, 2, 3, 4, 5, -6, -7, -8]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\x00" * 40,
+        b"\xff\xfe\xfa",
+        b"null",
+        b"[1, 2]",
+        b'{"loss": 1}',
+        b'{"step": "3"}',
+        b"{" * 5000,
+        b'{"step": 3, "lo',
+    ],
+)
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_a_damaged_line_loses_no_other_record(tmp_path, capsys, damage, at):
+    lines = [json.dumps({"step": step, "loss": 1.0}).encode() for step in range(1, 5)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join([*lines[:at], damage, *lines[at:]]) + b"\n")
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3, 4]
+    assert f"{path}: 1 line(s) are no records and are left out (line {at + 1})" in capsys.readouterr().err
+    resumed = MetricsLog(tmp_path, last_step=3, tensorboard=False)
+    resumed.close()
+    capsys.readouterr()
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
 def test_tensorboard_files_are_written(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
