@@ -97,8 +97,8 @@ def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.
     return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE), reshaped)
 
 
-Steps = Callable[[Trainer, Iterator[LoadedBatch]], None]
-"""What is done with a trainer and its batches."""
+Steps = Callable[[Trainer, Callable[[], Iterator[LoadedBatch]]], None]
+"""What is done with a trainer and what opens its batches."""
 
 
 def pretrain(
@@ -272,8 +272,11 @@ def train(
         max_tokens=config.model.max_tokens,
         max_boxes=config.model.num_boxes,
     )
-    batches = build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device)
-    (steps or Trainer.fit)(trainer, batches)
+
+    def open_batches() -> Iterator[LoadedBatch]:
+        return build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device)
+
+    (steps or Trainer.fit)(trainer, open_batches)
 
 
 def _objective(

@@ -88,12 +88,14 @@ OBJECTIVES = (
     Need("objectives.null_token", "objectives.ota objectives.asp", _any),
     Need("objectives.pad_null", "objectives.asp", _any),
 )
+TRAINING = (Need("training.spike_rollbacks", "training.spike_factor", _any),)
 PRETRAINING = (
     Need("model.objects.*", "model.objects.num_trajectories", _any),
     Need("model.actions.*", "model.actions.num_tokens", _any),
     Need("model.graph.*", "model.graph.layers", _any, "1 puts the graph in"),
     Need("model.num_answers", "objectives.answer", _any, "stoa finetune makes the head that answering needs"),
     Need("training.optim.objects_lr", "model.objects.num_trajectories model.actions.num_tokens", _any),
+    *TRAINING,
     *OBJECTIVES,
 )
 _SEARCH = "generation.beams generation.length_penalty generation.max_new_tokens"
@@ -105,6 +107,7 @@ FINETUNING = (
     Need("validation.generation.*", "task", lambda task: task in _SAID),
     Need("validation.generation.*", "task objectives.plm", lambda task, plm: task != "answering" or plm > 0),
     Need("validation.generation.length_penalty", "validation.generation.beams", lambda beams: beams > 1),
+    *TRAINING,
     *OBJECTIVES,
 )
 EVALUATION = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -99,45 +99,60 @@ def _all_done(x: torch.Tensor) -> None:
     dist.barrier()
 
 
+class Agreed(NamedTuple):
+    """What at least one rank has said, or its device has seen."""
+
+    said: bool = False
+    seen: bool = False
+
+
 class Agreement:
-    """Whether any rank has said so, which all ranks learn at the same step: one step later, so that a host waits for
-    nothing but the step before.
+    """What ranks tell each other once a step, and all learn at the same one: one step later, so that a host waits for
+    nothing but the step before. What a single process says it knows at once, as it does what a CPU has seen.
 
     Args:
         device: of this process, on which the ranks reach each other.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._said = torch.zeros(1, device=device)
-        self._told = torch.zeros(1, pin_memory=device.type == "cuda")
+        self._flags = torch.zeros(2, device=device)
+        self._told = torch.zeros(2, pin_memory=device.type == "cuda")
         self._pending: Any = None
 
-    def ask(self, said: bool) -> bool:
-        """All ranks, once a step: say so or not, and learn what was said at the step before; alone, at this one."""
-        if world_size() == 1:
-            return said
-        found = self.finish()
-        self._said.fill_(said)
-        if self._said.is_cuda:
-            dist.all_reduce(self._said, dist.ReduceOp.MAX)
-            self._told.copy_(self._said, non_blocking=True)
-            self._pending = torch.cuda.Event()
-            self._pending.record()
-        else:
-            self._told = self._said
-            self._pending = dist.all_reduce(self._said, dist.ReduceOp.MAX, async_op=True)
-        return found
+    def ask(self, said: bool, seen: torch.Tensor) -> Agreed:
+        """All ranks, once a step: tell, and learn what was told at the step before.
 
-    def finish(self) -> bool:
-        """All ranks: learn what was said last."""
+        Args:
+            said: by the host.
+            seen: (), bool, on the device, which nobody waits for.
+        """
+        alone, on_gpu = world_size() == 1, self._flags.is_cuda
+        if alone and not on_gpu:
+            return Agreed(said, bool(seen))
+        found = self.finish()
+        self._flags[0].fill_(said)
+        self._flags[1].copy_(seen)
+        if not on_gpu:
+            self._told = self._flags
+            self._pending = dist.all_reduce(self._flags, dist.ReduceOp.MAX, async_op=True)
+            return found
+        if not alone:
+            dist.all_reduce(self._flags, dist.ReduceOp.MAX)
+        self._told.copy_(self._flags, non_blocking=True)
+        self._pending = torch.cuda.Event()
+        self._pending.record()
+        return Agreed(said, found.seen) if alone else found
+
+    def finish(self) -> Agreed:
+        """All ranks: learn what was told last."""
         if self._pending is None:
-            return False
-        if self._said.is_cuda:
+            return Agreed()
+        if self._flags.is_cuda:
             self._pending.synchronize()
         else:
             self._pending.wait()
         self._pending = None
-        return bool(self._told)
+        return Agreed(*(bool(flag) for flag in self._told.tolist()))
 
 
 def gather_rows(x: torch.Tensor) -> torch.Tensor:

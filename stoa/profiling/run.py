@@ -47,11 +47,11 @@ def profile(
     needed = WARMUP_STEPS + 2 * steps + 1 + TRACED_STEPS
     training = replace(config.training, output_dir=str(folder), max_steps=max(config.training.max_steps, needed))
 
-    def measured(trainer: Trainer, batches: Iterator[LoadedBatch]) -> None:
+    def measured(trainer: Trainer, open_batches: Callable[[], Iterator[LoadedBatch]]) -> None:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         trainer.console.say(f"measuring {needed} steps, of which nothing is kept")
-        found = measure(trainer, batches, steps=steps, folder=folder)
+        found = measure(trainer, open_batches(), steps=steps, folder=folder)
         if rank() != 0:
             return
         write(found, folder / "profile.json")

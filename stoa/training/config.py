@@ -20,6 +20,11 @@ class TrainingConfig:
         log_every: steps between progress lines.
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: complete checkpoints kept.
+        skip_nonfinite: steps of a call that may be left out because their loss or gradients are not finite, on all
+            ranks alike; the next one ends the run. (fp16's loss scaler meets infinite gradients by itself.)
+        spike_factor: how many times the median of the last 100 a loss may be before the run goes back to its last
+            checkpoint and leaves out the clips since then; null never does.
+        spike_rollbacks: how often a run may do so.
         tensorboard: write event files beside ``metrics.jsonl``.
         chunk_clips: clips of a micro-batch whose activations the encoders hold at a time; the losses see all of them,
             as they would without. Each chunk passes the encoders once more. Null holds all.
@@ -34,6 +39,9 @@ class TrainingConfig:
     log_every: int = 10
     save_every: int = 500
     keep_checkpoints: int = 2
+    skip_nonfinite: int = 0
+    spike_factor: float | None = None
+    spike_rollbacks: int = 3
     tensorboard: bool = True
     chunk_clips: int | None = None
     compile: Compiled = "none"
@@ -44,5 +52,10 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected at least 1")
         if self.chunk_clips is not None and self.chunk_clips < 1:
             raise ValueError(f"training.chunk_clips is {self.chunk_clips}; expected at least 1, or null")
+        for name in ("skip_nonfinite", "spike_rollbacks"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} is {getattr(self, name)}; expected 0 or more")
+        if self.spike_factor is not None and not self.spike_factor > 1:
+            raise ValueError(f"training.spike_factor is {self.spike_factor}; expected more than 1, or null")
         if self.seed < 0:
             raise ValueError(f"training.seed is {self.seed}; expected 0 or more")

@@ -130,9 +130,32 @@ def initialize(objective: TrainingObjective, optimizer: torch.optim.Optimizer, c
     if zero_stage(engine) == 3 and objective.chunk_clips is not None:
         objective.stand_in = SplitWeights(objective).stand_in
     zero = engine.optimizer
+    if zero_stage(engine) == 0:
+        _look_at_gradients_first(engine)
     if zero_stage(engine) in (1, 2) and zero.compute_grad_norm and not zero.cpu_offload:
         _look_at_gradients_once(zero)
     return engine
+
+
+def _look_at_gradients_first(engine: Any) -> None:
+    """Without ZeRO nobody looks at gradients before AdamW takes them. A fused one leaves a step out on the device,
+    where it is told that something in them is not finite."""
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
+        if gradient_clipping(engine):
+            torch.nn.utils.clip_grads_with_norm_(weights, gradient_clipping(engine), norm)
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        engine._global_grad_norm = norm
+
+    engine.clip_fp32_gradients = lambda: None
+    engine.optimizer.register_step_pre_hook(look)
+
+
+def whole_or_nothing(loss: torch.Tensor) -> torch.Tensor:
+    """A loss whose gradients are finite on no rank where it is not finite on one."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
 
 def _look_at_gradients_once(zero: Any) -> None:
@@ -159,13 +182,11 @@ def accumulation_steps(engine: Any) -> int:
 def grad_norm(engine: Any, device: torch.device) -> torch.Tensor:
     """Global gradient norm of the last optimiser step, before clipping: (), fp32, on the device, without a wait for it.
 
-    Infinite where it is not finite and in a step that was skipped; NaN where DeepSpeed does not tell it (ZeRO 0, fp32).
+    Infinite where it is not finite, and in a step that was skipped.
     """
     if getattr(engine.optimizer, "overflow", False):  # ZeRO 3 then tells the norm of the step before
         return torch.full((), torch.inf, device=device)
     norm = engine.get_global_grad_norm()
-    if norm is None:
-        return torch.full((), torch.nan, device=device)
     told = norm.to(device, torch.float32) if torch.is_tensor(norm) else torch.full((), float(norm), device=device)
     return told.where(told.isfinite() & (told >= 0), torch.inf)  # DeepSpeed says -1 for what is not finite
 

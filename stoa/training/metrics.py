@@ -19,19 +19,26 @@ class MetricsLog:
         folder: of the run.
         last_step: last step done; later ones are dropped from an earlier log: they will be done again.
         tensorboard: also write event files.
+        generation: how often the run has gone back to a checkpoint; each record has it, where it is not 0.
     """
 
-    def __init__(self, folder: Path, *, last_step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, *, last_step: int, tensorboard: bool, generation: int = 0) -> None:
         self.path = folder / METRICS_FILE
         with writing(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             _keep_before(self.path, last_step)
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+        self._generation = {"generation": generation} if generation else {}
         self._writer: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+
+    def roll_back(self, generation: int) -> None:
+        """The records to come are of a run that has gone back; those of the steps that it does again stay in the file,
+        and :func:`read_metrics` leaves them out."""
+        self._generation = {"generation": generation}
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line, which is in the file after :meth:`flush`.
@@ -43,7 +50,7 @@ class MetricsLog:
             self._write(step, values)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps({"step": step, **values, **self._generation}) + "\n")
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
@@ -62,15 +69,27 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Records of a ``metrics.jsonl``. Lines that are none are left out and told on stderr, but for a last one that a
-    kill has cut short."""
+    """Records of a ``metrics.jsonl``, without those of steps that were done again. Lines that are none are left out and
+    told on stderr, but for a last one that a kill has cut short."""
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     records = [_record(line) for line in lines]
     damaged = [number for number, record in enumerate(records[:-1], start=1) if record is None and lines[number - 1]]
     if damaged:
         shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         print(f"{path}: {len(damaged)} line(s) are no records and are left out (line {shown})", file=sys.stderr)
-    return [record for record in records if record is not None]
+    return _last_generation([record for record in records if record is not None])
+
+
+def _last_generation(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the steps that a later generation has done again."""
+    kept: list[dict[str, Any]] = []
+    generation = 0
+    for record in records:
+        if record.get("generation", 0) > generation:
+            generation = record["generation"]
+            kept = [earlier for earlier in kept if earlier["step"] < record["step"]]
+        kept.append(record)
+    return kept
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,18 +20,43 @@ from stoa.training.console import Console, duration, progress_line
 from stoa.training.metrics import MetricsLog
 
 _CHECKED = {"loss", *LOSSES}
+_OF_MEDIAN, _LEAST_OF_MEDIAN = 100, 20
 
 
 class StepRecord(NamedTuple):
-    """One step, until its scalars are fetched from the device."""
+    """One step, until its scalars are fetched from the device.
+
+    Attributes:
+        step: of the optimiser, from 1.
+        names: of the scalars.
+        scalars: (len(names),) fp32.
+        unsound: (), bool: a loss or a gradient of this rank's is not finite, and no loss scaler meets it.
+        learning_rate: the largest of the groups.
+        waited: for data, seconds.
+        replaced: clips.
+        dropped: boxes.
+    """
 
     step: int
     names: list[str]
     scalars: torch.Tensor
+    unsound: torch.Tensor
     learning_rate: float
     waited: float
     replaced: int
     dropped: int
+
+
+class Spike(NamedTuple):
+    """A loss that stands out."""
+
+    step: int
+    loss: float
+    median: float
+
+    def __str__(self) -> str:
+        times = self.loss / self.median
+        return f"loss of step {self.step} is {self.loss:.4g}, {times:.1f} times the median of those before"
 
 
 class Reports:
@@ -46,6 +73,7 @@ class Reports:
         console: shows progress.
         log: on the first rank.
         replacements: on the first rank, of all.
+        skip_nonfinite, spike_factor: see :class:`~stoa.training.config.TrainingConfig`.
     """
 
     def __init__(
@@ -61,6 +89,8 @@ class Reports:
         console: Console,
         log: MetricsLog | None,
         replacements: Replacements | None,
+        skip_nonfinite: int = 0,
+        spike_factor: float | None = None,
     ) -> None:
         self.log = log
         self._replacements = replacements
@@ -74,7 +104,12 @@ class Reports:
         self._console = console
         self._pending: list[StepRecord] = []
         self._replaced_clips = 0.0
-        self._skipped_steps = ds.skipped_steps(engine)  # of the run until here
+        self._skip_nonfinite = skip_nonfinite
+        self._spike_factor = spike_factor
+        self._losses: deque[float] = deque(maxlen=_OF_MEDIAN)
+        self._left_out = 0
+        self.spike: Spike | None = None
+        """The first of the last report, which whoever meets it takes away."""
         self._said_slow = False
         self.start_window()
 
@@ -116,17 +151,25 @@ class Reports:
         if self._peak_tflops is not None:
             window["mfu(%)"] = 100 * window["tflops"] / self._peak_tflops
         clipping, norms = ds.gradient_clipping(self._engine), [row[names.index("grad_norm")] for row in rows]
-        taken = [norm for norm in norms if math.isfinite(norm)]  # the others' steps were skipped, or it is not told
+        taken = [norm for norm in norms if math.isfinite(norm)]  # the others' steps were left out
         if clipping and taken:
             window["clipped_share"] = sum(norm > clipping for norm in taken) / len(taken)
         lines: list[dict[str, float]] = []
+        problems: list[str] = []
         for record, row in zip(records, rows, strict=True):
             _, replaced, dropped = (x * world_size() for x in row[-3:])
             self._replaced_clips += replaced
             # A metric with nothing to measure is not a number; a loss that is none is an error.
             values = {n: x for n, x in zip(names, row[:-3], strict=True) if not math.isnan(x) or n in _CHECKED}
-            if ds.uses_fp16(self._engine) and math.isinf(values.get("grad_norm", 0.0)):
-                del values["grad_norm"]  # of a skipped step; JSON has no such number
+            problem = self._problem(record.step, values)
+            if problem is not None:
+                problems.append(problem)
+            if problem is None:
+                self._look_for_a_spike(record.step, values["loss"])
+                if math.isinf(values["grad_norm"]):
+                    del values["grad_norm"]  # which the loss scaler has met; JSON has no such number
+            elif self._left_out + len(problems) <= self._skip_nonfinite:
+                values = {name: value for name, value in values.items() if math.isfinite(value)} | {"left_out": 1.0}
             values |= {"learning_rate": record.learning_rate, "replaced_clips": replaced, "dropped_boxes": dropped}
             lines.append(values | window)
         try:
@@ -135,10 +178,10 @@ class Reports:
                     self.log.write(record.step, values)
                 self.log.flush()
         finally:
-            self._require_finite(records, lines)
+            self._meet(problems)
         for line in () if self._replacements is None else self._replacements.new_lines():
             self._console.say(line)
-        shown = {**lines[-1], "replaced_clips": self._replaced_clips}
+        shown = {"loss": math.nan, **lines[-1], "replaced_clips": self._replaced_clips}
         self._console.progress(progress_line(step, self._max_steps, shown))
         if self._device.type == "cpu" and window["step_seconds"] > 5 and not self._said_slow:
             self._console.say(f"a step takes {duration(window['step_seconds'])} on the CPU of this machine")
@@ -153,7 +196,7 @@ class Reports:
             self.log.close()
 
     def require_finite_weights(self, model: nn.Module, step: int) -> None:
-        """Gradients that nobody has looked at (ZeRO 0 does not tell their norm) show in the weights.
+        """Whatever has led to them: a checkpoint holds none that are not.
 
         Raises:
             FloatingPointError: a weight is not finite.
@@ -165,17 +208,39 @@ class Reports:
             if not finite:
                 self._diverged(f"weight {name} is not finite after step {step}")
 
-    def _require_finite(self, records: list[StepRecord], lines: list[dict[str, float]]) -> None:
-        """The fp16 loss scaler meets infinite gradients by skipping a step; anywhere else they are an end."""
-        for record, values in zip(records, lines, strict=True):
-            if not math.isfinite(values["loss"]):
-                self._diverged(f"loss of step {record.step} is {values['loss']}")
-            norm = values.get("grad_norm", 0.0)
-            if not (math.isfinite(norm) or ds.uses_fp16(self._engine)):
-                self._diverged(f"grad_norm of step {record.step} is {norm}")
-        skipped = ds.skipped_steps(self._engine) - self._skipped_steps
-        if skipped and not ds.uses_fp16(self._engine):  # of which DeepSpeed was told not to take the norm
-            self._diverged(f"grad_norm of {skipped} step(s) up to {records[-1].step} is not finite")
+    def _problem(self, step: int, values: dict[str, float]) -> str | None:
+        """What of a step is not finite. The fp16 loss scaler meets infinite gradients; it does not meet a loss."""
+        if not math.isfinite(values["loss"]):
+            return f"loss of step {step} is {values['loss']}"
+        norm = values["grad_norm"]
+        if not (math.isfinite(norm) or ds.uses_fp16(self._engine)):
+            return f"grad_norm of step {step} is {norm}"
+        return None
+
+    def _meet(self, problems: list[str]) -> None:
+        for problem in problems:
+            self._left_out += 1
+            if self._left_out > self._skip_nonfinite:
+                self._diverged(problem)
+            self._console.say(
+                f"{problem}: the step is left out, {self._left_out} of the {self._skip_nonfinite} that "
+                "training.skip_nonfinite allows"
+            )
+
+    def _look_for_a_spike(self, step: int, loss: float) -> None:
+        if self._spike_factor is not None and len(self._losses) >= _LEAST_OF_MEDIAN and self.spike is None:
+            median = statistics.median(self._losses)
+            if loss > self._spike_factor * median > 0:
+                self.spike = Spike(step, loss, median)
+                return
+        self._losses.append(loss)
+
+    def roll_back(self, generation: int) -> None:
+        """The next steps are done once more."""
+        self.spike = None
+        if self.log is not None:
+            self.log.roll_back(generation)
+        self.start_window()
 
     def _diverged(self, what: str) -> NoReturn:
         raise FloatingPointError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -118,6 +118,8 @@ class Trainer:
         checkpoint.require_states(path)
         run = checkpoint.read_run(path)
         require_same_run(run, self.run_facts, path, reshaped=reshaped)
+        if "excluded" in run:
+            self.run_facts["excluded"] = run["excluded"]
         if self.run_facts.get("losses") and run.get("losses"):  # weights of losses may change from call to call
             self.run_facts["losses"] = sorted({*self.run_facts["losses"], *run["losses"]})
         self.sampler.load_state_dict(run["sampler"], reshaped=reshaped)
@@ -132,8 +134,11 @@ class Trainer:
         self.console.say(f"resuming from {path} at step {self.step}{f', {said}' if said else ''}")
         return True
 
-    def fit(self, batches: Iterator[LoadedBatch]) -> None:
+    def fit(self, open_batches: Callable[[], Iterator[LoadedBatch]]) -> None:
         """Train to ``max_steps``.
+
+        Args:
+            open_batches: gives batches of the sampler, from its position on.
 
         SIGINT (Ctrl-C), SIGTERM and SIGUSR2 end a run at the next step (with several processes, whichever it comes to:
         at the one after), saved; a second SIGINT ends it at once. After an error a single process saves what it has
@@ -156,7 +161,12 @@ class Trainer:
             self.console.say(said)
         log = None
         if rank() == 0:
-            log = MetricsLog(self.folder, last_step=self.step, tensorboard=self.config.tensorboard)
+            log = MetricsLog(
+                self.folder,
+                last_step=self.step,
+                tensorboard=self.config.tensorboard,
+                generation=len(self.run_facts.get("excluded", [])),
+            )
         self.engine.train()
         reports = Reports(
             self.engine,
@@ -169,12 +179,14 @@ class Trainer:
             console=self.console,
             log=log,
             replacements=Replacements(self.folder / LEDGER_FILE) if rank() == 0 else None,
+            skip_nonfinite=self.config.skip_nonfinite,
+            spike_factor=self.config.spike_factor,
         )
         with asked_to_end() as self._signals:
             try:
                 if owed:
                     self._validate(reports)
-                self._loop(batches, reports)
+                self._loop(open_batches, reports)
             except FloatingPointError:
                 raise
             except Exception:
@@ -191,17 +203,24 @@ class Trainer:
         checkpoints, keep = self.checkpoints, self.config.keep_checkpoints
         return saving.require_room(self.objective.model, checkpoints, keep)
 
-    def _loop(self, batches: Iterator[LoadedBatch], reports: Reports) -> None:
-        config, first, agreement = self.config, self.step + 1, Agreement(self.device)
+    def _loop(self, open_batches: Callable[[], Iterator[LoadedBatch]], reports: Reports) -> None:
+        config, first, agreement, batches = self.config, self.step + 1, Agreement(self.device), open_batches()
         while self.step < config.max_steps:
-            reports.add(self.train_step(batches))
+            record = self.train_step(batches)
+            reports.add(record)
             last = self.step == config.max_steps
-            stop = agreement.ask(bool(self._signals))
-            if self.step % config.log_every == 0 or self.step == first or last:
+            stop, unsound = agreement.ask(bool(self._signals), record.unsound)
+            if self.step % config.log_every == 0 or self.step == first or last or unsound:
                 reports.report()
             validates = self.best is not None and self.best.is_due(self.step)
-            if self.step % config.save_every == 0 or last or stop or validates:
+            saves = self.step % config.save_every == 0 or last or stop or validates
+            if saves:
                 reports.report()
+            if reports.spike is not None:
+                self._roll_back(reports)
+                batches = open_batches()
+                continue
+            if saves:
                 self.save(reports)
             if validates:
                 self._validate(reports)
@@ -210,12 +229,32 @@ class Trainer:
                 self._stop()
         agreement.finish()
 
+    def _roll_back(self, reports: Reports) -> None:
+        """All ranks: to the newest checkpoint, and on behind the clips that were taken since.
+
+        Raises:
+            FloatingPointError: there is none, or the run has gone back as often as it may.
+        """
+        spike, before = reports.spike, self.run_facts.get("excluded", [])
+        path = from_first_rank(lambda: checkpoint.newest(self.checkpoints))
+        if path is None or len(before) >= self.config.spike_rollbacks:
+            why = "there is no checkpoint yet" if path is None else "training.spike_rollbacks allows no further one"
+            raise FloatingPointError(f"{spike}, and {why}; lower the learning rates under training.optim")
+        run, position = checkpoint.read_run(path), self.sampler.state_dict()
+        saving.load(self.engine, path)
+        left_out = {name: [run["sampler"][name], position[name]] for name in ("epoch", "taken")}
+        steps = [int(run["step"]) + 1, self.step]
+        self.run_facts["excluded"] = [*before, {"steps": steps, **left_out, "why": str(spike)}]
+        self.step = self._saved_step = int(run["step"])
+        self.console.say(f"{spike}: back to {path}; the clips of steps {steps[0]} to {steps[1]} are left out")
+        reports.roll_back(len(self.run_facts["excluded"]))
+
     def train_step(self, batches: Iterator[LoadedBatch]) -> StepRecord:
         """One optimiser step, which neither logs nor saves."""
         factor = lr_factor(self.step, self.config.optim.warmup_steps, self.config.max_steps)
         set_learning_rates(self.engine.optimizer, factor)
         waited, replaced, dropped = 0.0, 0, 0
-        micro_scalars = []
+        micro_scalars, unsound = [], torch.zeros((), dtype=torch.bool, device=self.device)
         for micro_step in range(self.step * self.accumulation, (self.step + 1) * self.accumulation):
             start = time.perf_counter()
             with part("data wait"):
@@ -225,11 +264,12 @@ class Trainer:
                 batch = loaded.batch.to(self.device, non_blocking=True)
             loss, scalars = self.engine(batch, torch.full((), micro_step, device=self.device))
             with part("backward"):
-                self.engine.backward(loss)
+                self.engine.backward(ds.whole_or_nothing(loss))
             self._updating = True
             with part("optimiser"):
                 self.engine.step()
             self._updating = False
+            unsound |= ~loss.detach().isfinite()
             micro_scalars.append(torch.stack([value.float() for value in scalars.values()]))
             replaced += loaded.replaced
             dropped += loaded.dropped_boxes
@@ -238,9 +278,10 @@ class Trainer:
         means = torch.stack(micro_scalars).mean(dim=0)  # a metric that one micro-batch lacks is left out of the step
         norm = ds.grad_norm(self.engine, means.device)
         rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
-        return StepRecord(
-            self.step, [*scalars, "grad_norm"], torch.cat([means, norm[None]]), rate, waited, replaced, dropped
-        )
+        if not ds.uses_fp16(self.engine):
+            unsound |= ~norm.isfinite()
+        told = torch.cat([means, norm[None]])
+        return StepRecord(self.step, [*scalars, "grad_norm"], told, unsound, rate, waited, replaced, dropped)
 
     def _validate(self, reports: Reports) -> None:
         assert self.best is not None

@@ -1,4 +1,5 @@
-"""train.py with a fault planted in one step: ``faulty_worker.py gradient|log|disk|error STEP ...``."""
+"""train.py with a fault planted in one step, of the last rank where it is one of a rank:
+``faulty_worker.py FAULT STEP`` and the arguments of train.py."""
 
 import errno
 import itertools
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import train  # noqa: E402
 from stoa import run  # noqa: E402
 from stoa.cli._errors import run_and_leave  # noqa: E402
+from stoa.objectives.gather import rank, world_size  # noqa: E402
+from stoa.objectives.total import TrainingObjective  # noqa: E402
 from stoa.training.metrics import MetricsLog  # noqa: E402
 from stoa.training.trainer import Trainer  # noqa: E402
 
@@ -29,6 +32,37 @@ def plant_gradient(planted_step: int) -> None:
         return build_optimizer(objective, config)
 
     run.build_optimizer = planted
+
+
+def plant_loss(planted_step: int, factor: float = torch.nan) -> None:
+    """The loss of one rank is none."""
+    forward, steps = TrainingObjective.forward, itertools.count(1)
+
+    def planted(self, batch, step):
+        loss, scalars = forward(self, batch, step)
+        if next(steps) == planted_step and rank() == world_size() - 1:
+            return loss * factor, {**scalars, "loss": scalars["loss"] * factor}
+        return loss, scalars
+
+    TrainingObjective.forward = planted
+
+
+def plant_spike(planted_step: int) -> None:
+    """The loss stands out."""
+    plant_loss(planted_step, factor=50.0)
+
+
+def plant_weight(planted_step: int) -> None:
+    """A weight is none behind this step."""
+    train_step = Trainer.train_step
+
+    def planted(self, batches):
+        record = train_step(self, batches)
+        if self.step == planted_step:
+            self.objective.model.clip.visual.proj.data.fill_(torch.nan)
+        return record
+
+    Trainer.train_step = planted
 
 
 def plant_log(planted_step: int) -> None:
@@ -69,6 +103,6 @@ def plant_error(planted_step: int) -> None:
 
 
 if __name__ == "__main__":
-    plant = {"gradient": plant_gradient, "log": plant_log, "disk": plant_disk, "error": plant_error}[sys.argv.pop(1)]
+    plant = globals()[f"plant_{sys.argv.pop(1)}"]
     plant(int(sys.argv.pop(1)))
     run_and_leave(train.train)

@@ -51,6 +51,25 @@ def test_a_damaged_line_loses_no_other_record(tmp_path, capsys, damage, at):
     assert capsys.readouterr().err == ""
 
 
+def test_steps_that_are_done_again_have_a_generation(tmp_path):
+    log = MetricsLog(tmp_path, last_step=0, tensorboard=False)
+    for generation, steps in ((0, range(1, 6)), (1, range(3, 5)), (2, range(4, 8))):
+        if generation:
+            log.roll_back(generation)
+        for step in steps:
+            log.write(step, {"loss": float(generation)})
+    log.close()
+    records = read_metrics(log.path)
+    assert [record["step"] for record in records] == list(range(1, 8))
+    assert [record["loss"] for record in records] == [0, 0, 1, 2, 2, 2, 2]
+    assert [record.get("generation") for record in records] == [None, None, 1, 2, 2, 2, 2]
+    assert len(log.path.read_text().splitlines()) == 11
+    resumed = MetricsLog(tmp_path, last_step=6, tensorboard=False, generation=2)
+    resumed.write(7, {"loss": 9.0})
+    resumed.close()
+    assert [record["loss"] for record in read_metrics(log.path)] == [0, 0, 1, 2, 2, 2, 9]
+
+
 def test_tensorboard_files_are_written(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
