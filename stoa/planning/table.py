@@ -63,8 +63,8 @@ def chosen(one: Estimate, planner: Planner, *, steps: int, clips: int | None, nu
         f"{together:,} clips share a contrastive loss",
         f"  step: {seconds.total:.3f} s ({seconds.passes:.3f} s operations, bound by {slower}; "
         f"{seconds.update:.3f} s update)",
-        f"  and, hidden by nothing: {seconds.gathering:.3f} s clips of other GPUs, {seconds.communication:.3f} s gradients "
-        f"and weights, {seconds.waiting:.3f} s waits for the slowest",
+        f"  and, hidden by nothing: {seconds.gathering:.3f} s clips of other GPUs, {seconds.communication:.3f} s "
+        f"gradients and weights, {seconds.waiting:.3f} s waits for the slowest",
         f"  {one.samples_per_second:,.0f} samples/s; {steps:,} steps take {_time(steps * seconds.total)}, "
         f"{steps * seconds.total * cluster.world / 3600:,.1f} GPU hours",
     ]
