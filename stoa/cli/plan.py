@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,13 +24,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--micro_batch", type=int | None, default=None, help="clips of a GPU; default: the cheapest")
     parser.add_argument("--global_batch", type=int | None, default=None, help="clips of an optimiser step, of all GPUs")
     parser.add_argument("--clips", type=int | None, default=None, help="clips of the data set, for days an epoch")
+    parser.add_argument("--scaling", type=int | None, default=None, help="GPUs up to which to tell how it scales")
     parser.add_argument("--write", type=Path | None, default=None, help="DeepSpeed's JSON to write")
     parser.add_argument("--json", action="store_true", help="print every choice as JSON, in bytes and seconds")
 
 
 def run(args: Namespace) -> None:
-    names = ("gpu", "nodes", "gpus_per_node", "network_gbit", "precision", "micro_batch", "global_batch", "clips")
-    found = plan(run_of(args), Request(**{name: args[name] for name in names}), write=args.write)
+    request = Request(**{field.name: args[field.name] for field in dataclasses.fields(Request)})
+    found = plan(run_of(args), request, write=args.write)
     print(json.dumps(found.as_json(), indent=2) if args.json else "\n".join(found.lines()))
     if args.write is not None and not args.json:
         print(f"  written to {args.write}")

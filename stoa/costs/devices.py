@@ -23,6 +23,7 @@ class Gpu(NamedTuple):
         tflops: dense TFLOP/s by precision, ``fp16``, ``bf16`` or ``fp32``, of those that it has.
         memory_gb_s: to its own memory, GB/s.
         link_gb_s: to the other GPUs of its machine, GB/s in one direction.
+        decoders: engines that decode video (NVDEC).
     """
 
     name: str
@@ -31,6 +32,7 @@ class Gpu(NamedTuple):
     tflops: Mapping[str, float]
     memory_gb_s: float
     link_gb_s: float
+    decoders: int
 
     @property
     def half_precision(self) -> str:
@@ -39,12 +41,12 @@ class Gpu(NamedTuple):
 
 
 GPUS = (
-    Gpu("V100-16", r"(NVIDIA|Tesla) V100-SXM[23]-16GB", 15.8, _V100, 900, 150),
-    Gpu("V100-32", r"(NVIDIA|Tesla) V100-SXM[23]-32GB", 31.7, _V100, 900, 150),
-    Gpu("A100-40", r"NVIDIA A100-SXM4-40GB", 39.4, _A100, 1555, 300),
-    Gpu("A100-80", r"NVIDIA A100-SXM4-80GB", 79.1, _A100, 2039, 300),
-    Gpu("H100", r"NVIDIA H100 80GB HBM3", 79.1, _HOPPER, 3350, 450),
-    Gpu("H200", r"NVIDIA H200", 139.8, _HOPPER, 4800, 450),
+    Gpu("V100-16", r"(NVIDIA|Tesla) V100-SXM[23]-16GB", 15.8, _V100, 900, 150, 1),
+    Gpu("V100-32", r"(NVIDIA|Tesla) V100-SXM[23]-32GB", 31.7, _V100, 900, 150, 1),
+    Gpu("A100-40", r"NVIDIA A100-SXM4-40GB", 39.4, _A100, 1555, 300, 5),
+    Gpu("A100-80", r"NVIDIA A100-SXM4-80GB", 79.1, _A100, 2039, 300, 5),
+    Gpu("H100", r"NVIDIA H100 80GB HBM3", 79.1, _HOPPER, 3350, 450, 7),
+    Gpu("H200", r"NVIDIA H200", 139.8, _HOPPER, 4800, 450, 7),
 )
 
 

@@ -9,6 +9,7 @@ Shape legend: B clips on this rank, W ranks.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar, cast
@@ -21,18 +22,33 @@ from stoa.parts import part
 T = TypeVar("T")
 
 
+class Collective(NamedTuple):
+    """What crosses ranks at once.
+
+    Attributes:
+        name: ``all_reduce``, ``all_gather`` or ``reduce_scatter``.
+        bytes: of the whole: of what is reduced, or gathered from all ranks.
+    """
+
+    name: str
+    bytes: float
+
+
 _imagined: int | None = None
+_sent: Counter[Collective] = Counter()
 
 
 @contextmanager
-def imagined_ranks(count: int) -> Iterator[None]:
-    """As the first of so many ranks, whose tensors are all on the meta device."""
-    global _imagined
-    before, _imagined = _imagined, count
+def imagined_ranks(count: int) -> Iterator[Counter[Collective]]:
+    """As the first of so many ranks, whose tensors are all on the meta device; with how often each collective would
+    have been called."""
+    global _imagined, _sent
+    before = _imagined, _sent
+    _imagined, _sent = count, Counter()
     try:
-        yield
+        yield _sent
     finally:
-        _imagined = before
+        _imagined, _sent = before
 
 
 def world_size() -> int:
@@ -196,7 +212,7 @@ def mean_over_ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 def _all_reduce(x: torch.Tensor) -> None:
-    if not x.is_meta:
+    if not _only_imagined("all_reduce", x):
         with part("communication"):
             dist.all_reduce(x)
 
@@ -204,10 +220,16 @@ def _all_reduce(x: torch.Tensor) -> None:
 def _all_gather(x: torch.Tensor) -> torch.Tensor:
     carrier = x.to(torch.uint8) if x.dtype == torch.bool else x
     out = carrier.new_empty(world_size() * len(x), *x.shape[1:])
-    if not x.is_meta:
+    if not _only_imagined("all_gather", out):
         with part("communication"):
             dist.all_gather_into_tensor(out, carrier.contiguous())
     return out.to(x.dtype)
+
+
+def _only_imagined(name: str, whole: torch.Tensor) -> bool:
+    if whole.is_meta:
+        _sent[Collective(name, whole.numel() * whole.element_size())] += 1
+    return whole.is_meta
 
 
 class _GatherRows(torch.autograd.Function):
@@ -219,7 +241,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (grad,) = grads
         out = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
-        if not grad.is_meta:
+        if not _only_imagined("reduce_scatter", grad):
             with part("communication"):
                 dist.reduce_scatter_tensor(out, grad.contiguous())
         return out

@@ -12,7 +12,7 @@ import torch
 from stoa.costs.batches import full_batch
 from stoa.costs.tracing import Tracer, Work
 from stoa.models.video_language import ModelConfig, Recomputable, VideoLanguageModel
-from stoa.objectives.gather import imagined_ranks
+from stoa.objectives.gather import Collective, imagined_ranks
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.training.config import TrainingConfig
 from stoa.training.optim import parameter_groups
@@ -36,11 +36,13 @@ class Step(NamedTuple):
             gradient.
         after: the same from then on. Gradients of weights are among them where the step keeps each until its end.
         work: of the operations of both passes.
+        sent: by the objectives, to and from other ranks.
     """
 
     before: int
     after: int
     work: Counter[Work]
+    sent: Counter[Collective]
 
 
 class ImaginedRun:
@@ -111,7 +113,7 @@ class ImaginedRun:
                 tracer.peak = 0
 
         hooks = [p.register_post_accumulate_grad_hook(arrived) for p in weights]
-        with imagined_ranks(world), tracer:
+        with imagined_ranks(world) as sent, tracer:
             tracer.know("weights", (*self.objective.parameters(), *self.objective.buffers()))
             loss, _ = self.objective(full_batch(self.model.config, clips, torch.device("meta")), 0)
             loss.backward()
@@ -119,4 +121,4 @@ class ImaginedRun:
             hook.remove()
         self.objective.zero_grad(set_to_none=True)
         held = tracer.live["weights"]
-        return Step(peaks[0] - held, tracer.peak - held, tracer.work)
+        return Step(peaks[0] - held, tracer.peak - held, tracer.work, sent)

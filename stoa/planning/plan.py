@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 from stoa.costs.devices import Gpu
 from stoa.models.video_language import Recomputable
 from stoa.planning.imagined import ImaginedRun, Step
+from stoa.planning.links import Cluster, communication, gathering, waiting
 from stoa.planning.memory import Memory, memory_of, room
-from stoa.planning.roofline import HOST_SECONDS, Cluster, Seconds, communication, passes, update
+from stoa.planning.roofline import HOST_SECONDS, Seconds, passes, update
 from stoa.planning.states import BYTES, states
 
 MOST_CLIPS = 4096
 _TRACED = (4, 32)
 """Clips of the steps that are traced; what others hold and take is on the line through both."""
 _AS_GOOD = 0.98
-_BACKWARD = 2 / 3
-"""Of the passes' time, behind which gradients are reduced."""
+_BUCKET = 50_000_000
+"""Elements that are reduced at once."""
 
 
 class Choice(NamedTuple):
@@ -86,19 +87,19 @@ class Planner:
         after = _on_line(sizes, [step.after for step in steps], choice.clips)
         device = _on_line(sizes, [passes(step.work, self.cluster.gpu, self.precision) for step in steps], choice.clips)
         host = HOST_SECONDS * _on_line(sizes, [step.work.total() for step in steps], choice.clips)
-        trained = sum(self.run.trained)
+        gathered = _on_line(sizes, [gathering(step.sent, self.cluster) for step in steps], choice.clips)
+        trained, size = sum(self.run.trained), BYTES[self.precision]
         times = choice.accumulation
         longer = max(device, host)
         seconds = Seconds(
             device=times * device,
             host=times * host,
             update=update(trained, self.cluster, partitioned=choice.stage > 0),
+            gathering=times * gathered,
             communication=communication(
-                trained * BYTES[self.precision],
-                self.cluster,
-                hidden=_BACKWARD * longer * (times if choice.stage == 2 else 1),
-                reductions=times if choice.stage == 2 else 1,
+                choice.stage, size * trained, size * _BUCKET, self.cluster, passes=longer, accumulation=times
             ),
+            waiting=waiting(times * longer, self.cluster),
         )
         clips = self.cluster.world * choice.clips * times
         return Estimate(
@@ -114,7 +115,7 @@ class Planner:
         if choice.accumulation > 1:
             config["gradient_accumulation_steps"] = choice.accumulation
         config["gradient_clipping"] = 1.0
-        config["zero_optimization"] = {"stage": choice.stage, "overlap_comm": True, "reduce_bucket_size": 50_000_000}
+        config["zero_optimization"] = {"stage": choice.stage, "overlap_comm": True, "reduce_bucket_size": _BUCKET}
         if self.precision == "fp16":
             config["fp16"] = {"enabled": True, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2}
         if self.precision == "bf16":

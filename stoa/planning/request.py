@@ -13,8 +13,9 @@ from stoa.costs.devices import GPUS, gpu_named
 from stoa.files import write_whole
 from stoa.planning import table
 from stoa.planning.imagined import ImaginedRun
+from stoa.planning.links import Cluster
 from stoa.planning.plan import Choice, Estimate, Planner, cheapest, smallest_gpu
-from stoa.planning.roofline import Cluster
+from stoa.planning.scaling import Scaling
 
 _GIB = 2**30
 
@@ -32,6 +33,7 @@ class Request:
         micro_batch: clips of a GPU in a pass; none is what is cheapest.
         global_batch: clips of an optimiser step; none is one pass of every GPU.
         clips: of the data set.
+        scaling: GPUs up to which to tell how the cheapest scales; none does not.
     """
 
     gpu: str
@@ -42,9 +44,10 @@ class Request:
     micro_batch: int | None = None
     global_batch: int | None = None
     clips: int | None = None
+    scaling: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "gpus_per_node", "micro_batch", "global_batch", "clips"):
+        for name in ("nodes", "gpus_per_node", "micro_batch", "global_batch", "clips", "scaling"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} is {value}; expected at least 1")
@@ -73,6 +76,7 @@ class Plan:
         config: the recipe.
         request: what was asked for.
         said: lines on what was taken for granted.
+        scaling: of the cheapest; none where it was not asked for.
     """
 
     planner: Planner
@@ -81,6 +85,7 @@ class Plan:
     config: Config
     request: Request
     said: list[str]
+    scaling: Scaling | None
 
     def lines(self) -> list[str]:
         steps, frames = self.config.training.max_steps, self.config.model.num_frames
@@ -92,10 +97,12 @@ class Plan:
             "",
             *table.chosen(self.best, self.planner, steps=steps, clips=self.request.clips, num_frames=frames),
             *table.ready_to_copy(self.best, self.planner),
+            *(["", *self.scaling.lines()] if self.scaling else []),
         ]
 
     def as_json(self) -> dict[str, Any]:
-        return table.as_json(self.rows, self.best, self.planner)
+        found = table.as_json(self.rows, self.best, self.planner)
+        return found | ({"scaling": self.scaling.as_json()} if self.scaling else {})
 
 
 def plan(config: Config, request: Request, *, write: Path | None = None) -> Plan:
@@ -124,7 +131,8 @@ def plan(config: Config, request: Request, *, write: Path | None = None) -> Plan
     said = []
     if config.model.lm_vocab == "used":
         said.append("model.lm_vocab is used: counted with all of the vocabulary, since no captions were read")
-    return Plan(planner=planner, rows=rows, best=best, config=config, request=request, said=said)
+    scaling = Scaling(planner, best.choice, request.scaling) if request.scaling is not None else None
+    return Plan(planner=planner, rows=rows, best=best, config=config, request=request, said=said, scaling=scaling)
 
 
 def _cheapest_that_fits(planner: Planner, request: Request, rows: list[Estimate]) -> Estimate:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from stoa.planning.links import LINKS, UNEVEN
 from stoa.planning.plan import Estimate, Planner
 from stoa.planning.reading import PROCESS_FRAMES, processes, read_mb
-from stoa.planning.roofline import HOST_SECONDS, LINKS, MEMORY, PRODUCTS
+from stoa.planning.roofline import HOST_SECONDS, MEMORY, PRODUCTS
+from stoa.planning.words import aligned
 
 _GIB = 2**30
 
@@ -19,6 +21,7 @@ def assumptions(planner: Planner) -> list[str]:
     trained = sum(run.trained)
     links = [f"links in a machine at {LINKS:.0%} of {gpu.link_gb_s:g} GB/s"] * (cluster.gpus_per_node > 1)
     links += [f"the network at {LINKS:.0%} of {cluster.network_gbit:g} Gbit/s a machine"] * (cluster.nodes > 1)
+    links += [f"GPUs differ by {UNEVEN:.0%}"] * (cluster.world > 1)
     return [
         f"{cluster.nodes} x {cluster.gpus_per_node} {gpu.name} in {planner.precision}; "
         f"{run.parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained",
@@ -46,8 +49,7 @@ def table(estimates: Sequence[Estimate], planner: Planner) -> list[str]:
                 f"{one.samples_per_second / planner.cluster.world:.1f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return aligned(rows)
 
 
 def chosen(one: Estimate, planner: Planner, *, steps: int, clips: int | None, num_frames: int) -> list[str]:
@@ -59,8 +61,10 @@ def chosen(one: Estimate, planner: Planner, *, steps: int, clips: int | None, nu
     lines = [
         f"cheapest: ZeRO {choice.stage}, {named(choice.recomputed)} recomputed, {choice.clips} clips a GPU{passes}; "
         f"{together:,} clips share a contrastive loss",
-        f"  step: {seconds.total:.3f} s ({max(seconds.device, seconds.host):.3f} s operations, bound by {slower}; "
-        f"{seconds.update:.3f} s update; {seconds.communication:.3f} s communication that nothing hides)",
+        f"  step: {seconds.total:.3f} s ({seconds.passes:.3f} s operations, bound by {slower}; "
+        f"{seconds.update:.3f} s update)",
+        f"  and, hidden by nothing: {seconds.gathering:.3f} s clips of other GPUs, {seconds.communication:.3f} s "
+        f"gradients and weights, {seconds.waiting:.3f} s waits for the slowest",
         f"  {one.samples_per_second:,.0f} samples/s; {steps:,} steps take {_time(steps * seconds.total)}, "
         f"{steps * seconds.total * cluster.world / 3600:,.1f} GPU hours",
     ]

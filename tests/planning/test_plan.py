@@ -19,9 +19,10 @@ from stoa.objectives.total import ObjectivesConfig, TrainingObjective
 from stoa.planning import request
 from stoa.planning.automatic import recomputed_on
 from stoa.planning.imagined import ImaginedRun
+from stoa.planning.links import Cluster
 from stoa.planning.memory import Memory, room
 from stoa.planning.plan import Choice, Estimate, Planner, cheapest
-from stoa.planning.roofline import LINKS, MEMORY, PRODUCTS, Cluster, Seconds, communication, passes, update
+from stoa.planning.roofline import MEMORY, PRODUCTS, Seconds, passes, update
 from stoa.training.config import TrainingConfig
 from stoa.training.deepspeed_config import read_config
 
@@ -112,18 +113,6 @@ def test_an_operation_takes_as_long_as_its_slower_side():
     assert passes(work, H200, "fp32") == pytest.approx(3 + 2 * 989 / 67)
 
 
-def test_rings_are_as_fast_as_their_slowest_link():
-    gradients = 400e6
-    alone = Cluster(H200, 1, 1, 100)
-    machine, cluster = Cluster(H200, 1, 8, 100), Cluster(H200, 4, 8, 100)
-    assert communication(gradients, alone, hidden=0) == 0
-    assert communication(gradients, machine, hidden=0) == pytest.approx(2 * 7 / 8 * gradients / (LINKS * 450e9))
-    over_network = 31 / 32 * gradients / (LINKS * 12.5e9)
-    assert communication(gradients, cluster, hidden=0) == pytest.approx(2 * over_network)
-    assert communication(gradients, cluster, hidden=9) == pytest.approx(over_network)
-    assert communication(gradients, cluster, hidden=0, reductions=3) == pytest.approx(4 * over_network)
-
-
 def test_an_update_is_split_over_ranks_until_the_host_is_slower():
     one, many = Cluster(H200, 1, 1, 100), Cluster(H200, 1, 8, 100)
     assert update(10**9, one, partitioned=True) == pytest.approx(8 * update(10**9, many, partitioned=True))
@@ -133,7 +122,7 @@ def test_an_update_is_split_over_ranks_until_the_host_is_slower():
 
 def estimate(rate, gib, stage=1, recomputed=(), clips=8):
     memory = Memory(weights=0, optimiser=0, passes=gib, update=0)
-    seconds = Seconds(device=1.0, host=0.0, update=0.0, communication=0.0)
+    seconds = Seconds(device=1.0, host=0.0, update=0.0, gathering=0.0, communication=0.0, waiting=0.0)
     return Estimate(choice=Choice(stage, recomputed, clips), memory=memory, seconds=seconds, samples_per_second=rate)
 
 
@@ -179,6 +168,7 @@ def test_as_json_for_a_global_batch(capsys):
         (("--gpu", "H2000"), "--gpu H2000 is no GPU known here; did you mean H200?"),
         (("--gpu", "H200", "--nodes", "0"), "--nodes is 0; expected at least 1"),
         (("--gpu", "H200", "--micro_batch", "-1"), "--micro_batch is -1; expected at least 1"),
+        (("--gpu", "H200", "--scaling", "0"), "--scaling is 0; expected at least 1"),
         (("--gpu", "H200", "--network_gbit", "0"), "--network_gbit is 0"),
         (("--gpu", "V100-32", "--precision", "bf16"), "--precision is bf16; V100-32 has fp16, fp32"),
         (("--gpu", "H200", "--global_batch", "1000", "--gpus_per_node", "3"), "the nearest is 999"),
