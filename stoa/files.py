@@ -112,7 +112,11 @@ def writing(path: Path, *, needed: int | None = None, then: str = "") -> Iterato
     """
     try:
         yield
-    except StorageError:
+    except StorageError as error:
+        if then and then not in str(error):  # of what is written on the way to it
+            told = StorageError(f"{error}; {then}")
+            told.errno = error.errno
+            raise told from error
         raise
     except Exception as error:
         number, why = _why_refused(error, path)

@@ -118,8 +118,9 @@ def _all_done(x: torch.Tensor) -> None:
 class Agreed(NamedTuple):
     """What at least one rank has said, or its device has seen."""
 
-    said: bool = False
-    seen: bool = False
+    stop: bool = False
+    save: bool = False
+    unsound: bool = False
 
 
 class Agreement:
@@ -131,23 +132,25 @@ class Agreement:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._flags = torch.zeros(2, device=device)
-        self._told = torch.zeros(2, pin_memory=device.type == "cuda")
+        self._flags = torch.zeros(3, device=device)
+        self._told = torch.zeros(3, pin_memory=device.type == "cuda")
         self._pending: Any = None
 
-    def ask(self, said: bool, seen: torch.Tensor) -> Agreed:
+    def ask(self, *, stop: bool, save: bool, unsound: torch.Tensor) -> Agreed:
         """All ranks, once a step: tell, and learn what was told at the step before.
 
         Args:
-            said: by the host.
-            seen: (), bool, on the device, which nobody waits for.
+            stop: the run is to end.
+            save: it is to be saved.
+            unsound: (), bool, on the device, which nobody waits for: the step was not finite.
         """
         alone, on_gpu = world_size() == 1, self._flags.is_cuda
         if alone and not on_gpu:
-            return Agreed(said, bool(seen))
+            return Agreed(stop, save, bool(unsound))
         found = self.finish()
-        self._flags[0].fill_(said)
-        self._flags[1].copy_(seen)
+        self._flags[0].fill_(stop)
+        self._flags[1].fill_(save)
+        self._flags[2].copy_(unsound)
         if not on_gpu:
             self._told = self._flags
             self._pending = dist.all_reduce(self._flags, dist.ReduceOp.MAX, async_op=True)
@@ -157,7 +160,7 @@ class Agreement:
         self._told.copy_(self._flags, non_blocking=True)
         self._pending = torch.cuda.Event()
         self._pending.record()
-        return Agreed(said, found.seen) if alone else found
+        return Agreed(stop, save, found.unsound) if alone else found
 
     def finish(self) -> Agreed:
         """All ranks: learn what was told last."""

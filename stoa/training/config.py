@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stoa.training.compiling import Compiled
 from stoa.training.optim import OptimConfig
@@ -19,6 +20,10 @@ class TrainingConfig:
         seed: of initialisation, order, masks and negatives.
         log_every: steps between progress lines.
         save_every: steps between checkpoints; one is always written at the end.
+        save_minutes: minutes after which a checkpoint is written in between; null never does.
+        save_in_background: go on while a checkpoint is written, of a copy in the memory of the host.
+        on_save_failure: what a disk that refuses a checkpoint does to a run: ``end``, or ``go_on`` without it. The last
+            one is never gone on without.
         keep_checkpoints: complete checkpoints kept.
         skip_nonfinite: steps of a call that may be left out because their loss or gradients are not finite, on all
             ranks alike; the next one ends the run. (fp16's loss scaler meets infinite gradients by itself.)
@@ -38,6 +43,9 @@ class TrainingConfig:
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
+    save_minutes: float | None = None
+    save_in_background: bool = False
+    on_save_failure: Literal["end", "go_on"] = "end"
     keep_checkpoints: int = 2
     skip_nonfinite: int = 0
     spike_factor: float | None = None
@@ -52,6 +60,8 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected at least 1")
         if self.chunk_clips is not None and self.chunk_clips < 1:
             raise ValueError(f"training.chunk_clips is {self.chunk_clips}; expected at least 1, or null")
+        if self.save_minutes is not None and not self.save_minutes > 0:
+            raise ValueError(f"training.save_minutes is {self.save_minutes}; expected more than 0, or null")
         for name in ("skip_nonfinite", "spike_rollbacks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected 0 or more")

@@ -196,9 +196,10 @@ def elements(parameter: torch.Tensor) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def whole_weights(model: nn.Module, *, copy: bool = False) -> dict[str, torch.Tensor]:
     """All ranks: the state of a model, on the CPU; on all ranks but the first it is empty. What ZeRO 3 has split is
-    gathered, one module at a time; of weights in half precision it is the optimiser's own, in fp32."""
+    gathered, one module at a time; of weights in half precision it is the optimiser's own, in fp32. A ``copy`` does not
+    change with the model."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     weights: dict[str, torch.Tensor] = {}
@@ -209,7 +210,7 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
             if dist.get_rank() == 0:
                 state: dict[str, torch.Tensor] = {}
                 module._save_to_state_dict(state, prefix, keep_vars=False)
-                weights |= {key: value.to("cpu", copy=split).contiguous() for key, value in state.items()}
+                weights |= {key: value.to("cpu", copy=split or copy).contiguous() for key, value in state.items()}
         for key, parameter in parameters.items():
             if parameter.requires_grad and parameter.dtype != torch.float32:
                 own = safe_get_full_fp32_param(parameter)

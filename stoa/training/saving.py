@@ -7,13 +7,15 @@ the lock of the run's folder (:mod:`stoa.locks`).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,49 +26,98 @@ from stoa.files import TEMPORARY, bytes_of, free_bytes, fsync, in_units, replaci
 from stoa.objectives.gather import from_first_rank
 from stoa.training import engine as ds
 from stoa.training import states
-from stoa.training.checkpoint import MANIFEST, PREFIX, RUN, WEIGHTS, damage, steps_in
+from stoa.training.checkpoint import MANIFEST, PREFIX, RUN, STATES, WEIGHTS, damage, steps_in
+
+_FAILED = "failed-"
+_POLL_SECONDS, _SECONDS_TO_BE_SEEN, _SECONDS_BETWEEN_FILES = 0.02, 60, 300  # file systems of networks may be late
 
 
-def save(engine: Any, model: nn.Module, folder: Path, step: int, run: dict[str, Any], *, keep: int) -> Path:
-    """All ranks: write a checkpoint and then delete all but the newest ``keep``.
+class Content(NamedTuple):
+    """Of a checkpoint, as far as this rank writes it: weights and facts are the first one's."""
 
-    Args:
-        engine: of DeepSpeed.
-        model: whose weights go to ``model.safetensors``.
-        folder: of the run's checkpoints.
-        step: optimiser steps done.
-        run: JSON-able facts (configuration, sampler state, versions) for ``run.json``.
-        keep: complete checkpoints to keep.
+    states: states.Taken
+    weights: dict[str, torch.Tensor]
+    run: dict[str, Any]
+
+
+def begin(model: nn.Module, folder: Path, step: int) -> Path:
+    """All ranks: a folder of a temporary name for the checkpoint of a step.
+
+    Raises:
+        StorageError: the disk has not the space; names the last good checkpoint.
+        OSError: the ranks do not write to one folder.
+    """
+
+    def made() -> Path:
+        final = folder / f"{PREFIX}{step:08d}"
+        temporary = _begin(final, bytes_needed(model, folder))
+        with writing(final, then=what_is_left(folder)):
+            (temporary / STATES).mkdir(parents=True)
+        return temporary
+
+    temporary = from_first_rank(made)
+    deadline = time.monotonic() + _SECONDS_TO_BE_SEEN
+    while not (temporary / STATES).is_dir():
+        if time.monotonic() > deadline:
+            raise OSError(
+                f"{temporary}, which the first process has made, is not there for process {dist.get_rank()}; "
+                "training.output_dir must be on a file system that all nodes share"
+            )
+        time.sleep(_POLL_SECONDS)
+    return temporary
+
+
+def write(content: Content, temporary: Path, *, keep: int) -> Path:
+    """This rank's part of a checkpoint; no rank waits for another, but the first one for all files: it then seals the
+    checkpoint and deletes all but the newest ``keep``. May be called in a thread.
 
     Returns:
         the folder of the new checkpoint.
 
     Raises:
-        StorageError: the disk refuses, or has not the space; names the last good checkpoint. What was there stays.
-        OSError: the ranks do not write to one folder.
+        StorageError: the disk refuses; names the last good checkpoint. What was there stays.
+        OSError: another rank could not write.
     """
-    final = folder / f"{PREFIX}{step:08d}"
-    needed = bytes_needed(model, folder)
-    temporary = from_first_rank(lambda: _begin(final, needed))
-    is_first = dist.get_rank() == 0
-    weights = ds.whole_weights(model)
-    dist.barrier()
+    folder, final = temporary.parent, temporary.with_name(temporary.name.partition(".")[0])
+    taken = content.states
     try:
-        with writing(final, needed=needed, then=_what_is_left(folder)):
-            temporary.mkdir(exist_ok=True)
-            states.write(engine, temporary)
-        dist.barrier()
-        if is_first:
-            _check_every_rank_wrote(engine, temporary)
-            with writing(final, needed=needed, then=_what_is_left(folder)):
-                _complete(temporary, final, weights, run)
-            _delete_old(folder, keep)
+        with writing(final, then=what_is_left(folder)):
+            states.write(taken, temporary)
+            if taken.rank == 0:
+                _wait_for_all(taken.writers, temporary)
+                _complete(temporary, final, content.weights, content.run)
+                _delete_old(folder, keep)
     except BaseException:
-        if is_first:
+        if taken.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)  # others may want the space
+        else:
+            with contextlib.suppress(OSError):
+                (temporary / f"{_FAILED}{taken.rank}").touch()
         raise
-    dist.barrier()
     return final
+
+
+def _wait_for_all(writers: int, temporary: Path) -> None:
+    """Until all ranks have written.
+
+    Raises:
+        OSError: one could not, or none has come for long.
+    """
+    found, since = 0, time.monotonic()
+    while found < writers:
+        failed = sorted(path.name.removeprefix(_FAILED) for path in temporary.glob(f"{_FAILED}*"))
+        if failed:
+            raise OSError(f"process {failed[0]} could not write its part of {temporary}, see its own message")
+        there = len(states.files(temporary))
+        if there > found:
+            found, since = there, time.monotonic()
+        if time.monotonic() - since > _SECONDS_BETWEEN_FILES:
+            raise OSError(
+                f"{temporary} holds the optimiser states of {found} of {writers} processes after "
+                f"{_SECONDS_BETWEEN_FILES} s; training.output_dir must be on a file system that all nodes share"
+            )
+        if found < writers:
+            time.sleep(_POLL_SECONDS)
 
 
 def save_weights(weights: dict[str, torch.Tensor], folder: Path, step: int, run: dict[str, Any]) -> Path:
@@ -78,7 +129,7 @@ def save_weights(weights: dict[str, torch.Tensor], folder: Path, step: int, run:
     final = folder / f"{PREFIX}{step:08d}"
     temporary = _begin(final, sum(tensor.nbytes for tensor in weights.values()))
     try:
-        with writing(final, then=_what_is_left(folder)):
+        with writing(final, then=what_is_left(folder)):
             temporary.mkdir()
             _complete(temporary, final, weights, run)
     except BaseException:
@@ -174,7 +225,7 @@ def require_room(model: nn.Module, folder: Path, keep: int) -> str | None:
 def _begin(final: Path, needed: int) -> Path:
     """A folder for the name ``final``, emptied of what killed runs have left; the temporary name to write to."""
     folder = final.parent
-    with writing(final, needed=needed, then=_what_is_left(folder)):
+    with writing(final, needed=needed, then=what_is_left(folder)):
         folder.mkdir(parents=True, exist_ok=True)
     _delete_temporaries(folder)
     if free_bytes(folder) < needed:
@@ -185,11 +236,11 @@ def _begin(final: Path, needed: int) -> Path:
 def _no_room(path: Path, needed: int) -> OSError:
     folder = path.parent if path.name.startswith(PREFIX) else path
     return storage_error(
-        path, errno.ENOSPC, os.strerror(errno.ENOSPC), needed=needed, then=f"make room; {_what_is_left(folder)}"
+        path, errno.ENOSPC, os.strerror(errno.ENOSPC), needed=needed, then=f"make room; {what_is_left(folder)}"
     )
 
 
-def _what_is_left(folder: Path) -> str:
+def what_is_left(folder: Path) -> str:
     there = steps_in(folder)
     return f"the last good checkpoint is {there[-1]}" if there else "there is no earlier checkpoint"
 
@@ -218,15 +269,6 @@ def _seal(temporary: Path, final: Path) -> None:
 def load(engine: Any, path: Path) -> None:
     """All ranks: put the states of a checkpoint (as :func:`newest` found it) into the engine."""
     states.read(engine, path, path / WEIGHTS)
-
-
-def _check_every_rank_wrote(engine: Any, temporary: Path) -> None:
-    expected, found = states.writers(engine), len(states.files(temporary))
-    if found < expected:
-        raise OSError(
-            f"{temporary} holds the optimiser states of {found} of {expected} processes; "
-            "training.output_dir must be on a file system that all nodes share"
-        )
 
 
 def _delete_old(folder: Path, keep: int) -> None:

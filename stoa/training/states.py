@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -25,30 +26,45 @@ from stoa.training.pieces import MOMENTS, Piece, pieces, rewritten, untrained
 _ENGINE = "engine.json"
 
 
-def write(engine: Any, folder: Path) -> None:
-    """All ranks: what this one holds goes to ``folder/states``.
+class Taken(NamedTuple):
+    """What this rank writes.
+
+    Attributes:
+        rank: of it.
+        writers: ranks that write.
+        counts: of the engine, on the first rank.
+        tensors: by name; without ZeRO all ranks hold the same, and the first one writes.
+    """
+
+    rank: int
+    writers: int
+    counts: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+
+def take(engine: Any, *, copy: bool) -> Taken:
+    """What this rank has to write; as a ``copy``, which the training does not change any more, or not."""
+    rank, writers = dist.get_rank(), dist.get_world_size() if ds.zero_stage(engine) > 0 else 1
+    tensors = {
+        f"{moment}:{piece.steps}:{piece.start}:{piece.name}": piece.moment(moment).to("cpu", copy=copy)
+        for piece in pieces(engine)
+        if rank < writers and piece.has_moments()
+        for moment in MOMENTS
+    }
+    return Taken(rank, writers, {"files": writers, **ds.counts(engine)}, tensors)
+
+
+def write(taken: Taken, folder: Path) -> None:
+    """Into ``folder/states``, which is there.
 
     Raises:
         StorageError: the disk refuses.
     """
-    (folder / STATES).mkdir(exist_ok=True)
-    rank = dist.get_rank()
-    if rank == 0:
-        (folder / STATES / _ENGINE).write_text(json.dumps({"files": writers(engine), **ds.counts(engine)}, indent=2))
-    if rank == 0 or ds.zero_stage(engine) > 0:  # without ZeRO all ranks hold the same
-        tensors = {
-            f"{moment}:{piece.steps}:{piece.start}:{piece.name}": piece.moment(moment).cpu()
-            for piece in pieces(engine)
-            if piece.has_moments()
-            for moment in MOMENTS
-        }
-        with replacing(folder / STATES / f"rank-{rank:05d}.safetensors") as written:
-            save_file(tensors, written)
-
-
-def writers(engine: Any) -> int:
-    """Processes that write a file of their own."""
-    return dist.get_world_size() if ds.zero_stage(engine) > 0 else 1
+    if taken.rank == 0:
+        (folder / STATES / _ENGINE).write_text(json.dumps(taken.counts, indent=2))
+    if taken.rank < taken.writers:
+        with replacing(folder / STATES / f"rank-{taken.rank:05d}.safetensors") as written:
+            save_file(taken.tensors, written)
 
 
 def files(folder: Path) -> list[Path]:

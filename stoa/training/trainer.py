@@ -25,6 +25,7 @@ from stoa.training.metrics import MetricsLog
 from stoa.training.optim import lr_factor, set_learning_rates
 from stoa.training.reports import Reports, StepRecord
 from stoa.training.resumable import Shape, require_same_run, require_same_steps, reshaping
+from stoa.training.saver import Saver
 from stoa.training.signals import asked_to_end
 from stoa.training.validation import BestWeights, Validation
 
@@ -74,7 +75,14 @@ class Trainer:
         if validation is not None:
             self.best = BestWeights(validation, self.folder, max_steps=config.max_steps, console=console)
         self.step = 0
-        self._saved_step = 0
+        self.saver = Saver(
+            self.checkpoints,
+            keep=config.keep_checkpoints,
+            background=config.save_in_background,
+            goes_on=config.on_save_failure == "go_on",
+            say=console.say,
+        )
+        self._saved_step, self._saved_at = 0, time.monotonic()
         self._updating = False
         self._signals = set[int]()
 
@@ -197,6 +205,7 @@ class Trainer:
                     self._stop()
                 raise
             finally:
+                self.saver.close()
                 reports.close()
 
     def _require_room(self) -> str | None:
@@ -209,11 +218,14 @@ class Trainer:
             record = self.train_step(batches)
             reports.add(record)
             last = self.step == config.max_steps
-            stop, unsound = agreement.ask(bool(self._signals), record.unsound)
+            self.saver.check()
+            stop, due, unsound = agreement.ask(
+                stop=bool(self._signals), save=rank() == 0 and self._is_long_since_a_save(), unsound=record.unsound
+            )
             if self.step % config.log_every == 0 or self.step == first or last or unsound:
                 reports.report()
             validates = self.best is not None and self.best.is_due(self.step)
-            saves = self.step % config.save_every == 0 or last or stop or validates
+            saves = self.step % config.save_every == 0 or last or stop or due or validates
             if saves:
                 reports.report()
             if reports.spike is not None:
@@ -221,7 +233,7 @@ class Trainer:
                 batches = open_batches()
                 continue
             if saves:
-                self.save(reports)
+                self.save(reports, last=last or stop)
             if validates:
                 self._validate(reports)
             if stop and not last:
@@ -236,6 +248,7 @@ class Trainer:
             FloatingPointError: there is none, or the run has gone back as often as it may.
         """
         spike, before = reports.spike, self.run_facts.get("excluded", [])
+        self.saver.finish()
         path = from_first_rank(lambda: checkpoint.newest(self.checkpoints))
         if path is None or len(before) >= self.config.spike_rollbacks:
             why = "there is no checkpoint yet" if path is None else "training.spike_rollbacks allows no further one"
@@ -295,24 +308,26 @@ class Trainer:
             raise
         except Exception as error:
             self.console.say(f"the steps up to {self.step} are not in the log: {error}")
-        self.save(reports)
+        self.save(reports, last=True)
 
-    def save(self, reports: Reports) -> None:
-        """Write a checkpoint of the current step.
+    def _is_long_since_a_save(self) -> bool:
+        minutes = self.config.save_minutes
+        return minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+
+    def save(self, reports: Reports, *, last: bool) -> None:
+        """Write a checkpoint of the current step; the ``last`` is waited for.
 
         Raises:
             FloatingPointError: a weight is not finite.
             OSError: the disk refuses.
         """
         if self._saved_step == self.step:
+            self.saver.finish(last=last)
             return
         reports.require_finite_weights(self.objective.model, self.step)
         run = {**self.run_facts, "step": self.step, "sampler": self.sampler.state_dict()}
-        path = saving.save(
-            self.engine, self.objective.model, self.checkpoints, self.step, run, keep=self.config.keep_checkpoints
-        )
-        self._saved_step = self.step
-        self.console.say(f"saved {path}")
+        self.saver.save(self.engine, self.objective.model, self.step, run, last=last)
+        self._saved_step, self._saved_at = self.step, time.monotonic()
         reports.start_window()
 
     def _stop(self) -> NoReturn:

@@ -6,6 +6,7 @@ import itertools
 import resource
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from stoa import run  # noqa: E402
 from stoa.cli._errors import run_and_leave  # noqa: E402
 from stoa.objectives.gather import rank, world_size  # noqa: E402
 from stoa.objectives.total import TrainingObjective  # noqa: E402
+from stoa.training import saving  # noqa: E402
 from stoa.training.metrics import MetricsLog  # noqa: E402
 from stoa.training.trainer import Trainer  # noqa: E402
 
@@ -78,16 +80,33 @@ def plant_log(planted_step: int) -> None:
 
 
 def plant_disk(planted_step: int) -> None:
-    """From this step on no file may grow beyond 4 MB: to DeepSpeed the disk is full."""
+    """From this step on no file may grow beyond 4 MB: the disk is full."""
     save = Trainer.save
 
-    def planted(self, *arguments):
+    def planted(self, *arguments, **options):
         if self.step >= planted_step:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, resource.RLIM_INFINITY))
-        save(self, *arguments)
+        save(self, *arguments, **options)
 
     Trainer.save = planted
+
+
+def plant_slow_disk(planted_step: int) -> None:
+    """A checkpoint is written when so many further steps have ended, or none has for a second."""
+    write, train_step, ended = saving.write, Trainer.train_step, threading.Semaphore(0)
+
+    def planted(content, temporary, *, keep):
+        for _ in range(planted_step):
+            ended.acquire(timeout=1 if content.run["step"] == 10 else 60)
+        return write(content, temporary, keep=keep)
+
+    def step(self, batches):
+        record = train_step(self, batches)
+        ended.release()
+        return record
+
+    saving.write, Trainer.train_step = planted, step
 
 
 def plant_error(planted_step: int) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -45,7 +46,10 @@ def trained(deepspeed, device, steps, chunk_clips=None, read=None, write=None):
         losses.append(mean_over_ranks(loss).item())
         norms.append(ds.grad_norm(engine, device).item())
     if write is not None:
-        states.write(engine, Path(write))
+        if rank() == 0:
+            Path(write, "states").mkdir()
+        dist.barrier()
+        states.write(states.take(engine, copy=False), Path(write))
         weights = ds.whole_weights(model)
         if rank() == 0:
             save_file(weights, Path(write, "model.safetensors"))
