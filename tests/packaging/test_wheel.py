@@ -60,6 +60,7 @@ def test_a_wheel_trains_on_another_node(repo_root: Path, tmp_path: Path) -> None
     python = node / "bin" / "python"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(node), "platbase": str(node)}))
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run([python, "-m", "pip", "uninstall", "-y", "setuptools"], tmp_path)  # older than what torch asks for
     run([python, "-m", "pip", "install", "--no-index", next(tmp_path.glob("stoa-*.whl"))], tmp_path)
 
     # DeepSpeed brings it; what it compiles without a GPU was compiled before (TORCH_EXTENSIONS_DIR).
@@ -68,7 +69,7 @@ def test_a_wheel_trains_on_another_node(repo_root: Path, tmp_path: Path) -> None
     work.mkdir()
     (work / "ds.json").write_text(json.dumps(CONFIG))
     without = {"PATH": str(node / "bin"), "OMP_NUM_THREADS": "1"}  # a compiler
-    of = "import stoa, stoa._C; print(stoa.__file__, stoa._C.__file__)"
+    of = "import torch, stoa, stoa._C; print(stoa.__file__, stoa._C.__file__)"
     assert all(Path(file).is_relative_to(packages) for file in run([python, "-c", of], work, **without).split())
     run([node / "bin" / "stoa", "synth", *SET], work, **without)
     torchrun = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
