@@ -118,3 +118,34 @@ def test_the_example_hostfile_is_read_by_deepspeed(repo_root: Path) -> None:
     from deepspeed.launcher.runner import fetch_hostfile
 
     assert fetch_hostfile(str(repo_root / "cluster" / "hostfile.example")) == {"node01": 8, "node02": 8}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("# nobody\n\n", "names no host"),
+        ("a slots=2\nb slots=1\na slots=1\n", "names a twice"),
+        ("a slots=2\nb 4\n", "line 2:b 4: expected NAME slots=NUMBER"),
+    ],
+)
+def test_hostfiles_that_are_wrong(
+    repo_root: Path, tmp_path: Path, environment: dict[str, str], lines: str, said: str
+) -> None:
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text(lines)
+    process = start(repo_root / "cluster" / "hostfile_launch.sh", environment, str(hostfile))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    (line,) = output.splitlines()
+    assert said in line
+
+
+def test_what_another_shell_would_change_is_not_handed_over(
+    repo_root: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "hostfile").write_text("localhost slots=2\n")
+    changed = {"PATH": stand_ins(tmp_path, {"ssh": "true"}), "NCCL_SOCKET_IFNAME": "$HOME"}
+    process = start(repo_root / "cluster" / "hostfile_launch.sh", environment | changed, str(tmp_path / "hostfile"))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "NCCL_SOCKET_IFNAME has a character that the shell of another node would change" in output
