@@ -37,7 +37,7 @@ if [[ ! "$rank" =~ ^[0-9]+$ ]] || (( rank >= nnodes )); then
 fi
 
 command=(
-  torchrun
+  python cluster/torchrun.py
   --nnodes "$nnodes"
   --node-rank "$rank"
   --nproc-per-node "${NPROC_PER_NODE:-${PET_NPROC_PER_NODE:-auto}}"

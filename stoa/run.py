@@ -39,9 +39,11 @@ from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.deepspeed_config import read_config, zero_stage
 from stoa.training.optim import build_optimizer
-from stoa.training.state import run_facts
+from stoa.training.processes import noticing_losses, place, start_limit
+from stoa.training.state import run_facts, versions
 from stoa.training.trainer import Trainer
 from stoa.training.validation import Score, Validation
+from stoa.training.watchdog import Watchdog
 
 _OUTPUT = "training.output_dir"
 
@@ -53,6 +55,7 @@ class Process(NamedTuple):
     device: torch.device
     console: Console
     ledger: Ledger
+    watchdog: Watchdog
 
 
 @contextmanager
@@ -66,21 +69,25 @@ def joined(training: TrainingConfig, deepspeed_config: str) -> Iterator[Process]
     Raises:
         ValueError: the JSON is wrong, the processes do not know of each other, or another run writes to the folder.
         StorageError: the folder cannot be written to.
+        LostProcess: another process has gone.
     """
-    ds_config, folder = read_config(deepspeed_config), Path(training.output_dir)
-    with ExitStack() as held:
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    ds_config, folder, here = read_config(deepspeed_config), Path(training.output_dir), place(os.environ)
+    with noticing_losses(), ExitStack() as held:
+        alone, limits = here.world_size == 1, (start_limit().total_seconds(), 60 * training.hang_minutes)
         if alone:  # and need not start DeepSpeed to find out
             held.enter_context(only_writer(folder, _OUTPUT))
-        device = ds.init_distributed()
+        watchdog = held.enter_context(Watchdog(folder, here.rank, *limits))
+        with watchdog.phase("meeting"):
+            device = ds.init_distributed(alike=versions())
         if not alone:
             from_first_rank(lambda: held.enter_context(only_writer(folder, _OUTPUT)))
-        yield _process(training, ds_config, device)
-        dist.barrier()
-        dist.destroy_process_group()
+        yield _process(training, ds_config, device, watchdog)
+        with watchdog.phase("end"):
+            dist.barrier()
+            dist.destroy_process_group()
 
 
-def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device) -> Process:
+def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device, watchdog: Watchdog) -> Process:
     if device.type == "cpu":
         keep_freed_memory()
     console = Console(enabled=rank() == 0)
@@ -92,7 +99,7 @@ def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.
     ds.require_valid(ds_config)
     ds.choose_attention(device)
     torch.manual_seed(training.seed)
-    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE))
+    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE), watchdog)
 
 
 Steps = Callable[[Trainer, Iterator[LoadedBatch]], None]
@@ -253,6 +260,7 @@ def train(
         flops=flops,
         run_facts=own_facts,
         console=process.console,
+        watchdog=process.watchdog,
         validation=None if validate is None else Validation(every, validate),
         length_key="training.max_steps" if epochs is None else "epochs",
     )

@@ -20,6 +20,7 @@ class TrainingConfig:
         log_every: steps between progress lines.
         save_every: steps between checkpoints; one is always written at the end.
         keep_checkpoints: complete checkpoints kept.
+        hang_minutes: a step that takes longer ends the run; a save may take 3 times as long and a validation 12 times.
         tensorboard: write event files beside ``metrics.jsonl``.
         chunk_clips: clips of a micro-batch whose activations the encoders hold at a time; the losses see all of them,
             as they would without. Each chunk passes the encoders once more. Null holds all.
@@ -34,6 +35,7 @@ class TrainingConfig:
     log_every: int = 10
     save_every: int = 500
     keep_checkpoints: int = 2
+    hang_minutes: float = 10.0
     tensorboard: bool = True
     chunk_clips: int | None = None
     compile: Compiled = "none"
@@ -44,5 +46,7 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected at least 1")
         if self.chunk_clips is not None and self.chunk_clips < 1:
             raise ValueError(f"training.chunk_clips is {self.chunk_clips}; expected at least 1, or null")
+        if not self.hang_minutes > 0:
+            raise ValueError(f"training.hang_minutes is {self.hang_minutes}; expected more than 0")
         if self.seed < 0:
             raise ValueError(f"training.seed is {self.seed}; expected 0 or more")

@@ -27,6 +27,7 @@ from stoa.training.reports import Reports, StepRecord
 from stoa.training.resumable import require_same_run
 from stoa.training.signals import asked_to_end
 from stoa.training.validation import BestWeights, Validation
+from stoa.training.watchdog import Watchdog
 
 PAPER_BATCH = 1024
 
@@ -42,6 +43,7 @@ class Trainer:
         flops: of one pass on this rank, by part; told by a model that ZeRO 3 has not split yet.
         run_facts: JSON-able facts stored with every checkpoint (:func:`stoa.training.state.run_facts`).
         console: shows progress.
+        watchdog: ends the process where a step, a save or a validation hangs.
         validation: chooses the best weights.
         length_key: what a user changes to train longer, for messages.
     """
@@ -56,6 +58,7 @@ class Trainer:
         flops: dict[str, Flops],
         run_facts: dict[str, Any],
         console: Console,
+        watchdog: Watchdog,
         validation: Validation | None = None,
         length_key: str = "training.max_steps",
     ) -> None:
@@ -66,6 +69,7 @@ class Trainer:
         self._flops = flops
         self.run_facts = run_facts
         self.console = console
+        self.watchdog = watchdog
         self.length_key = length_key
         self.accumulation = ds.accumulation_steps(engine)
         self.folder = Path(config.output_dir)
@@ -227,6 +231,7 @@ class Trainer:
             dropped += loaded.dropped_boxes
         self.step += 1
         self.sampler.next_batch = self.step * self.accumulation
+        self.watchdog.step_ended(self.step)
         means = torch.stack(micro_scalars).mean(dim=0)  # a metric that one micro-batch lacks is left out of the step
         norm = ds.grad_norm(self.engine, means.device)
         rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
@@ -236,7 +241,8 @@ class Trainer:
 
     def _validate(self, reports: Reports) -> None:
         assert self.best is not None
-        self.best.choose(self.engine, self.step, self.run_facts, reports.log)
+        with self.watchdog.phase("validation"):
+            self.best.choose(self.engine, self.step, self.run_facts, reports.log)
         reports.start_window()
 
     def _save_after_an_error(self, reports: Reports) -> None:
@@ -259,9 +265,10 @@ class Trainer:
             return
         reports.require_finite_weights(self.objective.model, self.step)
         run = {**self.run_facts, "step": self.step, "sampler": self.sampler.state_dict()}
-        path = checkpoint.save(
-            self.engine, self.objective.model, self.checkpoints, self.step, run, keep=self.config.keep_checkpoints
-        )
+        with self.watchdog.phase("save"):
+            path = checkpoint.save(
+                self.engine, self.objective.model, self.checkpoints, self.step, run, keep=self.config.keep_checkpoints
+            )
         self._saved_step = self.step
         self.console.say(f"saved {path}")
         reports.start_window()
