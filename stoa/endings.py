@@ -60,7 +60,8 @@ def complain(program: str, message: str, *, once: bool = False) -> None:
     several = not once and os.environ.get("WORLD_SIZE", "1") != "1"
     line = f"{program}: {f'rank {rank}: ' if several else ''}{message}"
     if not once or not rank.isdecimal() or int(rank) == 0:
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(line + "\n")  # at once, or those of several ranks mix
+        sys.stderr.flush()
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         told = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}

@@ -141,11 +141,12 @@ def start_training(
     offload: bool = False,
     clipping: float = 1.0,
     program: tuple[str, ...] = ("train.py",),
+    launcher: tuple[str, ...] = ("cluster/node.sh",),
     ranks: tuple[int, int] | None = None,
 ) -> Program:
     """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
     ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own.
-    Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet at.
+    Several processes are of a ``launcher``, unless ``ranks`` says which of them this is, and the port they meet at.
     """
     ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
     zero = {"stage": stage, **({"offload_optimizer": {"device": "cpu"}} if offload else {})}
@@ -156,9 +157,8 @@ def start_training(
         "bf16": {"enabled": bf16},
     }
     ds_config.write_text(json.dumps(values))
-    launcher = program if processes == 1 or ranks else ["cluster/node.sh"]
     command = [
-        *(*launcher, "--deepspeed_config", str(ds_config)),
+        *(*(program if processes == 1 or ranks else launcher), "--deepspeed_config", str(ds_config)),
         *("--recipe", "recipes/demo.yaml"),
         *("--data.manifest", str(manifest or data_set / "manifest.jsonl")),
         *("--training.output_dir", str(output), "--model.backbone.name", "stoa-tiny"),

@@ -1,6 +1,7 @@
 """train.py of which one rank has a fault: FAULT is its kind, the step before which it comes, and the rank."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -55,8 +56,14 @@ def never_saves() -> None:
     checkpoint.save = lambda *arguments, **settings: sleep()
 
 
+def never_loads() -> None:
+    """The loader process that has the next batch is stopped."""
+    (loader,) = multiprocessing.active_children()
+    os.kill(loader.pid, signal.SIGSTOP)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (refuse, fail, sleep, sleep_with_the_interpreter, stop, die, leave, never_saves)
+    f.__name__: f for f in (refuse, fail, sleep, sleep_with_the_interpreter, stop, die, leave, never_saves, never_loads)
 }
 
 
