@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -22,6 +23,7 @@ from stoa.endings import Status  # noqa: E402
 from stoa.training.processes import Place, meet, port_taken, start_limit  # noqa: E402
 
 NAME = "cluster/node.sh"
+_OF_OTHERS = (Status.LOST, Status.INTERRUPTED, -signal.SIGTERM)
 
 
 def main() -> int:
@@ -36,7 +38,7 @@ def main() -> int:
     try:
         run.run(arguments)
     except ChildFailedError as error:
-        return _as_first_failure(*error.get_first_failure())
+        return _as_first_failure(error.failures)
     except SignalException as error:
         return _say(f"ended by {error.sigval.name}, as are its processes", 128 + error.sigval)
     except RuntimeError as error:  # of its store
@@ -50,13 +52,16 @@ def _node(arguments: Namespace, nodes: int) -> Place:
     return Place(arguments.node_rank, 0, nodes, arguments.master_addr, arguments.master_port, kind="node")
 
 
-def _as_first_failure(rank: int, failure: ProcessFailure) -> int:
-    if failure.exitcode < 0:
-        return _say(f"rank {rank} was ended by {failure.signal_name()}, and with it all others", 128 - failure.exitcode)
-    told = failure.message["message"] if isinstance(failure.message, dict) else "see above"
-    meaning = {status.value: f" ({status.said})" for status in Status}.get(failure.exitcode, "")
-    line = f"rank {rank} ended with status {failure.exitcode}{meaning}, and with it all others: {told}"
-    return _say(line, failure.exitcode)
+def _as_first_failure(failures: dict[int, ProcessFailure]) -> int:
+    """Those that were ended, or that have lost another, are not the cause."""
+    causes = {rank: one for rank, one in failures.items() if one.exitcode not in _OF_OTHERS} or failures
+    rank = min(causes, key=lambda rank: causes[rank].timestamp)
+    status, told = causes[rank].exitcode, causes[rank].message
+    if status < 0:
+        return _say(f"rank {rank} was ended by {causes[rank].signal_name()}, and with it all others", 128 - status)
+    meaning = {known.value: f" ({known.said})" for known in Status}.get(status, "")
+    said = told["message"] if isinstance(told, dict) else "see above"
+    return _say(f"rank {rank} ended with status {status}{meaning}, and with it all others: {said}", status)
 
 
 def _say(line: str, status: int) -> int:

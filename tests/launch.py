@@ -143,10 +143,12 @@ def start_training(
     program: tuple[str, ...] = ("train.py",),
     launcher: tuple[str, ...] = ("cluster/node.sh",),
     ranks: tuple[int, int] | None = None,
+    port: int | None = None,
 ) -> Program:
     """Start train.py with a tiny model on global batches of 8; further arguments override. DeepSpeed's JSON goes to
     ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its own.
-    Several processes are of a ``launcher``, unless ``ranks`` says which of them this is, and the port they meet at.
+    Several processes are of a ``launcher``, unless ``ranks`` says which of them this is, and the port they meet at;
+    a launcher may be given a ``port``.
     """
     ds_config = folder / f"ds{processes}-{stage}{'-bf16' if bf16 else ''}.json"
     zero = {"stage": stage, **({"offload_optimizer": {"device": "cpu"}} if offload else {})}
@@ -166,7 +168,7 @@ def start_training(
         *("--training.max_steps", "10", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),
         *("--training.tensorboard", "false", "--data.num_workers", "0", *arguments),
     ]
-    environment = {"NPROC_PER_NODE": str(processes)}
+    environment = {"NPROC_PER_NODE": str(processes)} | ({} if port is None else {"MASTER_PORT": str(port)})
     if ranks is not None:
         rank, port = (str(number) for number in ranks)
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "MASTER_PORT": port}

@@ -14,6 +14,7 @@ from stoa.costs.flops import Flops, total_flops
 from stoa.data.dataset import LoadedBatch
 from stoa.data.ledger import LEDGER_FILE, Replacements
 from stoa.data.sampler import GlobalBatchSampler
+from stoa.endings import LostProcess
 from stoa.objectives.gather import Agreement, from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.parts import part
@@ -23,6 +24,7 @@ from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog
 from stoa.training.optim import lr_factor, set_learning_rates
+from stoa.training.processes import noticing_losses
 from stoa.training.reports import Reports, StepRecord
 from stoa.training.resumable import require_same_run
 from stoa.training.signals import asked_to_end
@@ -138,6 +140,7 @@ class Trainer:
         Raises:
             KeyboardInterrupt: it was ended by a signal, after saving.
             FloatingPointError: a loss, a gradient or a weight is not finite; nothing is saved.
+            LostProcess: another process has gone.
         """
         owed = self.best is not None and self.best.is_owed(self.step)
         if self.step >= self.config.max_steps and not owed:
@@ -168,10 +171,11 @@ class Trainer:
         )
         with asked_to_end() as self._signals:
             try:
-                if owed:
-                    self._validate(reports)
-                self._loop(batches, reports)
-            except FloatingPointError:
+                with noticing_losses():
+                    if owed:
+                        self._validate(reports)
+                    self._loop(batches, reports)
+            except (FloatingPointError, LostProcess):
                 raise
             except Exception:
                 # With several processes the others wait in a collective and cannot take part in a save.

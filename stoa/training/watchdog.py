@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, NoReturn
 
+import torch
+import torch.distributed as dist
+
 from stoa.endings import Status, called_as, complain
 
 HANGS = "hangs"
@@ -51,6 +54,7 @@ class Watchdog:
     """
 
     def __init__(self, folder: Path, rank: int, start_seconds: float, step_seconds: float) -> None:
+        self._rank = rank
         self._path = folder / HANGS / f"rank-{rank}.txt"
         self._step = 0
         self._step_seconds = step_seconds
@@ -117,10 +121,20 @@ class Watchdog:
         if _OF_COLLECTIVES in where:  # who waits for another leaves it the first word
             time.sleep(_OTHERS_SECONDS)
         complain(called_as(), f"error: hung: {hung}; {written}")
-        os._exit(Status.HUNG)
+        try:
+            _write_collectives(self._rank)
+        finally:
+            os._exit(Status.HUNG)
 
 
 def _where() -> str:
     """The innermost call of the main thread."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]
     return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+
+
+def _write_collectives(rank: int) -> None:
+    """The last ones of NCCL, where torch's flight recorder keeps them (cluster/env.sh)."""
+    prefix = os.environ.get("TORCH_FR_DUMP_TEMP_FILE")
+    if prefix and dist.is_initialized() and dist.get_backend() == "nccl":
+        Path(f"{prefix}{rank}").write_bytes(torch._C._distributed_c10d._dump_nccl_trace())

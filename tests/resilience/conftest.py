@@ -1,10 +1,20 @@
 """Trainings with a fault."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 
 import pytest
 from launch import free_port
 from trainings import data_set, start  # noqa: F401
+
+
+@pytest.fixture
+def hold_port() -> Iterator[int]:
+    """A port that another program has."""
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        yield other.getsockname()[1]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import train  # noqa: E402
+from stoa import run  # noqa: E402
 from stoa.cli._errors import run_and_leave  # noqa: E402
 from stoa.training import checkpoint  # noqa: E402
 from stoa.training.trainer import Trainer  # noqa: E402
@@ -78,8 +79,17 @@ def plant(kind: str, planted_step: int, planted_rank: int) -> None:
     Trainer.train_step = planted
 
 
+def plant_versions(planted_rank: int) -> None:
+    if int(os.environ.get("RANK", "0")) == planted_rank:
+        own = run.versions
+        run.versions = lambda: own() | {"deepspeed": "0.1"}
+
+
 if __name__ == "__main__":
     kind, step, rank = os.environ["FAULT"].split()
     torch.set_num_threads(1)
-    plant(kind, int(step), int(rank))
+    if kind == "other_versions":
+        plant_versions(int(rank))
+    else:
+        plant(kind, int(step), int(rank))
     run_and_leave(train.train)
