@@ -7,7 +7,6 @@ What torchrun would wait for by itself, the other nodes at the address of the fi
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from argparse import Namespace
@@ -32,9 +31,11 @@ def main() -> int:
     try:
         nodes = int(arguments.nnodes)
         meeting = nodes > 1 and meet(_node(arguments, nodes))
+        arguments.rdzv_conf = f"timeout={max(1, start_limit().total_seconds()):.0f}"
     except ValueError as error:
         return _say(f"error: {error}", Status.BAD_INPUT)
-    arguments.rdzv_conf = f"timeout={start_limit().total_seconds():.0f}"
+    except KeyboardInterrupt:
+        return _say("interrupted", Status.INTERRUPTED)
     try:
         run.run(arguments)
     except ChildFailedError as error:
@@ -70,6 +71,4 @@ def _say(line: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)
+    sys.exit(main())

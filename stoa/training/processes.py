@@ -26,6 +26,7 @@ COLLECTIVE_LIMIT = timedelta(days=1)
 
 _START_MINUTES = 30.0  # the first rank may make a data set while the others wait
 _LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.005, 0.2
+_TELL_SECONDS = 5.0
 
 # What gloo, NCCL and torch's store say when the other side has gone.
 _LOST = re.compile(
@@ -151,6 +152,10 @@ def meet(here: Place, alike: Mapping[str, str] | None = None) -> dist.Store:
         wait.look(f"for {meeting.add('arrived', 0)} of {here.world_size} {here.kinds} at {here.where}", here.rank == 0)
     differs = meeting.get("all").decode()
     if differs:
+        told, begun = meeting.add("told", 1), time.monotonic()
+        while here.rank == 0 and told < here.world_size and time.monotonic() - begun < _TELL_SECONDS:  # which serves
+            time.sleep(_MOST_POLL_SECONDS)
+            told = meeting.add("told", 0)
         raise ValueError(f"{differs}; install the same everywhere")
     return store
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, NoReturn
 
-import torch
 import torch.distributed as dist
 
 from stoa.endings import Status, called_as, complain
@@ -137,4 +136,6 @@ def _write_collectives(rank: int) -> None:
     """The last ones of NCCL, where torch's flight recorder keeps them (cluster/env.sh)."""
     prefix = os.environ.get("TORCH_FR_DUMP_TEMP_FILE")
     if prefix and dist.is_initialized() and dist.get_backend() == "nccl":
-        Path(f"{prefix}{rank}").write_bytes(torch._C._distributed_c10d._dump_nccl_trace())
+        from torch._C._distributed_c10d import _dump_nccl_trace  # type: ignore[attr-defined]
+
+        Path(f"{prefix}{rank}").write_bytes(_dump_nccl_trace())

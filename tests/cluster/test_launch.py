@@ -118,3 +118,26 @@ def test_the_example_hostfile_is_read_by_deepspeed(repo_root: Path) -> None:
     from deepspeed.launcher.runner import fetch_hostfile
 
     assert fetch_hostfile(str(repo_root / "cluster" / "hostfile.example")) == {"node01": 8, "node02": 8}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "message"),
+    [
+        (
+            "node01 slots=1\nnode02 slots=1\n",
+            "ssh does not reach node02 without a password (ssh: no such name)",
+        ),
+        ("node01 slots=1\nnode03 slots=1\nnode01 slots=1\n", "names node01 twice; give it one line with all its slots"),
+        ("# nobody\n", "names no node; expected lines as node01 slots=8"),
+    ],
+)
+def test_a_hostfile_that_cannot_be_is_one_line(repo_root, tmp_path, environment, hosts, message) -> None:
+    """Before DeepSpeed waits for a node, or ends in a traceback."""
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text(hosts)
+    ssh = 'if [[ "$*" == *node02* ]]; then echo "ssh: no such name" >&2; exit 255; fi'
+    path = stand_ins(tmp_path, {"ssh": ssh, "pdsh": "exit 3", "deepspeed": "exit 4"})
+    process = start(repo_root / "cluster" / "hostfile_launch.sh", environment | {"PATH": path}, str(hostfile))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and len(output.splitlines()) == 1
+    assert output.startswith("cluster/hostfile_launch.sh: ") and message in output
