@@ -14,7 +14,7 @@ class Family:
 
     Args:
         programs: the first of which says its steps.
-        step: the last one before the fault.
+        step: some way before the fault, or the last one where they then hang.
     """
 
     def __init__(self, *programs: Program, step: int) -> None:

@@ -40,7 +40,7 @@ ENDS = {
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
 @pytest.mark.parametrize("kind", ENDS)
 def test_a_rank_that_ends_ends_all(start, tmp_path, monkeypatch, launchers, launcher, kind):
-    monkeypatch.setenv("FAULT", f"{kind} 3 1")
+    monkeypatch.setenv("FAULT", f"{kind} 40 1")
     program = start(tmp_path / "run", *ENDLESS, processes=2, launcher=launchers(launcher, WORKER))
     family = Family(program, step=2)
     assert len(family.of("faulty_rank")) >= 2
@@ -63,7 +63,7 @@ def test_a_rank_that_ends_ends_all(start, tmp_path, monkeypatch, launchers, laun
 @pytest.mark.dist
 def test_who_has_lost_another_leaves_it_the_word(start, tmp_path, monkeypatch):
     """To be ended by the launcher, in silence."""
-    monkeypatch.setenv("FAULT", "refuse 3 1")
+    monkeypatch.setenv("FAULT", "refuse 40 1")
     port = free_port()
     first, second = [
         start(tmp_path / "run", *ENDLESS, processes=2, ranks=(rank, port), program=(WORKER,)) for rank in (0, 1)

@@ -15,7 +15,7 @@ WORKER = str(Path(__file__).parent / "faulty_rank.py")
 LIMIT = 4.0
 LIMITED = ("--training.hang_minutes", str(LIMIT / 60))
 # Of a launcher, from the end of the first process to that of the last one.
-LAUNCHER_SECONDS = 30 + 5
+LAUNCHER_SECONDS = 60
 
 
 def hung(err: str, what: str, at: str, rank: int | None = None) -> Path:
