@@ -10,6 +10,7 @@
 #   MASTER_ADDR     a name or address of node 0 that all can reach      PET_MASTER_ADDR; of 1 node 127.0.0.1
 #   MASTER_PORT     a free port there                                   PET_MASTER_PORT, else 29500
 #   NPROC_PER_NODE  processes, one for each GPU                         PET_NPROC_PER_NODE, else the number of GPUs
+#   STOA_START_MINUTES  how long all wait for each other                30
 #   STOA_ENTRY      the script to run                                   train.py
 #   STOA_DRY_RUN    1 prints the command and runs nothing
 #
@@ -37,7 +38,7 @@ if [[ ! "$rank" =~ ^[0-9]+$ ]] || (( rank >= nnodes )); then
 fi
 
 command=(
-  torchrun
+  python cluster/torchrun.py
   --nnodes "$nnodes"
   --node-rank "$rank"
   --nproc-per-node "${NPROC_PER_NODE:-${PET_NPROC_PER_NODE:-auto}}"
@@ -53,5 +54,5 @@ if [[ -n "${STOA_DRY_RUN:-}" ]]; then
 fi
 # Slurm sends SIGUSR2 to all processes ahead of a time limit; the trainings save on it, and torchrun has to live on.
 trap '' USR2
-# exec: a signal from the job system reaches torchrun, which ends its processes.
+# exec: a signal from the job system reaches torchrun, which ends its processes; its end is that of the first that fails.
 exec "${command[@]}"

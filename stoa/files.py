@@ -32,6 +32,10 @@ class StorageError(OSError):
     """A file cannot be written; the message names it, why, and what is free."""
 
 
+class DiskFull(StorageError):
+    """There is no room for it."""
+
+
 def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -108,7 +112,7 @@ def writing(path: Path, *, needed: int | None = None, then: str = "") -> Iterato
         then: what to do about it, or what is left.
 
     Raises:
-        StorageError: names the path, the reason, and where space is short what is free.
+        StorageError: names the path, the reason, and where space is short (:class:`DiskFull`) what is free.
     """
     try:
         yield
@@ -127,13 +131,18 @@ def writing(path: Path, *, needed: int | None = None, then: str = "") -> Iterato
 
 def storage_error(path: Path, number: int, why: str, *, needed: int | None = None, then: str = "") -> StorageError:
     """The error that names a path, why it is refused, what it needs and what is free."""
-    room = ""
-    if number in _OF_ROOM:
+    room, kind = "", DiskFull if number in _OF_ROOM else StorageError
+    if kind is DiskFull:
         wanted = "" if needed is None else f"{in_units(needed)} needed, "
         room = f" ({wanted}{in_units(free_bytes(path))} free)"
-    error = StorageError(f"{path} cannot be written: {why}{room}{f'; {then}' if then else ''}")
+    error = kind(f"{path} cannot be written: {why}{room}{f'; {then}' if then else ''}")
     error.errno = number
     return error
+
+
+def tells_of_room(error: BaseException) -> bool:
+    """Whether a disk is full, or a quota used up."""
+    return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _OF_ROOM)
 
 
 def free_bytes(path: Path) -> int:

@@ -39,9 +39,11 @@ from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.deepspeed_config import read_config
 from stoa.training.optim import build_optimizer
-from stoa.training.state import run_facts
+from stoa.training.processes import noticing_losses, place, start_limit
+from stoa.training.state import run_facts, versions
 from stoa.training.trainer import Trainer
 from stoa.training.validation import Score, Validation
+from stoa.training.watchdog import Watchdog
 
 _OUTPUT = "training.output_dir"
 
@@ -54,6 +56,7 @@ class Process(NamedTuple):
     console: Console
     ledger: Ledger
     reshaped: bool
+    watchdog: Watchdog
 
 
 @contextmanager
@@ -68,21 +71,27 @@ def joined(training: TrainingConfig, deepspeed_config: str, *, reshaped: bool = 
     Raises:
         ValueError: the JSON is wrong, the processes do not know of each other, or another run writes to the folder.
         StorageError: the folder cannot be written to.
+        LostProcess: another process has gone.
     """
-    ds_config, folder = read_config(deepspeed_config), Path(training.output_dir)
-    with ExitStack() as held:
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    ds_config, folder, here = read_config(deepspeed_config), Path(training.output_dir), place(os.environ)
+    with noticing_losses(), ExitStack() as held:
+        alone, limits = here.world_size == 1, (start_limit().total_seconds(), 60 * training.hang_minutes)
         if alone:  # and need not start DeepSpeed to find out
             held.enter_context(only_writer(folder, _OUTPUT))
-        device = ds.init_distributed()
+        watchdog = held.enter_context(Watchdog(folder, here.rank, *limits))
+        with watchdog.phase("meeting"):
+            device = ds.init_distributed(alike=versions())
         if not alone:
             from_first_rank(lambda: held.enter_context(only_writer(folder, _OUTPUT)))
-        yield _process(training, ds_config, device, reshaped)
-        dist.barrier()
-        dist.destroy_process_group()
+        yield _process(training, ds_config, device, reshaped, watchdog)
+        with watchdog.phase("end"):
+            dist.barrier()
+            dist.destroy_process_group()
 
 
-def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.device, reshaped: bool) -> Process:
+def _process(
+    training: TrainingConfig, ds_config: dict[str, Any], device: torch.device, reshaped: bool, watchdog: Watchdog
+) -> Process:
     if device.type == "cpu":
         keep_freed_memory()
     console = Console(enabled=rank() == 0)
@@ -94,7 +103,8 @@ def _process(training: TrainingConfig, ds_config: dict[str, Any], device: torch.
     ds.require_valid(ds_config)
     ds.choose_attention(device)
     torch.manual_seed(training.seed)
-    return Process(ds_config, device, console, Ledger(Path(training.output_dir) / LEDGER_FILE), reshaped)
+    ledger = Ledger(Path(training.output_dir) / LEDGER_FILE)
+    return Process(ds_config, device, console, ledger, reshaped, watchdog)
 
 
 Steps = Callable[[Trainer, Callable[[], Iterator[LoadedBatch]]], None]
@@ -261,6 +271,7 @@ def train(
         flops=flops,
         run_facts=own_facts,
         console=process.console,
+        watchdog=process.watchdog,
         validation=None if validate is None else Validation(every, validate),
         length_key="training.max_steps" if epochs is None else "epochs",
     )

@@ -142,12 +142,14 @@ def start_training(
     clipping: float = 1.0,
     batch: int = 8,
     program: tuple[str, ...] = ("train.py",),
+    launcher: tuple[str, ...] = ("cluster/node.sh",),
     ranks: tuple[int, int] | None = None,
+    port: int | None = None,
 ) -> Program:
     """Start train.py with a tiny model on global batches of ``batch``; further arguments override. DeepSpeed's JSON
     goes to ``folder``; of one process, what runs may be another ``program`` with the arguments of train.py after its
-    own. Several processes are of cluster/node.sh, unless ``ranks`` says which of them this is, and the port they meet
-    at.
+    own. Several processes are of a ``launcher``, unless ``ranks`` says which of them this is, and the port they meet
+    at; a launcher may be given a ``port``.
     """
     ds_config = folder / f"ds{processes}-{stage}-{batch}{'-bf16' if bf16 else ''}.json"
     zero = {"stage": stage, **({"offload_optimizer": {"device": "cpu"}} if offload else {})}
@@ -158,9 +160,8 @@ def start_training(
         "bf16": {"enabled": bf16},
     }
     ds_config.write_text(json.dumps(values))
-    launcher = program if processes == 1 or ranks else ["cluster/node.sh"]
     command = [
-        *(*launcher, "--deepspeed_config", str(ds_config)),
+        *(*(program if processes == 1 or ranks else launcher), "--deepspeed_config", str(ds_config)),
         *("--recipe", "recipes/demo.yaml"),
         *("--data.manifest", str(manifest or data_set / "manifest.jsonl")),
         *("--training.output_dir", str(output), "--model.backbone.name", "stoa-tiny"),
@@ -168,7 +169,7 @@ def start_training(
         *("--training.max_steps", "10", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),
         *("--training.tensorboard", "false", "--data.num_workers", "0", *arguments),
     ]
-    environment = {"NPROC_PER_NODE": str(processes)}
+    environment = {"NPROC_PER_NODE": str(processes)} | ({} if port is None else {"MASTER_PORT": str(port)})
     if ranks is not None:
         rank, port = (str(number) for number in ranks)
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "MASTER_PORT": port}

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from stoa.arguments import Command, parse
-from stoa.cli._errors import complain, complain_once
+from stoa.cli._errors import FORESEEN, end_with
+from stoa.endings import Status, call, complain
 
 COMMANDS = {
     "ablate": "stoa.cli.ablate",
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         program: what the user has called, for messages; ``stoa`` and the command where it is that.
 
     Returns:
-        The exit status: that of the command where it has one, else 0; 2 after a mistake of the user's, which is told in
-        one line on stderr; 130 after Ctrl-C.
+        The exit status: that of the command where it has one, else a :class:`stoa.endings.Status`; why it is not 0 is
+        told in one line on stderr.
     """
     given = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if given[0].startswith("--local_rank="):  # DeepSpeed's launcher puts it before the command
@@ -66,22 +67,19 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         close = close or difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
         print(f"stoa: error: unknown command {name!r}; {hint}", file=sys.stderr)
-        return 2
+        return Status.BAD_INPUT
     module = importlib.import_module(COMMANDS[name])
     program = program or f"stoa {name}"
+    call(program)
     parser = ArgumentParser(prog=program, description=module.__doc__, exit_on_error=False, allow_abbrev=False)
     module.add_arguments(parser)
     try:
         arguments = parse(parser, rest, getattr(module, "COMMAND", Command()))
     except ValueError as error:
-        complain_once(program, f"error: {error}")
-        return 2
+        complain(program, f"error: {error}", once=True)
+        return Status.BAD_INPUT
     try:
         status = module.run(arguments)
-    except (ValueError, FloatingPointError, OSError) as error:
-        complain(program, f"error: {' '.join(str(error).split())}")
-        return 2
-    except KeyboardInterrupt as error:
-        complain(program, str(error) or "interrupted")
-        return 130
-    return status or 0
+    except FORESEEN as error:
+        return end_with(program, error)
+    return status or Status.GOOD

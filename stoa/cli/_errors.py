@@ -3,34 +3,65 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
+from stoa.endings import LostProcess, Status, called_as, complain
+from stoa.files import tells_of_room
+from stoa.parents import die_with_launcher
 
-def complain(command: str, message: str) -> None:
-    """One line on stderr, with the rank where there are several."""
-    rank = f"rank {os.environ.get('RANK', '?')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"{command}: {rank}{message}", file=sys.stderr, flush=True)
+FORESEEN = (ValueError, FloatingPointError, OSError, LostProcess, KeyboardInterrupt)
+"""What is told in one line."""
+
+_LAUNCHER_SECONDS = 10.0
 
 
-def complain_once(command: str, message: str) -> None:
-    """One line on stderr for a mistake that all ranks make alike."""
-    rank = os.environ.get("RANK", "")
-    if not rank.isdecimal() or int(rank) == 0:
-        print(f"{command}: {message}", file=sys.stderr, flush=True)
+def end_with(command: str, error: BaseException) -> Status:
+    """Say in one line why a command ends; the status that it ends with."""
+    status = _status_of(error)
+    if status is Status.LOST:
+        _leave_the_word_to_others()
+    said = " ".join(str(error).split())
+    if status is Status.INTERRUPTED:
+        complain(command, said or "interrupted")
+    else:
+        complain(command, f"error: {said}" if isinstance(error, FORESEEN) else f"error: {type(error).__name__}: {said}")
+    return status
+
+
+def _status_of(error: BaseException) -> Status:
+    if tells_of_room(error):
+        return Status.DISK_FULL
+    kinds: dict[type[BaseException], Status] = {
+        KeyboardInterrupt: Status.INTERRUPTED,
+        LostProcess: Status.LOST,
+        FloatingPointError: Status.DIVERGED,
+        ValueError: Status.BAD_INPUT,
+        OSError: Status.BAD_INPUT,
+    }
+    return next((status for kind, status in kinds.items() if isinstance(error, kind)), Status.FAILED)
+
+
+def _leave_the_word_to_others() -> None:
+    """Who has lost another process waits for the launcher, which ends all of its machine with the words of the one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(_LAUNCHER_SECONDS)
 
 
 def run_and_leave(main: Callable[[], int]) -> None:
-    """End the process with the status that ``main`` returns, or with 1 and the traceback of what it raises.
+    """End the process with the status that ``main`` returns, or with 1, the traceback of what it raises, and a line.
 
     After a failure no clean-up waits for other ranks in a collective, or for loader processes.
     """
+    die_with_launcher()
     try:
         code = main()
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        code = 1
+        code = end_with(called_as(), error)
     if code:
         sys.stdout.flush()
         sys.stderr.flush()

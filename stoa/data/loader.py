@@ -23,7 +23,6 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.dali import DaliDecoder
 from stoa.data.decoding.encoded import EncodedFrames
-from stoa.data.decoding.guard import die_with_parent
 from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
@@ -31,6 +30,7 @@ from stoa.data.views import View
 from stoa.data.workers import cores_of_rank, loader_processes
 from stoa.files import free_bytes, in_units
 from stoa.manifest import RowCounts, read_manifest
+from stoa.parents import die_with_parent
 
 T = TypeVar("T")
 # torch's words; a worker that writes to a page that there is no room for is killed.

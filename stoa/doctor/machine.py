@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import resource
 import shutil
 import socket
@@ -20,6 +18,7 @@ from stoa.doctor.findings import Finding
 from stoa.files import free_bytes, in_units
 from stoa.ops import build_info
 from stoa.tasks.metrics.captions import require_scorers
+from stoa.training.state import versions
 
 _GIB = 2**30
 _LEAST_SHARED, _LEAST_DISK, _LEAST_FILES = 1 * _GIB, 10 * _GIB, 4096
@@ -36,12 +35,6 @@ def look(folder: Path, *, spacy: str | None, port: int | None) -> list[Finding]:
     found = [_versions(), *_gpus(), _operators(), *_decoders(), _cores(), _shared_memory(), _disk(folder), _files()]
     found += [] if port is None else [_port(port)]
     return [*found, *_tagging(spacy), _java()]
-
-
-def versions() -> dict[str, str]:
-    """Of what has to be the same on all machines of a run."""
-    names = ("stoa", "torch", "deepspeed", "open_clip_torch", "numpy", "av")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def _versions() -> Finding:

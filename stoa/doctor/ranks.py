@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from stoa.doctor.findings import Finding
-from stoa.doctor.machine import versions
 from stoa.objectives.gather import of_all_ranks, seconds_of_all_reduce, world_size
+from stoa.training.processes import difference
+from stoa.training.state import versions
 
 _MIB, _TIMES = 64, 5
 _MOST_SKEW_SECONDS = 1.0
@@ -31,11 +32,9 @@ def compare(device: torch.device, manifest: Path | None) -> list[Finding]:
 
 def _alike(name: str, own: dict[str, str], remedy: str) -> Finding:
     hosts = of_all_ranks((socket.gethostname(), own))
-    for key, value in hosts[0][1].items():
-        for rank, (host, theirs) in enumerate(hosts):
-            if theirs[key] != value:
-                said = f"{key} is {value} on {hosts[0][0]} (rank 0) and {theirs[key]} on {host} (rank {rank})"
-                return Finding(name, "bad", said, remedy)
+    differs = difference(hosts)
+    if differs is not None:
+        return Finding(name, "bad", differs, remedy)
     return Finding(
         name, "good", f"the same on {len({host for host, _ in hosts})} machine(s), {world_size()} process(es)"
     )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from stoa.files import DiskFull
 from stoa.parts import part
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ def from_first_rank(make: Callable[[], T]) -> T:
             shared[0] = make()
         except Exception as error:
             failure = error
-            kind = next(kind for kind in (ValueError, OSError, Exception) if isinstance(error, kind))
+            kind = next(kind for kind in (ValueError, DiskFull, OSError, Exception) if isinstance(error, kind))
             shared[1] = (RuntimeError if kind is Exception else kind, str(error))
     if world_size() > 1:
         dist.broadcast_object_list(shared)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Literal
 
-from stoa.data.decoding.guard import die_with_parent
+from stoa.parents import die_with_parent
 from stoa.prepare.shard import ShardCounts, ShardTask, write_shard
 
 Engine = Literal["local", "ray"]

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from stoa.data.decoding.guard import die_with_parent
 from stoa.files import replacing, write_whole, writing
 from stoa.locks import only_writer
 from stoa.manifest import ClipRow, write_manifest
+from stoa.parents import die_with_parent
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery

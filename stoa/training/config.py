@@ -30,6 +30,7 @@ class TrainingConfig:
         spike_factor: how many times the median of the last 100 a loss may be before the run goes back to its last
             checkpoint and leaves out the clips since then; null never does.
         spike_rollbacks: how often a run may do so.
+        hang_minutes: a step that takes longer ends the run; a save may take 3 times as long and a validation 12 times.
         tensorboard: write event files beside ``metrics.jsonl``.
         chunk_clips: clips of a micro-batch whose activations the encoders hold at a time; the losses see all of them,
             as they would without. Each chunk passes the encoders once more. Null holds all.
@@ -50,6 +51,7 @@ class TrainingConfig:
     skip_nonfinite: int = 0
     spike_factor: float | None = None
     spike_rollbacks: int = 3
+    hang_minutes: float = 10.0
     tensorboard: bool = True
     chunk_clips: int | None = None
     compile: Compiled = "none"
@@ -67,5 +69,7 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected 0 or more")
         if self.spike_factor is not None and not self.spike_factor > 1:
             raise ValueError(f"training.spike_factor is {self.spike_factor}; expected more than 1, or null")
+        if not self.hang_minutes > 0:
+            raise ValueError(f"training.hang_minutes is {self.hang_minutes}; expected more than 0")
         if self.seed < 0:
             raise ValueError(f"training.seed is {self.seed}; expected 0 or more")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,18 +15,21 @@ from torch import nn
 
 from stoa.objectives.total import TrainingObjective
 from stoa.training.deepspeed_config import autocast
-from stoa.training.processes import START_TIMEOUT, meet, place
+from stoa.training.processes import COLLECTIVE_LIMIT, meet, place
 from stoa.training.split_weights import SplitWeights, gathered
 
 
-def init_distributed() -> torch.device:
+def init_distributed(alike: Mapping[str, str] | None = None) -> torch.device:
     """Join the process group the launcher describes, or make one of a single process.
+
+    Args:
+        alike: what has to be the same for all processes, as versions by name.
 
     Returns:
         this process's device.
 
     Raises:
-        ValueError: the launcher's variables are wrong, or the processes do not find each other.
+        ValueError: the launcher's variables are wrong, or the processes do not find each other or are not alike.
     """
     here = place(os.environ)
     os.environ.update(RANK=str(here.rank), LOCAL_RANK=str(here.local_rank), WORLD_SIZE=str(here.world_size))
@@ -43,17 +46,19 @@ def init_distributed() -> torch.device:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if has_cuda else "gloo"
-        store = meet(here)
+        store = meet(here, alike)
         try:
             dist.init_process_group(
-                backend, store=store, rank=here.rank, world_size=here.world_size, timeout=START_TIMEOUT
+                backend, store=store, rank=here.rank, world_size=here.world_size, timeout=COLLECTIVE_LIMIT
             )
         except RuntimeError as error:  # gloo's, of the network
             raise ValueError(
                 f"the processes cannot talk to each other ({' '.join(str(error).split())}); a single one needs the "
                 "loopback interface ('ip link set lo up'), several a network (GLOO_SOCKET_IFNAME names one)"
             ) from None
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=START_TIMEOUT)
+        deepspeed.init_distributed(
+            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_LIMIT
+        )
     return device
 
 

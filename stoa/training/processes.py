@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch.distributed as dist
 
-# The first rank may make a data set while the others wait.
-START_TIMEOUT = timedelta(minutes=30)
-SAY_AFTER = timedelta(seconds=60)
-_LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.005, 0.2
+from stoa.endings import LostProcess
 
+START_MINUTES = "STOA_START_MINUTES"
+"""Environment variable: how long a start may take, see :func:`start_limit`."""
+
+SAY_AFTER = timedelta(seconds=60)
+COLLECTIVE_LIMIT = timedelta(days=1)
+"""What hangs is ended by the watchdog of a run, which knows what is being done."""
+
+_START_MINUTES = 30.0  # the first rank may make a data set while the others wait
+_LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.005, 0.2
+_TELL_SECONDS = 5.0
+
+# What gloo, NCCL and torch's store say when the other side has gone.
+_LOST = re.compile(
+    r"gloo/transport|gloo/rendezvous|remote process exited|[Nn]etwork error|Connection (closed|reset)|Broken pipe"
+    r"|communicator was aborted|failed to recv, got 0 bytes"
+)
 # Processes of the run on this machine: torchrun's name, DeepSpeed's, and OpenMPI's.
 _LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 # Launchers that start processes without telling them of each other in torch's variables.
@@ -32,10 +48,22 @@ class Place(NamedTuple):
     address: str
     port: int
     local_world_size: int = 1
+    kind: Literal["rank", "node"] = "rank"
 
     @property
     def where(self) -> str:
         return f"{self.address}:{self.port}"
+
+    @property
+    def kinds(self) -> str:
+        return "processes" if self.kind == "rank" else "nodes"
+
+    @property
+    def advice(self) -> str:
+        """For who waits."""
+        if self.kind == "node":
+            return "start cluster/node.sh on the others, with the same MASTER_ADDR and MASTER_PORT"
+        return "start the others, or unset WORLD_SIZE, RANK and LOCAL_RANK for a single process"
 
 
 def place(environment: Mapping[str, str]) -> Place:
@@ -76,100 +104,182 @@ def _whole(environment: Mapping[str, str], name: str, default: int, *, least: in
     return int(text)
 
 
-def meet(here: Place) -> dist.Store:
+def start_limit() -> timedelta:
+    """How long processes wait for each other, and after that for the end of the first step: 30 minutes, or as many as
+    :data:`START_MINUTES` says.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    text = os.environ.get(START_MINUTES) or str(_START_MINUTES)
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < 1e6:
+        raise ValueError(f"the environment variable {START_MINUTES} is {text!r}; expected minutes, as 30 or 0.5")
+    return timedelta(minutes=minutes)
+
+
+def meet(here: Place, alike: Mapping[str, str] | None = None) -> dist.Store:
     """The store of the processes' group, once all of them have come.
 
     Who waits says so every :data:`SAY_AFTER`: most often variables of an earlier launcher are left.
 
+    Args:
+        here: this process.
+        alike: what has to be the same everywhere, as versions by name.
+
     Raises:
-        ValueError: the address is not found, the port is taken, or not all have come after :data:`START_TIMEOUT`.
+        ValueError: the address is not found, the port is taken, not all have come after :func:`start_limit`, or they
+            are not alike.
     """
     if here.world_size == 1:
         return dist.HashStore()  # no port that could be taken, no network
-    _resolve(here)
-    begun = time.monotonic()
-    store = _open_store(here, begun)
-    here_now = dist.PrefixStore(f"stoa/attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    if here_now.add("arrived", 1) == here.world_size:
-        here_now.set("all", "1")
-    pause, said = _LEAST_POLL_SECONDS, 0
-    while not here_now.check(["all"]):
+    limit = start_limit()
+    wait = _Wait(here, limit)
+    _resolve(here, wait)
+    store = _open_store(here, wait)
+    meeting = dist.PrefixStore(f"stoa/{here.kind}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    meeting.set(f"of {here.rank}", json.dumps([socket.gethostname(), dict(alike or {})]))
+    if meeting.add("arrived", 1) == here.world_size:
+        of_all = [tuple(json.loads(text)) for text in meeting.multi_get([f"of {n}" for n in range(here.world_size)])]
+        meeting.set("all", difference(of_all, here.kind) or "")
+    pause = _LEAST_POLL_SECONDS
+    while not meeting.check(["all"]):
         time.sleep(pause)
         pause = min(2 * pause, _MOST_POLL_SECONDS)
-        waited = time.monotonic() - begun
-        if waited >= (said + 1) * SAY_AFTER.total_seconds():
-            said += 1
-            line = f"for {here_now.add('arrived', 0)} of {here.world_size} processes at {here.where}"
-            _say_or_end(line, here, waited, says=here.rank == 0)
+        wait.look(f"for {meeting.add('arrived', 0)} of {here.world_size} {here.kinds} at {here.where}", here.rank == 0)
+    differs = meeting.get("all").decode()
+    if differs:
+        told, begun = meeting.add("told", 1), time.monotonic()
+        while here.rank == 0 and told < here.world_size and time.monotonic() - begun < _TELL_SECONDS:  # which serves
+            time.sleep(_MOST_POLL_SECONDS)
+            told = meeting.add("told", 0)
+        raise ValueError(f"{differs}; install the same everywhere")
     return store
 
 
-def _open_store(here: Place, begun: float) -> dist.Store:
+def difference(of_all: Sequence[tuple[str, Mapping[str, str]]], kind: str = "rank") -> str | None:
+    """The first thing in which processes differ, in rank order each with its machine and what it has, or ``None``."""
+    first_host, first = of_all[0]
+    for number, (host, own) in enumerate(of_all):
+        for name in sorted(first.keys() | own.keys()):
+            theirs, ours = first.get(name, "not installed"), own.get(name, "not installed")
+            if theirs != ours:
+                return f"{name} is {theirs} on {first_host} ({kind} 0) and {ours} on {host} ({kind} {number})"
+    return None
+
+
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """What a collective says when another process has gone is no error of this one's.
+
+    Raises:
+        LostProcess: in its place.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not _LOST.search(text):
+            raise
+        raise LostProcess(f"another process of the run has gone, see what it says ({text[:200]})") from None
+
+
+class _Wait:
+    """For others, with a limit."""
+
+    def __init__(self, here: Place, limit: timedelta) -> None:
+        self._here, self._limit = here, limit.total_seconds()
+        self._begun, self._said = time.monotonic(), 0
+
+    @property
+    def seconds(self) -> float:
+        """Until now."""
+        return time.monotonic() - self._begun
+
+    def look(self, what: str, says: bool) -> None:
+        """Say what is waited for, from time to time.
+
+        Raises:
+            ValueError: for too long.
+        """
+        waited, size = self.seconds, "NNODES" if self._here.kind == "node" else "WORLD_SIZE"
+        line = f"waited {waited:.0f} s {what} ({size} is {self._here.world_size}): {self._here.advice}"
+        if waited >= self._limit:
+            raise ValueError(line)
+        if says:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Once every :data:`SAY_AFTER`."""
+        if self.seconds >= (self._said + 1) * SAY_AFTER.total_seconds():
+            self._said += 1
+            print(line, file=sys.stderr, flush=True)
+
+
+def _open_store(here: Place, wait: _Wait) -> dist.Store:
     serves = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if not serves:
-        _wait_for_server(here, begun)
+        _wait_for_server(here, wait)
     try:
         return dist.TCPStore(
             here.address,
             here.port,
             here.world_size,
             serves,
-            timeout=START_TIMEOUT,
+            timeout=start_limit(),
             wait_for_workers=False,
             multi_tenant=True,
         )
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error):
-            free = _free_port()
-            raise ValueError(
-                f"port {here.port} is taken by another program, perhaps another run (MASTER_PORT); give a free one: "
-                f"deepspeed --master_port {free} ..., or MASTER_PORT={free} in the environment"
-            ) from None
+            raise ValueError(port_taken(here.port)) from None
         raise ValueError(
             f"{here.where} (MASTER_ADDR, MASTER_PORT) cannot be used: {str(error).strip().splitlines()[0]}"
         ) from None
 
 
-def _wait_for_server(here: Place, begun: float) -> None:
+def port_taken(port: int) -> str:
+    """What is said of a port that the processes were to meet at."""
+    free = _free_port()
+    return (
+        f"port {port} is taken by another program, perhaps another run (MASTER_PORT); give a free one: "
+        f"deepspeed --master_port {free} ..., or MASTER_PORT={free} in the environment"
+    )
+
+
+def _wait_for_server(here: Place, wait: _Wait) -> None:
     """Until rank 0 listens. A store that tries itself writes a stack a minute."""
-    said = 0
     while True:
         try:
             socket.create_connection((here.address, here.port), timeout=5).close()
             return
         except OSError:
             time.sleep(_MOST_POLL_SECONDS)
-        waited = time.monotonic() - begun
-        if waited >= (said + 1) * SAY_AFTER.total_seconds():
-            said += 1
-            _say_or_end(f"for rank 0 at {here.where}", here, waited, says=True)
+        wait.look(f"for {here.kind} 0 at {here.where}", True)
 
 
-def _say_or_end(what: str, here: Place, waited: float, *, says: bool) -> None:
-    line = (
-        f"waited {waited:.0f} s {what} (WORLD_SIZE is {here.world_size}): start the others, or unset WORLD_SIZE, RANK "
-        "and LOCAL_RANK for a single process"
-    )
-    if waited >= START_TIMEOUT.total_seconds():
-        raise ValueError(line)
-    if says:
-        print(line, file=sys.stderr, flush=True)
-
-
-def _resolve(here: Place) -> None:
+def _resolve(here: Place, wait: _Wait) -> None:
     """Names of machines that start together may come up later than those who look for them."""
-    begun = time.monotonic()
+    if here.kind == "node":  # where it is looked for first
+        patience = SAY_AFTER if here.rank == 0 else start_limit()
+    else:
+        patience = timedelta(0) if here.rank == 0 else SAY_AFTER
     while True:
         try:
             socket.getaddrinfo(here.address, here.port, type=socket.SOCK_STREAM)
             return
         except OSError as error:
-            if here.rank == 0 or time.monotonic() - begun >= SAY_AFTER.total_seconds():
-                raise ValueError(
-                    f"MASTER_ADDR is {here.address!r}, which is not found ({error.strerror}); name the machine of rank "
-                    "0, or unset it for a single process on this one"
-                ) from None
-            time.sleep(1)
+            line = (
+                f"MASTER_ADDR is {here.address!r}, which is not found ({error.strerror}); name the machine of "
+                f"{here.kind} 0, or unset it for a single {'machine' if here.kind == 'node' else 'process on this one'}"
+            )
+            if wait.seconds >= min(patience, start_limit()).total_seconds():
+                raise ValueError(line) from None
+            wait.say(line)
+            time.sleep(min(1.0, patience.total_seconds() / 10))
 
 
 def _free_port() -> int:

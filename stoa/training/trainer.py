@@ -14,6 +14,7 @@ from stoa.costs.flops import Flops, total_flops
 from stoa.data.dataset import LoadedBatch
 from stoa.data.ledger import LEDGER_FILE, Replacements
 from stoa.data.sampler import GlobalBatchSampler
+from stoa.endings import LostProcess
 from stoa.objectives.gather import Agreement, from_first_rank, rank, world_size
 from stoa.objectives.total import TrainingObjective
 from stoa.parts import part
@@ -23,11 +24,13 @@ from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog
 from stoa.training.optim import lr_factor, set_learning_rates
+from stoa.training.processes import noticing_losses
 from stoa.training.reports import Reports, StepRecord
 from stoa.training.resumable import Shape, require_same_run, require_same_steps, reshaping
 from stoa.training.saver import Saver
 from stoa.training.signals import asked_to_end
 from stoa.training.validation import BestWeights, Validation
+from stoa.training.watchdog import Watchdog
 
 PAPER_BATCH = 1024
 
@@ -43,6 +46,7 @@ class Trainer:
         flops: of one pass on this rank, by part; told by a model that ZeRO 3 has not split yet.
         run_facts: JSON-able facts stored with every checkpoint (:func:`stoa.training.state.run_facts`).
         console: shows progress.
+        watchdog: ends the process where a step, a save or a validation hangs.
         validation: chooses the best weights.
         length_key: what a user changes to train longer, for messages.
     """
@@ -57,6 +61,7 @@ class Trainer:
         flops: dict[str, Flops],
         run_facts: dict[str, Any],
         console: Console,
+        watchdog: Watchdog,
         validation: Validation | None = None,
         length_key: str = "training.max_steps",
     ) -> None:
@@ -67,6 +72,7 @@ class Trainer:
         self._flops = flops
         self.run_facts = run_facts
         self.console = console
+        self.watchdog = watchdog
         self.length_key = length_key
         self.accumulation = ds.accumulation_steps(engine)
         self.folder = Path(config.output_dir)
@@ -155,6 +161,7 @@ class Trainer:
         Raises:
             KeyboardInterrupt: it was ended by a signal, after saving.
             FloatingPointError: a loss, a gradient or a weight is not finite; nothing is saved.
+            LostProcess: another process has gone.
         """
         owed = self.best is not None and self.best.is_owed(self.step)
         if self.step >= self.config.max_steps and not owed:
@@ -192,10 +199,11 @@ class Trainer:
         )
         with asked_to_end() as self._signals:
             try:
-                if owed:
-                    self._validate(reports)
-                self._loop(open_batches, reports)
-            except FloatingPointError:
+                with noticing_losses():
+                    if owed:
+                        self._validate(reports)
+                    self._loop(open_batches, reports)
+            except (FloatingPointError, LostProcess):
                 raise
             except Exception:
                 # With several processes the others wait in a collective and cannot take part in a save.
@@ -205,7 +213,8 @@ class Trainer:
                     self._stop()
                 raise
             finally:
-                self.saver.close()
+                if world_size() == 1:  # who waits for others here may wait for the dead
+                    self.saver.close()
                 reports.close()
 
     def _require_room(self) -> str | None:
@@ -288,6 +297,7 @@ class Trainer:
             dropped += loaded.dropped_boxes
         self.step += 1
         self.sampler.advance(self.accumulation)
+        self.watchdog.step_ended(self.step)
         means = torch.stack(micro_scalars).mean(dim=0)  # a metric that one micro-batch lacks is left out of the step
         norm = ds.grad_norm(self.engine, means.device)
         rate = max(group["lr"] for group in self.engine.optimizer.param_groups)
@@ -298,7 +308,8 @@ class Trainer:
 
     def _validate(self, reports: Reports) -> None:
         assert self.best is not None
-        self.best.choose(self.engine, self.step, self.run_facts, reports.log)
+        with self.watchdog.phase("validation"):
+            self.best.choose(self.engine, self.step, self.run_facts, reports.log)
         reports.start_window()
 
     def _save_after_an_error(self, reports: Reports) -> None:
@@ -326,7 +337,8 @@ class Trainer:
             return
         reports.require_finite_weights(self.objective.model, self.step)
         run = {**self.run_facts, "step": self.step, "sampler": self.sampler.state_dict()}
-        self.saver.save(self.engine, self.objective.model, self.step, run, last=last)
+        with self.watchdog.phase("save"):
+            self.saver.save(self.engine, self.objective.model, self.step, run, last=last)
         self._saved_step, self._saved_at = self.step, time.monotonic()
         reports.start_window()
 

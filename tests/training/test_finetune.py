@@ -23,6 +23,7 @@ from stoa.tasks import finetune as module
 from stoa.training import checkpoint
 from stoa.training.console import Console
 from stoa.training.metrics import METRICS_FILE, read_metrics
+from stoa.training.watchdog import Watchdog
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_validation_on_what_is_held_out(pretrained, data_set, tmp_path):
     assert f"validation is without 1 unreadable clip(s), the first '{lost}': " in out
 
 
-def test_clips_may_be_held_out_of_training(data_set):
+def test_clips_may_be_held_out_of_training(tmp_path, data_set):
     """Whole and disjoint, the same whatever the order of the manifest, with the questions about them."""
     recipe = ["--recipe", str(ROOT / "recipes/finetune/small/answering.yaml"), "--run", "x", "--deepspeed_config", "x"]
     given = ["--data.manifest", str(data_set / "manifest.jsonl"), "--questions", str(data_set / "qa")]
@@ -250,7 +251,8 @@ def test_clips_may_be_held_out_of_training(data_set):
     cli.add_arguments(parser)
     config = cli.config_of(parser.instantiate(parser.parse_args([*recipe, *given, "--validation.held_out", "9"])))
     held = module._validation_clips(config)
-    process = Process({}, torch.device("cpu"), Console(enabled=False), Ledger(None))
+    watchdog = Watchdog(tmp_path, 0, 60, 60)
+    process = Process({}, torch.device("cpu"), Console(enabled=False), Ledger(None), watchdog)
     trained, _ = module._open(config, process, ModelConfig())
     every = open_clips(str(data_set / "manifest.jsonl"), "train", Ledger(None))
     assert len(held) == 9 and set(held.ids()) < set(every.ids())

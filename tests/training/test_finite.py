@@ -66,7 +66,7 @@ def test_the_default_is_to_end(start, tmp_path):
     run = tmp_path / "run"
     arguments = ("--training.log_every", "100", "--training.max_steps", "40", "--training.save_every", "2")
     for program in start_planted(start, run, "loss", 6, *arguments, processes=2):
-        _, err = finish(program, code=2)
+        _, err = finish(program, code=3)
         assert "train.py: rank" in err and "error: loss of step 6 is nan; lower the learning rates" in err
     assert max(path.name for path in (run / "checkpoints").iterdir()) == "step-00000004"
 
@@ -94,5 +94,5 @@ def test_a_loss_that_stands_out_is_undone(start, tmp_path):
 def test_a_loss_that_stands_out_without_a_checkpoint_ends_the_run(start, tmp_path):
     arguments = ("--training.max_steps", "30", "--training.save_every", "30", "--training.spike_factor", "4")
     (program,) = start_planted(start, tmp_path / "run", "spike", 25, *arguments, processes=1)
-    _, err = finish(program, code=2)
+    _, err = finish(program, code=3)
     assert "times the median of those before, and there is no checkpoint yet" in err

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 from launch import free_port
 
-from stoa.cli._errors import complain, complain_once
+from stoa.endings import complain
 from stoa.training import processes
 from stoa.training.processes import Place, meet, place
 
@@ -98,7 +98,7 @@ def test_variables_that_cannot_be_are_named(environment, message):
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(processes, "SAY_AFTER", timedelta(seconds=0.4))
-    monkeypatch.setattr(processes, "START_TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setenv(processes.START_MINUTES, str(1 / 60))
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
 
 
@@ -115,7 +115,7 @@ def test_who_waits_for_others_says_so_and_ends(impatient, capsys, rank, what):
 
 
 def test_late_processes_are_waited_for(impatient, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "START_TIMEOUT", timedelta(seconds=60))
+    monkeypatch.setenv(processes.START_MINUTES, "1")
     port, met = free_port(), []
     threads = [
         threading.Thread(target=lambda rank=rank: met.append(meet(Place(rank, rank, 3, "127.0.0.1", port))))
@@ -162,5 +162,5 @@ def test_complaints_come_out_whatever_the_variables(monkeypatch, capsys, variabl
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     complain("stoa", "no")
-    complain_once("stoa", "never")
+    complain("stoa", "never", once=True)
     assert capsys.readouterr().err.count("stoa: ") == 2

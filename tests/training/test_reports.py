@@ -53,7 +53,7 @@ def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path, bf
     run = tmp_path / "run"
     arguments = ("--training.log_every", "4", "--training.save_every", "4")
     planted = start(run, *arguments, bf16=bf16, stage=stage, offload=offload, program=(WORKER, "gradient", "6"))
-    _, err = finish(planted, code=2)
+    _, err = finish(planted, code=3)
     assert "train.py: error: grad_norm of step 6 is inf; lower the learning rates" in err
     assert checkpoints(run) == ["step-00000004"]
     assert [r["step"] for r in read_metrics(run / "metrics.jsonl")] == list(range(1, 7))  # at once, not at the report
@@ -63,7 +63,7 @@ def test_an_infinite_gradient_between_two_reports_ends_a_run(start, tmp_path, bf
 def test_weights_that_are_not_finite_are_not_saved(start, tmp_path):
     """Whatever has led to them: the loss and the gradients of the step were finite."""
     run = tmp_path / "run"
-    _, err = finish(start(run, stage=0, program=(WORKER, "weight", "5")), code=2)
+    _, err = finish(start(run, stage=0, program=(WORKER, "weight", "5")), code=3)
     assert re.search(r"train.py: error: weight clip\S+ is not finite after step 5; lower the learning rates", err)
     assert not checkpoints(run)
 
@@ -71,7 +71,7 @@ def test_weights_that_are_not_finite_are_not_saved(start, tmp_path):
 @pytest.mark.dist
 def test_a_log_that_cannot_be_written_costs_no_step(start, tmp_path):
     run = tmp_path / "run"
-    _, err = finish(start(run, "--training.log_every", "4", program=(WORKER, "log", "6")), code=2)
+    _, err = finish(start(run, "--training.log_every", "4", program=(WORKER, "log", "6")), code=5)
     assert "No space left on device" in err
     assert checkpoints(run) == ["step-00000005", "step-00000008"]
     out, _ = finish(start(run))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import pickle
@@ -20,9 +19,9 @@ from typing import Any
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.findings import attempt
 from stoa.memory import KEEP_FREED_MEMORY
+from stoa.parents import die_with_parent
 
 ATTEMPTS = 3
-_PR_SET_PDEATHSIG = 1
 _END_SECONDS = 10
 _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 _ALIVE_SECONDS = 1.0
@@ -154,12 +153,6 @@ def alive() -> None:
     if _Life.connection is not None and now - _Life.told > _ALIVE_SECONDS:
         _Life.told = now
         _Life.connection.send(_ALIVE)
-
-
-def die_with_parent() -> None:
-    """Have this process killed when the thread that started it ends, on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _shared_memory() -> int:
