@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import train  # noqa: E402
 from stoa import run  # noqa: E402
 from stoa.cli._errors import run_and_leave  # noqa: E402
-from stoa.training import checkpoint  # noqa: E402
+from stoa.training import saving  # noqa: E402
 from stoa.training.trainer import Trainer  # noqa: E402
 
 FOR_EVER = 10_000
@@ -32,6 +32,14 @@ def fail() -> None:
 
 def sleep() -> None:
     time.sleep(FOR_EVER)
+
+
+def sleep_in_a_library() -> None:
+    """Where no handler of Python's is called."""
+    library = ctypes.CDLL(None)
+    begun = time.monotonic()
+    while time.monotonic() < begun + FOR_EVER and library.usleep(10**9):  # a signal interrupts it
+        pass
 
 
 def sleep_with_the_interpreter() -> None:
@@ -54,7 +62,7 @@ def leave() -> None:
 
 def never_saves() -> None:
     """The disk does not answer from now on."""
-    checkpoint.save = lambda *arguments, **settings: sleep()
+    saving.begin = lambda *arguments, **settings: sleep()
 
 
 def never_loads() -> None:
@@ -64,7 +72,19 @@ def never_loads() -> None:
 
 
 FAULTS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (refuse, fail, sleep, sleep_with_the_interpreter, stop, die, leave, never_saves, never_loads)
+    f.__name__: f
+    for f in (
+        refuse,
+        fail,
+        sleep,
+        sleep_in_a_library,
+        sleep_with_the_interpreter,
+        stop,
+        die,
+        leave,
+        never_saves,
+        never_loads,
+    )
 }
 
 
