@@ -31,7 +31,7 @@ ifeq ($(wildcard /dev/nvidia0),)
 test test-slow lint: export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo study test test-slow fuzz test-v100 bench gpu-check gpu-site lint format clean
+.PHONY: help setup demo study test test-slow fuzz soak test-v100 bench gpu-check gpu-site lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
@@ -40,6 +40,7 @@ help:
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
 	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree"
+	@echo "make soak       trainings that are killed, starved and disturbed for 30 minutes end as undisturbed ones do; SOAK_MINUTES=2"
 	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
 	@echo "make gpu-check  everything that needs a GPU, with torch, torchvision, SciPy and pytest; PART=1 to 5 for one part of it"
@@ -73,6 +74,10 @@ test-slow: setup
 FUZZ_COUNT ?= 3000
 fuzz: setup
 	python tests/fuzz.py --count $(FUZZ_COUNT)
+
+SOAK_MINUTES ?= 30
+soak: setup
+	OMP_NUM_THREADS=1 python tests/soak.py --minutes $(SOAK_MINUTES)
 
 # An extension serves one torch and is built into the sources, so this environment has a copy of them. The times of the
 # copies are those of the originals: what is up to date is not built again.

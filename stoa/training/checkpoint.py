@@ -61,18 +61,18 @@ def chosen(folder: Path) -> Path | None:
     return found
 
 
-def _newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
+def _newest_sound(folder: Path, *, to_use: bool = False) -> tuple[Path | None, list[str]]:
     """The newest sound checkpoint, of those that validation has scored the best, and what is wrong with those that
     would go before it, which is said where there is a sound one."""
     problems: list[str] = []
     for path in sorted(steps_in(folder), key=_score, reverse=True):
-        problem = damage(path)
+        problem = damage(path, to_use=to_use)
         if problem is None:
             for other in problems:
                 print(f"checkpoint {other}; using {path.name}", flush=True)
             return path, problems
         if not path.is_dir():  # deleted while it was read, so there is a newer one
-            return _newest_sound(folder)
+            return _newest_sound(folder, to_use=to_use)
         problems.append(f"{path} is damaged: {problem}")
     return None, problems
 
@@ -107,21 +107,28 @@ def _rename(path: Path, suffix: str) -> None:
     path.rename(aside)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or ``None``: each file is listed with its sum, and none is not."""
+def damage(path: Path, *, to_use: bool = False) -> str | None:
+    """What is wrong with a checkpoint folder, or ``None``: each file is listed with its sum, and none is not.
+
+    Args:
+        path: of it.
+        to_use: and not to go on from: weights and facts are enough, whatever else there is.
+    """
     try:
         sums = _sums(path)
     except (OSError, ValueError) as error:
         return f"{MANIFEST}: {error}"
     there = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()} - {MANIFEST}
-    if unlisted := sorted((there | {RUN, WEIGHTS}) - sums.keys()):
+    needed = {RUN, WEIGHTS}
+    if unlisted := sorted((needed if to_use else there | needed) - sums.keys()):
         return f"{unlisted[0]} is not listed in {MANIFEST}"
-    if missing := sorted(sums.keys() - there):
+    read = needed if to_use else sums.keys()
+    if missing := sorted(read - there):
         return f"{missing[0]} is missing"
-    for name, expected in sums.items():
+    for name in sorted(read):
         if not (path / name).is_file():
             return f"{name} is no file"
-        if sha256(path / name) != expected:
+        if sha256(path / name) != sums[name]:
             return f"{name} has changed since it was written"
     return None
 
@@ -202,20 +209,20 @@ def found_and_read(path: str | os.PathLike[str], read: Callable[[Path], T]) -> T
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """A checkpoint from what a user names: a checkpoint folder, a folder of checkpoints, or a run's folder, of which it
-    is the one that validation has chosen, or else the newest.
+    """A checkpoint to use from what a user names: a checkpoint folder, a folder of checkpoints, or a run's folder, of
+    which it is the one that validation has chosen, or else the newest.
 
     Raises:
         ValueError: there is none, or none is sound; the message names the folder.
     """
     path = Path(path)
     if path.name.startswith(PREFIX) and path.is_dir():
-        problem = damage(path)
+        problem = damage(path, to_use=True)
         if problem is not None:
             raise ValueError(f"checkpoint {path} is damaged: {problem}; choose another")
         return path
     for folder in (path, path / BEST, path / CHECKPOINTS):
-        found, problems = _newest_sound(folder)
+        found, problems = _newest_sound(folder, to_use=True)
         if found is not None:
             return found
         if problems:

@@ -57,7 +57,9 @@ def convert(source: Path, out: Path, *, processes: int, deepspeed_config: str | 
 
 def _to_go_on_from(source: Path) -> Path:
     if source.name.startswith(checkpoint.PREFIX):
-        path: Path | None = checkpoint.find(source)
+        path: Path | None = source
+        if (problem := checkpoint.damage(source)) is not None:
+            raise ValueError(f"checkpoint {source} is damaged: {problem}; choose another")
     else:
         path = checkpoint.newest(source / checkpoint.CHECKPOINTS) or checkpoint.newest(source)
     if path is None:

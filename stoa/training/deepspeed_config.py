@@ -77,6 +77,7 @@ _OLD_OFFLOAD = 'write "offload_optimizer": {"device": "cpu"}, or "offload_param"
 _NVME = "it is of disks (nvme), which are not supported here"
 _NO_USE = "it does nothing here"
 _BY_RECIPE = "in the recipe"
+_LOOKED_AT = "every step looks whether its gradients are finite; leave it out"
 
 OFFLOAD: Block = {
     "device": one_of("cpu", "none"),
@@ -105,13 +106,14 @@ ZERO: Block = {
         ("contiguous_gradients", "reduce_scatter", "use_multi_rank_bucket_allreduce", "allgather_partitions"), FLAG
     ),
     **dict.fromkeys(("overlap_comm", "load_from_fp32_weights", "ignore_unused_parameters"), FLAG),
-    **dict.fromkeys(("round_robin_gradients", "parameter_alignment", "compute_grad_norm"), FLAG),
+    **dict.fromkeys(("round_robin_gradients", "parameter_alignment"), FLAG),
+    "compute_grad_norm": _LOOKED_AT,
     **dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), whole(1)),
     "offload_optimizer": OFFLOAD,
     **STAGE_3,
     **dict.fromkeys(("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory"), _OLD_OFFLOAD),
     "zenflow": "it needs DeepSpeed's CPU optimiser",
-    "elastic_checkpoint": "checkpoints go to as many processes as wrote them",
+    "elastic_checkpoint": "checkpoints go to any number of processes as they are",
     "legacy_stage1": "DeepSpeed has no other stage 1 any more",
     **dict.fromkeys(
         (
@@ -147,7 +149,8 @@ FP16: Block = {
     "fp16_master_weights_and_grads": "it needs DeepSpeed's CPU optimiser, which is not used here",
 }
 BF16: Block = {
-    **dict.fromkeys(("enabled", "immediate_grad_update", "check_grad_overflow"), FLAG),
+    **dict.fromkeys(("enabled", "immediate_grad_update"), FLAG),
+    "check_grad_overflow": _LOOKED_AT,
     **dict.fromkeys(
         ("bf16_master_weights_and_grads", "bf16_optimizer_states"),
         "master weights stay in fp32, which checkpoints and resumed runs rely on",

@@ -56,9 +56,15 @@ def init_distributed(alike: Mapping[str, str] | None = None) -> torch.device:
                 f"the processes cannot talk to each other ({' '.join(str(error).split())}); a single one needs the "
                 "loopback interface ('ip link set lo up'), several a network (GLOO_SOCKET_IFNAME names one)"
             ) from None
-        deepspeed.init_distributed(
-            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_LIMIT
-        )
+        try:
+            deepspeed.init_distributed(
+                dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=COLLECTIVE_LIMIT
+            )
+        except RuntimeError as error:  # without a GPU it compiles an operator of its own
+            raise ValueError(
+                f"DeepSpeed cannot make its communication operator for CPUs ({' '.join(str(error).split())}); install "
+                "ninja and a C++ compiler, or set TORCH_EXTENSIONS_DIR to where another machine has compiled it"
+            ) from None
     return device
 
 
@@ -137,7 +143,7 @@ def initialize(objective: TrainingObjective, optimizer: torch.optim.Optimizer, c
     zero = engine.optimizer
     if zero_stage(engine) == 0:
         _look_at_gradients_first(engine)
-    if zero_stage(engine) in (1, 2) and zero.compute_grad_norm and not zero.cpu_offload:
+    if zero_stage(engine) in (1, 2) and not zero.cpu_offload:
         _look_at_gradients_once(zero)
     return engine
 

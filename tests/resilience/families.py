@@ -36,14 +36,14 @@ class Family:
         """Whether all end in so many seconds, some programs apart."""
         others = [member for member in self.members if member.pid not in {program.pid for program in but}]
         deadline = time.monotonic() + seconds
-        while (there := [x for x in others if _lives(x)]) and time.monotonic() < deadline:
+        while (there := [x for x in others if lives(x)]) and time.monotonic() < deadline:
             time.sleep(0.1)
         for member in there:
             print("still there:", member)
         return not there
 
 
-def _lives(member: psutil.Process) -> bool:
+def lives(member: psutil.Process) -> bool:
     try:
         return member.is_running() and member.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
