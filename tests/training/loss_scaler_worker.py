@@ -31,7 +31,7 @@ def first_norms() -> dict[str, float]:
     objective(random_batch(4), 0)[0].backward()
     found = {"plain": float(torch.stack([p.grad.norm() for p in objective.parameters() if p.grad is not None]).norm())}
     for stage in (0, 1, 2):
-        for precision in ({}, {"bf16": {"enabled": True}}, *([{"fp16": FP16}] if stage else [])):
+        for precision in ({}, *([{"bf16": {"enabled": True}}, {"fp16": FP16}] if stage else [])):
             objective = TrainingObjective(tiny_model(), ObjectivesConfig(), seed=0)
             config = {**CONFIG, **precision, "zero_optimization": {"stage": stage}}
             engine = ds.initialize(objective, build_optimizer(objective, OptimConfig()), config)

@@ -252,7 +252,7 @@ def test_clips_may_be_held_out_of_training(tmp_path, data_set):
     config = cli.config_of(parser.instantiate(parser.parse_args([*recipe, *given, "--validation.held_out", "9"])))
     held = module._validation_clips(config)
     watchdog = Watchdog(tmp_path, 0, 60, 60)
-    process = Process({}, torch.device("cpu"), Console(enabled=False), Ledger(None), watchdog)
+    process = Process({}, torch.device("cpu"), Console(enabled=False), Ledger(None), False, watchdog)
     trained, _ = module._open(config, process, ModelConfig())
     every = open_clips(str(data_set / "manifest.jsonl"), "train", Ledger(None))
     assert len(held) == 9 and set(held.ids()) < set(every.ids())

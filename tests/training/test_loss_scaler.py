@@ -33,7 +33,6 @@ def record(result) -> list[dict]:
 def test_the_norm_is_that_of_gradients_without_a_scale(result):
     norms = dict(result["norms"])
     plain = norms.pop("plain")
-    assert math.isnan(norms.pop("stage 0 fp32"))  # which DeepSpeed does not tell
     assert len(norms) == 7
     for way, norm in norms.items():
         assert norm == pytest.approx(plain, rel=1e-4 if way.endswith("fp32") else 0.05), way
