@@ -66,7 +66,8 @@ class Ledger:
             os.close(descriptor)
 
     def blamed(self) -> dict[str, Blame]:
-        """Clips on record as blamed, by id. Lines that a kill cut short are left out."""
+        """Clips on record as blamed, by their names (of :class:`stoa.data.clips.Clips`). Lines that a kill cut short are
+        left out."""
         found: dict[str, Blame] = {}
         if self.path is None or not self.path.is_file():
             return found
@@ -78,7 +79,8 @@ class Ledger:
                     except ValueError:
                         continue
                     blame = Blame(record["epoch"], record["reason"])
-                    found[record["clip"]] = min(blame, found.get(record["clip"], blame))
+                    name = record.get("name", record["clip"])
+                    found[name] = min(blame, found.get(name, blame))
         return found
 
 

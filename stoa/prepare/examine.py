@@ -58,7 +58,7 @@ def examine_clip(name: str, store: str, number: int) -> Verdict:
     clips = _clips(store)
     verdict = Verdict(path=name, clip=f"number {number}")
     try:
-        row, media, _ = clips.read(number)
+        row, media, _ = clips.place(number).read()
         verdict = replace(verdict, clip=row.id)
         if not isinstance(media, FramePack):
             found = examine_video(name, media.video)

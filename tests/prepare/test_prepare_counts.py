@@ -87,7 +87,7 @@ def test_another_convention_is_refused_with_the_option_that_then_does(videos, tm
     assert "\n" not in str(error.value)
     said = made(videos, tmp_path / "out", path=path, **options)  # to the same folder
     assert "frames: 2 of 2 clips have detections" in said
-    found = ShardClips(str(tmp_path / "out" / "frames"), "train").read(0).detections
+    found = ShardClips(str(tmp_path / "out" / "frames"), "train").place(0).read().detections
     np.testing.assert_allclose(found.boxes[:4], CORNERS, atol=1e-3)
     assert found.labels[:4].tolist() == [0, 1, 0, 1]
     assert found.scores.tolist() == pytest.approx([0.9] * len(found.scores))
