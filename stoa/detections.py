@@ -129,6 +129,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     if dtype.kind not in "iuf":
         raise ValueError(f"{name} is of {dtype}; expected numbers")
     values = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    if values.shape != shape:
+        raise ValueError(f"{name} declares the shape {shape}")
     if name not in _WHOLE:
         return values.copy()
     if not ((values == np.trunc(values)) & (np.abs(values.astype(np.float64)) < 2**63)).all():

@@ -21,6 +21,7 @@ from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.encoded import EncodedFrames
 from stoa.data.decoding.findings import as_finding
 from stoa.data.decoding.guard import Guard
+from stoa.data.decoding.limits import MEMORY_BYTES
 from stoa.data.ledger import Blame, Ledger
 from stoa.data.reading import ReadClip, read_clip, read_encoded
 from stoa.data.sampler import SampleKey
@@ -91,8 +92,9 @@ class ClipDataset(Dataset[Sample]):
         shape: what the model wants to see.
         seed: fixes which of several captions an epoch uses, and the replacements.
         decoder: ``auto`` is PyAV, ``decord`` that where it can be trusted.
-        timeout_seconds: a video that takes longer to decode counts as hung; 0 decodes without a process of its own,
+        timeout_seconds: a clip that takes longer to decode counts as hung; 0 decodes without a process of its own,
             so that a crash in a decoder ends this one.
+        memory_bytes: that such a process may take for a clip.
         ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
         cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
         encoded: leave the frames as they are stored, for a decoder on the device.
@@ -110,6 +112,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         decoder: CpuDecoder = "auto",
         timeout_seconds: float = 60.0,
+        memory_bytes: int = MEMORY_BYTES,
         ledger: Ledger | None = None,
         cache_bytes: int = 0,
         encoded: bool = False,
@@ -125,7 +128,9 @@ class ClipDataset(Dataset[Sample]):
         self.cache_bytes = cache_bytes
         self.encoded = encoded
         self.view = view
-        self._guard = Guard(timeout_seconds, longest_call=_LONGEST_CALL) if timeout_seconds else None
+        self._guard: Guard | None = None
+        if timeout_seconds:
+            self._guard = Guard(timeout_seconds, longest_call=_LONGEST_CALL, memory_bytes=memory_bytes)
         self._blamed, self._blamed_epoch = self.ledger.blamed(), -1
         self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
         self._cached_bytes = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import re
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -24,6 +26,7 @@ from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.dali import DaliDecoder
 from stoa.data.decoding.encoded import EncodedFrames
 from stoa.data.decoding.guard import die_with_parent
+from stoa.data.decoding.limits import MEMORY_BYTES
 from stoa.data.ledger import Ledger
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
@@ -37,6 +40,8 @@ T = TypeVar("T")
 _NO_SHARED_MEMORY = re.compile(
     r"shared memory\(shm\)|Bus error|shared memory object|unable to (write to|mmap|resize|allocate)[^\n]*torch_"
 )
+_TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
+_LEAST_LOADER_TIMEOUT = 480.0
 Decoder = Literal[CpuDecoder, "dali"]
 
 
@@ -50,8 +55,14 @@ class DataConfig:
         split: clips of it to train on.
         decoder: ``auto`` and ``pyav`` are PyAV; ``decord`` is that where it can be trusted, PyAV for the rest; ``dali``
             decodes on the GPU, or on the CPU what it can there: frame packs, VP8, VP9 and MJPEG.
-        decode_timeout_seconds: a video of which no frame comes for longer counts as hung. Decoding runs in a process of
-            its own, which is started again when it hangs or crashes; 0 does without.
+        decode_timeout_seconds: a clip of which no frame comes for longer counts as hung, as does one that takes five
+            times as long in all. It is read and decoded in a process of its own, which is started again when it hangs
+            or crashes; 0 does without, and without the limit of memory.
+        decode_memory_gib: memory that this may take, beyond what such a process has anyway.
+        loader_timeout_seconds: a loader process that gives no batch for longer ends the run; 0 waits for ever. Null is
+            eight times ``decode_timeout_seconds``, and eight minutes at least.
+        max_bad_share: share of the clips read, of all processes, that may have to be replaced; above it a run ends. It
+            is of 200 clips as long as fewer are read.
         num_workers: loader processes per rank; 0 loads in the training process. Null is what the cores of a rank allow,
             8 at most.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
@@ -66,6 +77,9 @@ class DataConfig:
     split: str = "train"
     decoder: Decoder = "auto"
     decode_timeout_seconds: float = 60.0
+    decode_memory_gib: float = MEMORY_BYTES / 2**30
+    loader_timeout_seconds: float | None = None
+    max_bad_share: float = 0.1
     num_workers: int | None = None
     cache_gib: float = 0.0
     view: View = "whole"
@@ -77,6 +91,14 @@ class DataConfig:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
         if not self.decode_timeout_seconds >= 0:
             raise ValueError(f"data.decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
+        if self.loader_timeout_seconds is not None and not self.loader_timeout_seconds >= 0:
+            raise ValueError(
+                f"data.loader_timeout_seconds is {self.loader_timeout_seconds}; expected 0 or more, or null"
+            )
+        if not self.decode_memory_gib > 0:
+            raise ValueError(f"data.decode_memory_gib is {self.decode_memory_gib}; expected a positive number")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share is {self.max_bad_share}; expected a share between 0 and 1")
         if self.together < 1:
             raise ValueError(f"data.together is {self.together}; expected at least 1")
         if self.captions not in ("one", "all"):
@@ -153,7 +175,6 @@ def opening_lines(
     max_tokens: int,
     max_boxes: int,
     decoder: Decoder = DataConfig.decoder,
-    decode_timeout_seconds: float = DataConfig.decode_timeout_seconds,
 ) -> list[str]:
     """What is said before the work begins: of which rows it is, what of them is missing, cut or dropped, and what of
     the reading does nothing.
@@ -162,7 +183,7 @@ def opening_lines(
         clips: as :func:`open_clips` gives them for ``manifest`` and ``split``.
         use: that is made of them.
         max_tokens, max_boxes: that the model reads and sees.
-        decoder, decode_timeout_seconds: of the configuration.
+        decoder: of the configuration.
 
     Raises:
         ValueError: most of the files are missing, or most of the boxes are not what they should be.
@@ -171,13 +192,8 @@ def opening_lines(
     reading |= {"max_tokens": max_tokens, "with_boxes": max_boxes > 0}
     if isinstance(clips, ShardClips):
         lines = list(store_lines(clips.counts, clips.sizes, **reading))
-        of_video = {
-            "decoder": decoder not in ("dali", DataConfig.decoder),
-            "decode_timeout_seconds": decode_timeout_seconds != DataConfig.decode_timeout_seconds,
-        }
-        if clips.kind == "frames" and any(of_video.values()):
-            idle = " and ".join(name for name, given in of_video.items() if given)
-            lines.append(f"{manifest} holds JPEG frames: {idle}, which concern video, change nothing")
+        if clips.kind == "frames" and decoder not in ("dali", DataConfig.decoder):
+            lines.append(f"{manifest} holds JPEG frames: decoder, which concerns video, changes nothing")
         return lines
     assert isinstance(clips, FileClips)
     return list(manifest_lines(clips.rows, clips.root, clips.counts, **reading))
@@ -218,6 +234,7 @@ def build_loader(
         seed=sampler.seed,
         decoder="auto" if config.decoder == "dali" else config.decoder,
         timeout_seconds=config.decode_timeout_seconds,
+        memory_bytes=int(config.decode_memory_gib * 2**30),
         ledger=ledger,
         cache_bytes=int(config.cache_gib * 2**30),
         encoded=on_device,
@@ -227,6 +244,7 @@ def build_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.loader_processes,
+        timeout=_timeout(config) if config.loader_processes else 0,
         collate_fn=list if on_device else bundle,
         pin_memory=device.type == "cuda" and not on_device,
         worker_init_fn=_start_worker,
@@ -236,6 +254,17 @@ def build_loader(
         return one_line_errors(_joined(started(loader), pin_memory=loader.pin_memory), "data.num_workers")
     decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=sampler.micro_batch, device=device)
     return one_line_errors(_decode_ahead(started(loader), dataset, decoder), "data.num_workers")
+
+
+def _timeout(config: DataConfig) -> float:
+    if config.loader_timeout_seconds is not None:
+        return config.loader_timeout_seconds
+    return loader_timeout(config.decode_timeout_seconds)
+
+
+def loader_timeout(decode_timeout_seconds: float) -> float:
+    """Seconds in which a loader process must give a batch, of which a clip or two may hang."""
+    return max(_LEAST_LOADER_TIMEOUT, 8 * decode_timeout_seconds)
 
 
 def _joined(loader: Iterator[Bundle], *, pin_memory: bool) -> Iterator[LoadedBatch]:
@@ -293,12 +322,25 @@ def started(loader: DataLoader) -> Iterator[Any]:
     """
     if not loader.num_workers:
         return iter(loader)
+    others = set(multiprocessing.active_children())
     gc.collect()
     gc.freeze()
     try:
-        return iter(loader)
+        batches = iter(loader)
     finally:
         gc.unfreeze()
+    return _until_stuck(batches, set(multiprocessing.active_children()) - others)
+
+
+def _until_stuck(batches: Iterator[Any], workers: Iterable[BaseProcess]) -> Iterator[Any]:
+    """Processes that give no batch in time are killed: they would hold up the end as well."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if _TIMED_OUT.search(str(error)):
+            for worker in workers:
+                worker.kill()
+        raise
 
 
 def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:
@@ -322,6 +364,11 @@ def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:
                 f"shared memory is full ({_last_line(error)[:200]}): loader processes pass batches through /dev/shm, "
                 f"which has {free} free; give a container more (docker run --shm-size 8g, or --ipc host), or set "
                 f"{workers} 0"
+            ) from None
+        if (timed_out := _TIMED_OUT.search(str(error))) is not None:
+            raise ValueError(
+                f"no loader process gave a batch within {timed_out[1]} s: a storage hangs, or clips take too long to "
+                f"read ('stoa data check' says which); lower {workers}, or raise data.loader_timeout_seconds"
             ) from None
         if "DataLoader worker" not in str(error):
             raise

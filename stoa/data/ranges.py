@@ -18,12 +18,12 @@ _MOST_OPEN = 64
 
 
 class RangeReader:
-    """Keeps files and connections open. A file here lies in the folder that its path names: links out of it are not
-    followed, since those who made it may not have been meant to name other files of this machine."""
+    """Keeps files and connections open. Links out of the folder of a file are not followed: who made a store is not to
+    name other files of this machine."""
 
     def __init__(self) -> None:
         self._owner = 0  # process that made the connections: they do not outlive a fork
-        self._open: dict[str, int] = {}
+        self._open: dict[str, tuple[int, tuple[int, int]]] = {}  # descriptor, and the file that it is of
         self._remote: dict[str, tuple[fsspec.AbstractFileSystem, str]] = {}
 
     def read(self, url: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -40,22 +40,37 @@ class RangeReader:
         return _persistently(lambda: self._read_there(url, offset, size), url)
 
     def _read_here(self, path: str, offset: int, size: int | None) -> bytes:
-        descriptor = self._open.get(path)
-        if descriptor is None:
-            folder = os.path.realpath(os.path.dirname(path))
-            if os.path.dirname(os.path.realpath(path)) != folder:
-                raise OSError(errno.EXDEV, "it is a link out of its folder; copy it, or link the folder", path)
-            descriptor = descriptor_of(path)
+        status = os.stat(path)
+        descriptor, of_file = self._open.get(path, (-1, None))
+        if of_file != (status.st_dev, status.st_ino):  # a store that is made anew has other files of these names
+            self._close(path)
+            descriptor = open_inside(path)
             while len(self._open) >= _MOST_OPEN:
-                os.close(self._open.pop(next(iter(self._open))))
-            self._open[path] = descriptor
+                self._close(next(iter(self._open)))
+            status = os.fstat(descriptor)
+            self._open[path] = descriptor, (status.st_dev, status.st_ino)
         return os.pread(descriptor, os.fstat(descriptor).st_size - offset if size is None else size, offset)
+
+    def _close(self, path: str) -> None:
+        if path in self._open:
+            os.close(self._open.pop(path)[0])
 
     def _read_there(self, url: str, offset: int, size: int | None) -> bytes:
         if url not in self._remote:
             self._remote[url] = fsspec.url_to_fs(url)
         files, path = self._remote[url]
         return files.cat_file(path) if size is None else files.cat_file(path, start=offset, end=offset + size)
+
+
+def open_inside(path: str) -> int:
+    """Open a file that lies in the folder that its path names.
+
+    Raises:
+        OSError: it is missing, none, or a link out of there.
+    """
+    if os.path.dirname(os.path.realpath(path)) != os.path.realpath(os.path.dirname(path)):
+        raise OSError(errno.EXDEV, "it is a link out of its folder; copy it, or link the folder", path)
+    return descriptor_of(path)
 
 
 def _persistently(read: Callable[[], bytes], url: str) -> bytes:

@@ -127,6 +127,20 @@ class ShardClips:
         return self._store.get("counts", {})
 
     @property
+    def shards(self) -> list[tuple[str, str]]:
+        """Name and SHA-256 of each."""
+        return list(zip(self._shards, self._sums, strict=True))
+
+    def by_shard(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Numbers in the store of the clips in each shard, and of those whose shard is none."""
+        of_clips = self._index["shard"][self._chosen]
+        there = (of_clips >= 0) & (of_clips < len(self._shards))
+        sound = np.flatnonzero(there)
+        order = sound[np.argsort(of_clips[sound], kind="stable")]
+        counts = np.bincount(of_clips[sound], minlength=len(self._shards))
+        return np.split(self._chosen[order], np.cumsum(counts)[:-1]), self._chosen[~there]
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Clips of each split."""
         return {name: int((self._index["split"] == number).sum()) for number, name in enumerate(self._splits)}

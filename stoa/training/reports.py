@@ -18,6 +18,11 @@ from stoa.training.console import Console, duration, progress_line
 from stoa.training.metrics import MetricsLog
 
 _CHECKED = {"loss", *LOSSES}
+_LEAST_READ = 200  # a share of fewer clips says little
+
+
+class TooManyBadClips(ValueError):
+    """More of the clips that a run has read are bad than it is to bear with."""
 
 
 class StepRecord(NamedTuple):
@@ -46,6 +51,7 @@ class Reports:
         console: shows progress.
         log: on the first rank.
         replacements: on the first rank, of all.
+        max_bad_share: of the clips read that may have been replaced.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class Reports:
         console: Console,
         log: MetricsLog | None,
         replacements: Replacements | None,
+        max_bad_share: float = 1.0,
     ) -> None:
         self.log = log
         self._replacements = replacements
@@ -73,7 +80,8 @@ class Reports:
         self._checkpoints = checkpoints
         self._console = console
         self._pending: list[StepRecord] = []
-        self._replaced_clips = 0.0
+        self._max_bad_share = max_bad_share
+        self._replaced_clips, self._read_clips = 0.0, 0
         self._skipped_steps = ds.skipped_steps(engine)  # of the run until here
         self._said_slow = False
         self.start_window()
@@ -92,6 +100,7 @@ class Reports:
 
         Raises:
             FloatingPointError: a loss or gradient is not finite.
+            TooManyBadClips: on all ranks.
             OSError: the log cannot be written.
         """
         if not self._pending:
@@ -123,6 +132,7 @@ class Reports:
         for record, row in zip(records, rows, strict=True):
             _, replaced, dropped = (x * world_size() for x in row[-3:])
             self._replaced_clips += replaced
+            self._read_clips += self._samples
             # A metric with nothing to measure is not a number; a loss that is none is an error.
             values = {n: x for n, x in zip(names, row[:-3], strict=True) if not math.isnan(x) or n in _CHECKED}
             if ds.uses_fp16(self._engine) and math.isinf(values.get("grad_norm", 0.0)):
@@ -144,6 +154,7 @@ class Reports:
             self._console.say(f"a step takes {duration(window['step_seconds'])} on the CPU of this machine")
             self._said_slow = True
         self.start_window()
+        self._require_sound_clips()
 
     def close(self) -> None:
         self._console.close()
@@ -164,6 +175,17 @@ class Reports:
         for name, finite in zip(weights, norms.isfinite().tolist(), strict=True):
             if not finite:
                 self._diverged(f"weight {name} is not finite after step {step}")
+
+    def _require_sound_clips(self) -> None:
+        bad, read = round(self._replaced_clips), max(self._read_clips, _LEAST_READ)
+        if bad <= self._max_bad_share * read:
+            return
+        worst = "" if self._replacements is None else self._replacements.worst()
+        raise TooManyBadClips(
+            f"{bad:,} of {self._read_clips:,} clips read could not be used, which data.max_bad_share "
+            f"{self._max_bad_share:g} does not allow{worst}; 'stoa data check' finds them all: mend them or leave them "
+            "out, or raise data.max_bad_share"
+        )
 
     def _require_finite(self, records: list[StepRecord], lines: list[dict[str, float]]) -> None:
         """The fp16 loss scaler meets infinite gradients by skipping a step; anywhere else they are an end."""

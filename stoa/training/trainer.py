@@ -23,7 +23,7 @@ from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog
 from stoa.training.optim import lr_factor, set_learning_rates
-from stoa.training.reports import Reports, StepRecord
+from stoa.training.reports import Reports, StepRecord, TooManyBadClips
 from stoa.training.resumable import require_same_run
 from stoa.training.signals import asked_to_end
 from stoa.training.validation import BestWeights, Validation
@@ -44,6 +44,7 @@ class Trainer:
         console: shows progress.
         validation: chooses the best weights.
         length_key: what a user changes to train longer, for messages.
+        max_bad_share: of the clips read that may have been replaced; see :class:`stoa.data.loader.DataConfig`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Trainer:
         console: Console,
         validation: Validation | None = None,
         length_key: str = "training.max_steps",
+        max_bad_share: float = 1.0,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -67,6 +69,7 @@ class Trainer:
         self.run_facts = run_facts
         self.console = console
         self.length_key = length_key
+        self.max_bad_share = max_bad_share
         self.accumulation = ds.accumulation_steps(engine)
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / checkpoint.CHECKPOINTS
@@ -161,6 +164,7 @@ class Trainer:
             console=self.console,
             log=log,
             replacements=Replacements(self.folder / LEDGER_FILE) if rank() == 0 else None,
+            max_bad_share=self.max_bad_share,
         )
         with asked_to_end() as self._signals:
             try:
@@ -169,9 +173,10 @@ class Trainer:
                 self._loop(batches, reports)
             except FloatingPointError:
                 raise
-            except Exception:
-                # With several processes the others wait in a collective and cannot take part in a save.
-                if world_size() == 1 and not self._updating:
+            except Exception as error:
+                # With several processes the others wait in a collective and cannot take part in a save, unless it is an
+                # end that all have come to.
+                if (world_size() == 1 or isinstance(error, TooManyBadClips)) and not self._updating:
                     self._save_after_an_error(reports)
                 if self._signals:  # which also ended the loader's processes
                     self._stop()

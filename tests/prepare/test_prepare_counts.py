@@ -118,8 +118,8 @@ def test_what_was_left_out_is_said_by_prepare_training_and_check(videos, tmp_pat
     ]
     clips = open_clips(store, "train", Ledger(None))
     assert opening_lines(clips, store, "train", "training", max_tokens=32, max_boxes=0) == of_store
-    given = {"max_tokens": 32, "max_boxes": 0, "decoder": "pyav", "decode_timeout_seconds": 5.0}
-    idle = f"{store} holds JPEG frames: decoder and decode_timeout_seconds, which concern video, change nothing"
+    given = {"max_tokens": 32, "max_boxes": 0, "decoder": "pyav"}
+    idle = f"{store} holds JPEG frames: decoder, which concerns video, changes nothing"
     assert opening_lines(clips, store, "train", "training", **given) == [*of_store, idle]
     lines: list[str] = []
     assert check(store, CheckConfig(ledger=str(tmp_path / "l.jsonl"), split="train"), lines.append)

@@ -13,7 +13,7 @@ import numpy as np
 from stoa.data.decoding.base import DecodeError, FrameIndex, Video
 from stoa.data.decoding.findings import as_decode_error
 from stoa.data.decoding.guard import alive
-from stoa.data.decoding.limits import require_picture
+from stoa.data.decoding.limits import PICTURE_PX, require_picture
 from stoa.data.decoding.opening import open_container, video_stream
 from stoa.data.decoding.orientation import Orientation, orientation
 from stoa.data.decoding.probe import file_state, probe
@@ -194,6 +194,8 @@ class PartReader:
     def _judge(self) -> None:
         if not self.decoded:
             reason = f": {self._first_error.strerror}" if self._first_error is not None else ""
+            if self._first_error is not None and self._first_error.errno == errno.EINVAL:  # FFmpeg's word for it
+                reason += f", or pictures of more than {PICTURE_PX:,} pixels"
             raise DecodeError("corrupt", f"PyAV: none of {self.expected} frames decodes{reason}")
         # Where frames are known by their order alone, a lost one makes others of all that follow.
         if self.decoded < self.expected or (self.part.index.pts is None and self._first_error is not None):
