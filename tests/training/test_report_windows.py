@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stoa.data.ledger import Ledger, Replacements
 from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog, read_metrics
-from stoa.training.reports import Reports, StepRecord
+from stoa.training.reports import Reports, StepRecord, TooManyBadClips
 
 
 def reports(folder, *, fp16: bool, skipped: int = 0, peak_tflops: float | None = None) -> Reports:
@@ -79,3 +80,34 @@ def test_norms_that_are_not_told_are_left_out(tmp_path):
     made.close()
     for record in read_metrics(tmp_path / "metrics.jsonl"):
         assert "grad_norm" not in record and "clipped_share" not in record
+
+
+def test_more_bad_clips_than_are_borne_with_are_an_end(tmp_path):
+    """A share of what has been read, of 200 clips at least; who they are is said."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    made = reports(tmp_path, fp16=False)
+    made._replacements, made._max_bad_share = Replacements(ledger.path), 0.1
+
+    def step(number: int, bad: int) -> None:
+        for _ in range(bad):
+            ledger.record("replaced", "clip9", "no video", kind="unreadable", path="/v/9.mp4")
+        made.add(StepRecord(number, ["loss", "grad_norm"], torch.tensor([1.0, 0.5]), 0.1, 0.0, bad, 0))
+        made.report()
+
+    for number in range(1, 6):
+        step(number, 4)  # 20 of 40
+    with pytest.raises(TooManyBadClips) as caught:
+        step(6, 1)
+    said = str(caught.value)
+    assert said.startswith(
+        "21 of 48 clips read could not be used, which data.max_bad_share 0.1 does not allow (1 unread"
+    )
+    assert "the worst: clip 'clip9' (21 times) /v/9.mp4: no video; all in " in said
+    made.close()
+    made = reports(tmp_path, fp16=False)
+    made._max_bad_share = 0.1
+    for number in range(100, 200):
+        made.add(StepRecord(number, ["loss", "grad_norm"], torch.tensor([1.0, 0.5]), 0.1, 0.0, 0, 0))
+    made.add(StepRecord(200, ["loss", "grad_norm"], torch.tensor([1.0, 0.5]), 0.1, 0.0, 60, 0))
+    made.report()  # 60 of 808
+    made.close()
