@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
+from stoa.data.decoding.base import DecodeError
 from stoa.data.media import FramePack, VideoMedia
 from stoa.data.text import foreign_script_share, used_token_ids
 from stoa.detections import Detections
@@ -43,7 +44,20 @@ class FilePlace:
 
     def read(self) -> EncodedClip:
         media = VideoMedia(self.video, self.row.start_seconds, self.row.end_seconds)
-        return EncodedClip(self.row, media, None if self.detections is None else Detections.load(self.detections))
+        return EncodedClip(self.row, media, None if self.detections is None else read_boxes(self.detections))
+
+
+def read_boxes(file: str | BinaryIO) -> Detections:
+    """A file of detections, or the content of one.
+
+    Raises:
+        DecodeError: it is damaged.
+        OSError: the storage does not answer.
+    """
+    try:
+        return Detections.load(file)
+    except ValueError as error:
+        raise DecodeError("boxes", " ".join(str(error).split())[:300]) from None
 
 
 class Clips(Protocol):

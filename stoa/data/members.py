@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from stoa.data.clips import EncodedClip
+from stoa.data.clips import EncodedClip, read_boxes
 from stoa.data.decoding.base import DecodeError
 from stoa.data.media import FramePack, VideoMedia
-from stoa.detections import Detections
 from stoa.manifest import ClipRow, row_from_json
 
 BLOCK = 512  # of a tar file
@@ -70,7 +69,7 @@ def parse_clip(data: bytes, where: str) -> EncodedClip:
     """Everything of a clip; arguments and errors as of :func:`parse_row`."""
     members = _members(data)
     facts = _facts(members)
-    detections = Detections.load(io.BytesIO(members[_BOXES])) if _BOXES in members else None
+    detections = read_boxes(io.BytesIO(members[_BOXES])) if _BOXES in members else None
     media = VideoMedia(bytes(members[_VIDEO]), vouched=True) if _VIDEO in members else _frame_pack(members, facts)
     return EncodedClip(_row(facts, where), media, detections)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from stoa.data.decoding.base import Video
+from stoa.data.clips import read_boxes
+from stoa.data.decoding.base import DecodeError, Video
 from stoa.data.decoding.clip import PartReader, open_part
 from stoa.data.decoding.findings import as_finding
 from stoa.data.media import FramePack, choose_of_pack, decode_pack
 from stoa.data.shards import ShardClips
-from stoa.detections import Detections
 from stoa.prepare.verdicts import PartSeconds, Verdict
 
 
@@ -39,9 +39,9 @@ def examine_video(name: str, video: Video, part: PartSeconds | None = None, clip
 def examine_boxes(name: str, path: str) -> Verdict:
     """Read a file of detections."""
     try:
-        Detections.load(path)
-    except ValueError as failure:
-        return Verdict(path=name, error="boxes", reason=" ".join(f"{type(failure).__name__}: {failure}".split())[:300])
+        read_boxes(path)
+    except DecodeError as failure:
+        return Verdict(path=name, error=failure.kind, reason=str(failure))
     return Verdict(path=name)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stoa.data.ledger import Replacements
-from stoa.objectives.gather import mean_over_ranks, world_size
+from stoa.objectives.gather import from_first_rank, mean_over_ranks, world_size
 from stoa.objectives.total import LOSSES
 from stoa.training import engine as ds
 from stoa.training.console import Console, duration, progress_line
@@ -180,7 +180,7 @@ class Reports:
         bad, read = round(self._replaced_clips), max(self._read_clips, _LEAST_READ)
         if bad <= self._max_bad_share * read:
             return
-        worst = "" if self._replacements is None else self._replacements.worst()
+        worst = from_first_rank(lambda: "" if self._replacements is None else self._replacements.worst())
         raise TooManyBadClips(
             f"{bad:,} of {self._read_clips:,} clips read could not be used, which data.max_bad_share "
             f"{self._max_bad_share:g} does not allow{worst}; 'stoa data check' finds them all: mend them or leave them "

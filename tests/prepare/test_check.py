@@ -253,7 +253,7 @@ def faulty(file, *rest, **options):
     if name.startswith("hang"):
         time.sleep(1000)
     if name.startswith("slow"):
-        time.sleep(0.5)
+        time.sleep(0.33)
     if name.startswith("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return _open(file, *rest, **options)

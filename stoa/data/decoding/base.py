@@ -17,8 +17,8 @@ class DecodeError(Exception):
         kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``time`` (it
             runs backwards, stands still or jumps), ``surplus`` (more frames than its packets announce), ``size`` (of
             the picture changes, or no model takes it), ``limit`` (it asks for more memory, frames or bytes than a clip
-            may have), ``range`` (no frame in the wanted part), ``crash``, ``hang`` or ``blamed`` (did one of these
-            before).
+            may have), ``boxes`` (its detections cannot be read), ``range`` (no frame in the wanted part), ``crash``,
+            ``hang`` or ``blamed`` (did one of these before).
     """
 
     def __init__(self, kind: str, message: str) -> None:
