@@ -39,22 +39,23 @@ _DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"
 def main() -> int:
     """Run it; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3000, help="mutated videos")
-    parser.add_argument(
-        "--members", type=int, default=3000, help="mutated pieces of shards, half of them of each store"
-    )
+    parser.add_argument("--count", type=int, default=3000, help="mutated videos, in hundreds")
+    parser.add_argument("--members", type=int, default=3000, help="mutated pieces of shards, in two hundreds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
+    # With half as many sound ones they make whole batches, so that training meets all of them.
+    of_videos, of_members = (
+        2 * _STEPS * -(-count // (2 * _STEPS)) for count in (arguments.count, arguments.members // 2)
+    )
     with tempfile.TemporaryDirectory(prefix="stoa-fuzz-") as folder:
         status = 0
-        if arguments.count:
+        if of_videos:
             (Path(folder) / "videos").mkdir()
-            status |= _fuzz(Path(folder) / "videos", arguments.count, arguments.seed, arguments.workers)
-        for kind in ("frames", "video") if arguments.members else ():
+            status |= _fuzz(Path(folder) / "videos", of_videos, arguments.seed, arguments.workers)
+        for kind in ("frames", "video") if of_members else ():
             (Path(folder) / kind).mkdir()
-            count = arguments.members // 2
-            status |= _fuzz_members(Path(folder) / kind, kind, count, arguments.seed, arguments.workers)
+            status |= _fuzz_members(Path(folder) / kind, kind, of_members, arguments.seed, arguments.workers)
         return status
 
 
