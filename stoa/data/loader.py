@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import os
-import re
-import signal
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,23 +20,15 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.dali import DaliDecoder
 from stoa.data.decoding.encoded import EncodedFrames
-from stoa.data.decoding.guard import die_with_parent
 from stoa.data.decoding.limits import MEMORY_BYTES
 from stoa.data.ledger import Ledger
+from stoa.data.loading import loader_timeout, one_line_errors, start_worker, started
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
 from stoa.data.views import View
 from stoa.data.workers import cores_of_rank, loader_processes
-from stoa.files import free_bytes, in_units
 from stoa.manifest import RowCounts, read_manifest
 
-T = TypeVar("T")
-# torch's words; a worker that writes to a page that there is no room for is killed.
-_NO_SHARED_MEMORY = re.compile(
-    r"shared memory\(shm\)|Bus error|shared memory object|unable to (write to|mmap|resize|allocate)[^\n]*torch_"
-)
-_TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
-_LEAST_LOADER_TIMEOUT = 480.0
 Decoder = Literal[CpuDecoder, "dali"]
 
 
@@ -247,7 +234,7 @@ def build_loader(
         timeout=_timeout(config) if config.loader_processes else 0,
         collate_fn=list if on_device else bundle,
         pin_memory=device.type == "cuda" and not on_device,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
     if not on_device:
@@ -260,11 +247,6 @@ def _timeout(config: DataConfig) -> float:
     if config.loader_timeout_seconds is not None:
         return config.loader_timeout_seconds
     return loader_timeout(config.decode_timeout_seconds)
-
-
-def loader_timeout(decode_timeout_seconds: float) -> float:
-    """Seconds in which a loader process must give a batch, of which a clip or two may hang."""
-    return max(_LEAST_LOADER_TIMEOUT, 8 * decode_timeout_seconds)
 
 
 def _joined(loader: Iterator[Bundle], *, pin_memory: bool) -> Iterator[LoadedBatch]:
@@ -312,78 +294,3 @@ def _one_by_one(samples: list[Sample], dataset: ClipDataset, decoder: DaliDecode
 
 def _encoded(sample: Sample) -> EncodedFrames:
     return cast(EncodedFrames, sample.frames_TCHW)
-
-
-def started(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a loader, whose processes are forked here.
-
-    What this process has must not be freed in theirs: to free a scaler of FFmpeg there waits for ever for threads that
-    a fork does not have, and garbage collection may come upon one at any time.
-    """
-    if not loader.num_workers:
-        return iter(loader)
-    others = set(multiprocessing.active_children())
-    gc.collect()
-    gc.freeze()
-    try:
-        batches = iter(loader)
-    finally:
-        gc.unfreeze()
-    return _until_stuck(batches, set(multiprocessing.active_children()) - others)
-
-
-def _until_stuck(batches: Iterator[Any], workers: Iterable[BaseProcess]) -> Iterator[Any]:
-    """Processes that give no batch in time are killed: they would hold up the end as well."""
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if _TIMED_OUT.search(str(error)):
-            for worker in workers:
-                worker.kill()
-        raise
-
-
-def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:
-    """A worker's error arrives with the worker's traceback around it; the user gets its last line.
-
-    Args:
-        batches: of a loader.
-        workers: the option that says how many processes it has.
-
-    Raises:
-        ValueError: also where a loader process was killed, or found no room in shared memory.
-    """
-    try:
-        yield from batches
-    except (ValueError, OSError) as error:
-        raise type(error)(_last_line(error)) from None
-    except RuntimeError as error:
-        if _NO_SHARED_MEMORY.search(str(error)):
-            free = in_units(free_bytes(Path("/dev/shm")))
-            raise ValueError(
-                f"shared memory is full ({_last_line(error)[:200]}): loader processes pass batches through /dev/shm, "
-                f"which has {free} free; give a container more (docker run --shm-size 8g, or --ipc host), or set "
-                f"{workers} 0"
-            ) from None
-        if (timed_out := _TIMED_OUT.search(str(error))) is not None:
-            raise ValueError(
-                f"no loader process gave a batch within {timed_out[1]} s: a storage hangs, or clips take too long to "
-                f"read ('stoa data check' says which); lower {workers}, or raise data.loader_timeout_seconds"
-            ) from None
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ValueError(f"a loader process died ({_last_line(error)}); lower {workers} or free memory") from None
-
-
-def _last_line(error: Exception) -> str:
-    last = str(error).strip().splitlines()[-1]
-    for kind in type(error).__mro__:
-        last = last.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ").removeprefix(f"{kind.__qualname__}: ")
-    return last
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the trainer ends its workers
-        signal.signal(number, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.dataset import ClipDataset, Sample, collate
 from stoa.data.decoding.cpu import CpuDecoder
-from stoa.data.loader import loader_timeout, one_line_errors, started
+from stoa.data.loading import loader_timeout, one_line_errors, started
 from stoa.data.views import View
 from stoa.manifest import ClipRow
 from stoa.models.video_language import ModelConfig

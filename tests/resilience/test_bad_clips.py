@@ -25,7 +25,8 @@ from stoa.data.decoding.cpu import decode_clip
 from stoa.data.decoding.findings import attempt
 from stoa.data.decoding.guard import Guard
 from stoa.data.ledger import Ledger, Replacements
-from stoa.data.loader import DataConfig, one_line_errors, started
+from stoa.data.loader import DataConfig
+from stoa.data.loading import one_line_errors, started
 from stoa.data.media import decode_pack
 from stoa.data.members import parse_clip, tar_members
 from stoa.data.sampler import SampleKey
