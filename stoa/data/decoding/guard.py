@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import importlib
+import mmap
 import os
 import pickle
 import re
@@ -33,6 +34,7 @@ _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 _ALIVE_SECONDS = 1.0
 _STORAGE_SECONDS = 300.0  # in which one must answer
 _LONGEST_CALL = 24
+_SHARED_BYTES = 1 << 20  # to copy more takes longer than to map it
 _ALIVE, _READING = "alive", "reading"
 
 
@@ -65,7 +67,8 @@ class Guard:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(*arguments)`` in the helper; both and the result must be picklable. A helper that starts imports
-        the function's module first, which is no part of the time an input has.
+        the function's module first, which is no part of the time an input has. Arrays of a mebibyte and more are in
+        shared memory, which the next call writes to.
 
         Raises:
             DecodeError: of kind ``hang``, or ``crash`` after the last attempt; or what the function raises, see
@@ -238,8 +241,14 @@ def _send(connection: Connection, memory: int, answer: tuple[Any, Exception | No
 
 def _received(answer: tuple[bytes, list[int]], memory: int) -> tuple[Any, Exception | None]:
     content, sizes = answer
-    arrays, offset = [], 0
+    arrays: list[bytearray | memoryview] = []
+    shared = memoryview(mmap.mmap(memory, sum(sizes))) if max(sizes, default=0) >= _SHARED_BYTES else memoryview(b"")
+    offset = 0
     for size in sizes:
+        if size >= _SHARED_BYTES:
+            arrays.append(shared[offset : offset + size])
+            offset += size
+            continue
         array = bytearray(size)
         with memoryview(array) as rest:
             while rest.nbytes:
