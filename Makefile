@@ -39,7 +39,8 @@ help:
 	@echo "make study      what each part of the method adds, on Moving Shapes: hours, and may be stopped at any time"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
-	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree"
+	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree, and"
+	@echo "                3,000 damaged pieces of shards through check and training; FUZZ_COUNT=, FUZZ_MEMBERS= of them"
 	@echo "make soak       trainings that are killed, starved and disturbed for 30 minutes end as undisturbed ones do; SOAK_MINUTES=2"
 	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
@@ -72,8 +73,9 @@ test-slow: setup
 	python -m pytest -m slow $(PYTEST_ARGS)
 
 FUZZ_COUNT ?= 3000
+FUZZ_MEMBERS ?= 3000
 fuzz: setup
-	python tests/fuzz.py --count $(FUZZ_COUNT)
+	python tests/fuzz.py --count $(FUZZ_COUNT) --members $(FUZZ_MEMBERS)
 
 SOAK_MINUTES ?= 30
 soak: setup

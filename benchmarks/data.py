@@ -178,7 +178,7 @@ def decode_only(first: int, clips: Clips, count: int, barrier: object, report: C
 
 
 def decode(clips: Clips, number: int) -> torch.Tensor:
-    media = clips.read(number).media
+    media = clips.place(number).read().media
     if isinstance(media, FramePack):
         decoded = decode_pack(media, SHAPE.num_frames)
     else:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from stoa.files import OF_STORAGE
+from stoa.files import OF_STORAGE, in_units, open_regular
 
 _FIELDS = ("frame_times_seconds", "frame_index", "boxes", "labels", "scores", "size_wh", "true_labels")
 _OPTIONAL = {"true_labels"}
+_WHOLE = {"frame_index", "labels", "true_labels", "size_wh"}
+_MOST_BYTES = 1 << 28  # unpacked: four million boxes
 # Boxes of frames that are not tiny, of which no coordinate is above this, are in shares of the frame.
 _UNIT, _LEAST_SIDE = 1.5, 16
 
@@ -41,6 +44,11 @@ class Detections:
     true_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        if self.frame_index.ndim != 1 or self.frame_times_seconds.ndim != 1:
+            raise ValueError(
+                f"frame_index {self.frame_index.shape} and frame_times_seconds {self.frame_times_seconds.shape} are no "
+                "lists; expected (n,) and (F,)"
+            )
         n = len(self.frame_index)
         if self.boxes.shape != (n, 4) or self.labels.shape != (n,) or self.scores.shape != (n,):
             raise ValueError(
@@ -56,6 +64,8 @@ class Detections:
             )
         if n and self.labels.min() < 0:
             raise ValueError(f"labels hold {self.labels.min()}; a label is an index of the vocabulary, 0 or more")
+        if not np.isfinite(self.frame_times_seconds).all():
+            raise ValueError("frame_times_seconds hold what is no finite number")
         if n and not np.isfinite(self.scores).all():
             raise ValueError(
                 f"scores hold {self.scores[~np.isfinite(self.scores)][0]}; a confidence is a finite number"
@@ -86,12 +96,43 @@ class Detections:
             ValueError: the file is missing, unreadable or lacks a field; the message names it.
             OSError: the storage does not answer.
         """
+        where = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "of a shard"
         try:
-            with np.load(file, allow_pickle=False) as data:
-                return cls(**{name: data[name] for name in _FIELDS if name in data or name not in _OPTIONAL})
+            if isinstance(file, (str, os.PathLike)):
+                with open_regular(file) as opened:
+                    return cls(**_read(opened))
+            return cls(**_read(file))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in {errno.EIO, *OF_STORAGE}:
                 raise
             # Zip, zlib and numpy each have their own for a damaged file.
-            where = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "of a shard"
             raise ValueError(f"detections {where}: {type(error).__name__}: {error}") from None
+
+
+def _read(file: Any) -> dict[str, np.ndarray]:
+    """The fields; what a file declares is looked at before it is unpacked."""
+    with zipfile.ZipFile(file) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        wanted = [name for name in _FIELDS if f"{name}.npy" in sizes or name not in _OPTIONAL]
+        declared = sum(sizes.get(f"{name}.npy", 0) for name in wanted)
+        if declared > _MOST_BYTES:
+            raise ValueError(f"it declares {in_units(declared)} of boxes; at most {in_units(_MOST_BYTES)} are read")
+        return {name: _array(archive, name) for name in wanted}
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(member)
+        content = member.read()
+    if dtype.kind not in "iuf":
+        raise ValueError(f"{name} is of {dtype}; expected numbers")
+    values = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    if values.shape != shape:
+        raise ValueError(f"{name} declares the shape {shape}")
+    if name not in _WHOLE:
+        return values.copy()
+    if not ((values == np.trunc(values)) & (np.abs(values.astype(np.float64)) < 2**63)).all():
+        raise ValueError(f"{name} holds what is no whole number")
+    return values.astype(np.int64)

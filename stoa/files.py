@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
+import stat
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -42,6 +44,32 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """A file to read, unbuffered. Raises as :func:`descriptor_of` does."""
+    return io.FileIO(descriptor_of(path))
+
+
+def descriptor_of(path: str | os.PathLike[str]) -> int:
+    """A file opened to read. What is none is not opened: a pipe would wait for a writer for ever.
+
+    Raises:
+        OSError: it cannot be reached, or is a folder, pipe, socket or device.
+    """
+    _require_regular(os.stat(path), path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a file", os.fspath(path))
 
 
 def fsync(path: Path) -> None:

@@ -147,8 +147,7 @@ def say_opening(
     process: Process, clips: Clips, manifest: str, split: str | None, use: Use, model: ModelConfig, data: DataConfig
 ) -> None:
     """Say of what the work is; raises on every rank as :func:`stoa.data.loader.opening_lines` does."""
-    reading: dict[str, Any] = {"decoder": data.decoder, "decode_timeout_seconds": data.decode_timeout_seconds}
-    reading |= {"max_tokens": model.max_tokens, "max_boxes": model.num_boxes}
+    reading: dict[str, Any] = {"decoder": data.decoder, "max_tokens": model.max_tokens, "max_boxes": model.num_boxes}
     for line in from_first_rank(lambda: opening_lines(clips, manifest, split, use, **reading)):
         process.console.say(line)
 
@@ -274,6 +273,7 @@ def train(
         watchdog=process.watchdog,
         validation=None if validate is None else Validation(every, validate),
         length_key="training.max_steps" if epochs is None else "epochs",
+        max_bad_share=config.data.max_bad_share,
     )
     if steps is not None or not trainer.resume(reshaped=process.reshaped):
         process.console.say(start)

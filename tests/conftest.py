@@ -121,8 +121,7 @@ def decoder_faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         "import os, signal, time\n"
-        "import av\n"
-        "whole = av.open\n"
+        "whole = os.open\n"
         "def faulty(file, *arguments, **settings):\n"
         "    name = os.path.basename(file) if isinstance(file, str) else ''\n"
         "    if name.startswith(('crash', 'hang')):\n"
@@ -133,7 +132,7 @@ def decoder_faults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         "    if name.startswith('hang'):\n"
         "        time.sleep(1000)\n"
         "    return whole(file, *arguments, **settings)\n"
-        "av.open = faulty\n"
+        "os.open = faulty\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(folder))
     return folder

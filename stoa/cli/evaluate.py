@@ -67,8 +67,8 @@ def run(args: Namespace) -> None:
     task: Task = args.task or facts.get("task") or "retrieval"
     _require_used(args, task)
     _require_comparable(task, args.compare, config)
-    read: dict[str, Any] = {"decoder": config.decoder, "decode_timeout_seconds": config.decode_timeout_seconds}
-    read |= {"max_tokens": trained.model.config.max_tokens, "max_boxes": trained.model.config.num_boxes}
+    read: dict[str, Any] = {"decoder": config.decoder, "max_tokens": trained.model.config.max_tokens}
+    read["max_boxes"] = trained.model.config.num_boxes
     sizes = {"frames": args.num_frames, "tokens": args.max_tokens}
     resized_to = "".join(f"-{size}{what}" for what, size in sizes.items() if size is not None)
     name = f"{task}-{file_name(config.split)}" + ("" if config.view == "whole" else f"-{config.view}") + resized_to

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
+from stoa.data.decoding.base import DecodeError
 from stoa.data.media import FramePack, VideoMedia
 from stoa.data.text import foreign_script_share, used_token_ids
 from stoa.detections import Detections
@@ -23,6 +25,41 @@ class EncodedClip(NamedTuple):
     detections: Detections | None
 
 
+class ClipPlace(Protocol):
+    """Where a clip lies; sent to the process that is to read it."""
+
+    def read(self) -> EncodedClip:
+        """Everything of the clip. On damaged files it may raise anything; see
+        :func:`stoa.data.decoding.findings.attempt`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    """The video and the detections of a row of a manifest, by their paths."""
+
+    row: ClipRow
+    video: str
+    detections: str | None
+
+    def read(self) -> EncodedClip:
+        media = VideoMedia(self.video, self.row.start_seconds, self.row.end_seconds)
+        return EncodedClip(self.row, media, None if self.detections is None else read_boxes(self.detections))
+
+
+def read_boxes(file: str | BinaryIO) -> Detections:
+    """A file of detections, or the content of one.
+
+    Raises:
+        DecodeError: it is damaged.
+        OSError: the storage does not answer.
+    """
+    try:
+        return Detections.load(file)
+    except ValueError as error:
+        raise DecodeError("boxes", " ".join(str(error).split())[:300]) from None
+
+
 class Clips(Protocol):
     """Clips of one split."""
 
@@ -34,19 +71,27 @@ class Clips(Protocol):
     def __len__(self) -> int: ...
 
     def row(self, index: int) -> ClipRow:
-        """Id, captions and origin."""
+        """Id, captions and origin.
+
+        Raises:
+            DecodeError, ValueError: it is damaged.
+            OSError: the storage does not answer.
+        """
         ...
 
     def where(self, index: int) -> str:
         """The file that holds it, for messages."""
         ...
 
-    def read(self, index: int) -> EncodedClip:
-        """Everything of a clip.
+    def name(self, index: int) -> str:
+        """What tells it from others without its being read: an id, or a place in a store."""
+        ...
+
+    def place(self, index: int) -> ClipPlace:
+        """Where to read it.
 
         Raises:
-            DecodeError, ValueError: it is damaged.
-            OSError: the storage does not answer.
+            DecodeError: the index of a store is damaged here.
         """
         ...
 
@@ -120,11 +165,13 @@ class FileClips:
     def where(self, index: int) -> str:
         return str(on_disk(self.root / self.rows[index].video))
 
-    def read(self, index: int) -> EncodedClip:
+    def name(self, index: int) -> str:
+        return self.rows[index].id
+
+    def place(self, index: int) -> FilePlace:
         row = self.rows[index]
-        media = VideoMedia(self.where(index), row.start_seconds, row.end_seconds)
-        found = None if row.detections is None else Detections.load(on_disk(self.root / row.detections))
-        return EncodedClip(row, media, found)
+        boxes = None if row.detections is None else str(on_disk(self.root / row.detections))
+        return FilePlace(row, self.where(index), boxes)
 
     def ids(self) -> list[str]:
         return [row.id for row in self.rows]
@@ -177,8 +224,11 @@ class SomeClips:
     def where(self, index: int) -> str:
         return self._clips.where(self._indices[index])
 
-    def read(self, index: int) -> EncodedClip:
-        return self._clips.read(self._indices[index])
+    def name(self, index: int) -> str:
+        return self._clips.name(self._indices[index])
+
+    def place(self, index: int) -> ClipPlace:
+        return self._clips.place(self._indices[index])
 
     def source(self, index: int) -> int:
         return self._clips.source(self._indices[index])

@@ -14,14 +14,16 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from stoa.batch import VideoTextBatch
-from stoa.data.boxes import ClipBoxes, ClipShape, boxes_on_frames
-from stoa.data.clips import Clips, EncodedClip
-from stoa.data.decoding.base import DecodedFrames, DecodeError
-from stoa.data.decoding.cpu import CpuDecoder, decode_guarded
-from stoa.data.decoding.encoded import EncodedFrames, choose_guarded
+from stoa.data.boxes import ClipBoxes, ClipShape
+from stoa.data.clips import Clips
+from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.cpu import CpuDecoder
+from stoa.data.decoding.encoded import EncodedFrames
+from stoa.data.decoding.findings import as_finding
 from stoa.data.decoding.guard import Guard
+from stoa.data.decoding.limits import MEMORY_BYTES
 from stoa.data.ledger import Blame, Ledger
-from stoa.data.media import FramePack, choose_of_pack, decode_pack
+from stoa.data.reading import ReadClip, read_clip, read_encoded
 from stoa.data.sampler import SampleKey
 from stoa.data.text import encode_caption
 from stoa.data.transforms import resize_and_crop
@@ -30,6 +32,10 @@ from stoa.manifest import Caption, ClipRow
 
 # A manifest in which this many replacements in a row fail is broken as a whole.
 MAX_REPLACEMENTS = 16
+# So many times the timeout of a decoder without a sign of life reading a clip may take whatever signs it gives.
+_LONGEST_CALL = 5
+# What computing with a damaged clip brings.
+_OF_DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, RecursionError)
 
 
 class Sample(NamedTuple):
@@ -86,8 +92,9 @@ class ClipDataset(Dataset[Sample]):
         shape: what the model wants to see.
         seed: fixes which of several captions an epoch uses, and the replacements.
         decoder: ``auto`` is PyAV, ``decord`` that where it can be trusted.
-        timeout_seconds: a video that takes longer to decode counts as hung; 0 decodes without a process of its own,
+        timeout_seconds: a clip that takes longer to decode counts as hung; 0 decodes without a process of its own,
             so that a crash in a decoder ends this one.
+        memory_bytes: that such a process may take for a clip.
         ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
         cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
         encoded: leave the frames as they are stored, for a decoder on the device.
@@ -105,6 +112,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         decoder: CpuDecoder = "auto",
         timeout_seconds: float = 60.0,
+        memory_bytes: int = MEMORY_BYTES,
         ledger: Ledger | None = None,
         cache_bytes: int = 0,
         encoded: bool = False,
@@ -120,7 +128,9 @@ class ClipDataset(Dataset[Sample]):
         self.cache_bytes = cache_bytes
         self.encoded = encoded
         self.view = view
-        self._guard = Guard(timeout_seconds) if timeout_seconds else None
+        self._guard: Guard | None = None
+        if timeout_seconds:
+            self._guard = Guard(timeout_seconds, longest_call=_LONGEST_CALL, memory_bytes=memory_bytes)
         self._blamed, self._blamed_epoch = self.ledger.blamed(), -1
         self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
         self._cached_bytes = 0
@@ -150,6 +160,8 @@ class ClipDataset(Dataset[Sample]):
                 return self._load(index, key, attempt)
             except (DecodeError, ValueError) as error:
                 self._give_up(key, attempt, error)
+            except _OF_DAMAGE as error:
+                self._give_up(key, attempt, _finding(error))
             attempt += 1
 
     def _candidate(self, key: SampleKey, attempt: int) -> int:
@@ -180,8 +192,8 @@ class ClipDataset(Dataset[Sample]):
         """
         try:
             return self._load(index, SampleKey(index, 0, position), 0, caption=caption)
-        except DecodeError as error:
-            raise ValueError(f"clip {self._id(index)!r}, {self.clips.where(index)}: {error}") from None
+        except (DecodeError, *_OF_DAMAGE) as error:
+            raise ValueError(f"clip {self._id(index)!r}, {self.clips.where(index)}: {_finding(error)}") from None
 
     def _load(self, index: int, key: SampleKey, attempt: int, *, caption: int | None = None) -> Sample:
         row, frames_TCHW, boxes = self._cache.get(self.clips.source(index)) or self._read(index, key.epoch)
@@ -217,48 +229,37 @@ class ClipDataset(Dataset[Sample]):
 
     def _read(self, index: int, epoch: int) -> tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]:
         """A clip, its frames as the model sees them, (T, 3, S, S) uint8, or as stored, and the boxes on them."""
-        clip = self.clips.read(index)
-        self._refuse_blamed(clip.row.id, epoch)
-        chosen: DecodedFrames | EncodedFrames = self._choose(clip) if self.encoded else self._decode(clip, index)
-        if isinstance(chosen, EncodedFrames):
-            frames: torch.Tensor | EncodedFrames = chosen
+        self._refuse_blamed(self.clips.name(index), epoch)
+        place = self.clips.place(index)
+        frames: torch.Tensor | EncodedFrames
+        if self.encoded:
+            clip = read_encoded(self._guard, place, self.shape)
         else:
-            frames = resize_and_crop(chosen.frames_THWC, self.shape.side)
-        read = clip.row, frames, boxes_on_frames(clip.detections, chosen.times_seconds, self.shape)
+            clip = read_clip(self._guard, place, self.shape, self.decoder)
+        if isinstance(clip.frames, EncodedFrames):
+            frames = clip.frames
+        else:
+            self._note(clip, self.clips.source(index), clip.frames.notes)
+            frames = resize_and_crop(clip.frames.frames_THWC, self.shape.side)
+        read = clip.row, frames, clip.boxes
         if self._cached_bytes + frames.nbytes <= self.cache_bytes:
             self._cached_bytes += frames.nbytes
             self._cache[self.clips.source(index)] = read
         return read
 
-    def _choose(self, clip: EncodedClip) -> EncodedFrames:
-        media = clip.media
-        if isinstance(media, FramePack):
-            return choose_of_pack(media, self.shape.num_frames)
-        part = media.start_seconds, media.end_seconds
-        return choose_guarded(self._guard, media.video, self.shape.num_frames, *part, media.vouched)
-
-    def _decode(self, clip: EncodedClip, index: int) -> DecodedFrames:
-        media = clip.media
-        if isinstance(media, FramePack):
-            return decode_pack(media, self.shape.num_frames)
-        part = media.start_seconds, media.end_seconds
-        decoded, reason = decode_guarded(
-            self._guard, media.video, self.shape.num_frames, *part, self.decoder, media.vouched
-        )
-        source = self.clips.source(index)
-        if (reason or decoded.notes) and source not in self._noted:  # a long run would repeat it every epoch
+    def _note(self, clip: ReadClip, source: int, notes: Sequence[str]) -> None:
+        if (clip.fallback or notes) and source not in self._noted:  # a long run would repeat it every epoch
             self._noted.add(source)
-            if reason:
-                self.ledger.record("fallback", clip.row.id, reason)
-            for note in decoded.notes:
+            if clip.fallback:
+                self.ledger.record("fallback", clip.row.id, clip.fallback)
+            for note in notes:
                 self.ledger.record("note", clip.row.id, note)
-        return decoded
 
-    def _refuse_blamed(self, clip: str, epoch: int) -> None:
+    def _refuse_blamed(self, name: str, epoch: int) -> None:
         if epoch != self._blamed_epoch:  # other processes blame too, and a resumed run reads what all have
             self._blamed_epoch = epoch
             self._blamed |= self.ledger.blamed()
-        blame = self._blamed.get(clip)
+        blame = self._blamed.get(name)
         if blame is not None and epoch >= blame.epoch:
             raise DecodeError("blamed", blame.reason)
 
@@ -270,8 +271,15 @@ class ClipDataset(Dataset[Sample]):
 
     def _blame(self, clip: str, index: int, reason: str, path: str, epoch: int) -> None:
         """On record before the replacement is used: a resumed run sees the same clips and does not try again."""
-        self._blamed[clip] = Blame(epoch, reason)
-        self.ledger.record("blamed", clip, reason, path=path, epoch=epoch)
+        name = self.clips.name(index)
+        self._blamed[name] = Blame(epoch, reason)
+        self.ledger.record("blamed", clip, reason, path=path, epoch=epoch, name=name)
+
+
+def _finding(error: Exception) -> DecodeError:
+    finding = as_finding(error)
+    assert isinstance(finding, DecodeError)
+    return finding
 
 
 class Bundle(NamedTuple):

@@ -66,7 +66,8 @@ class Ledger:
             os.close(descriptor)
 
     def blamed(self) -> dict[str, Blame]:
-        """Clips on record as blamed, by id. Lines that a kill cut short are left out."""
+        """Clips on record as blamed, by their names (of :class:`stoa.data.clips.Clips`). Lines that a kill cut short
+        are left out."""
         found: dict[str, Blame] = {}
         if self.path is None or not self.path.is_file():
             return found
@@ -78,7 +79,8 @@ class Ledger:
                     except ValueError:
                         continue
                     blame = Blame(record["epoch"], record["reason"])
-                    found[record["clip"]] = min(blame, found.get(record["clip"], blame))
+                    name = record.get("name", record["clip"])
+                    found[name] = min(blame, found.get(name, blame))
         return found
 
 
@@ -89,31 +91,49 @@ class Replacements:
         path: of the ledger, which all processes of the run write. What stands there already is of earlier calls.
     """
 
-    NAMED = 5
+    NAMED, WORST, _MOST_TOLD = 5, 3, 1000
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._read_until = path.stat().st_size if path.is_file() else 0
         self._clips: dict[str, str] = {}
+        self._told: dict[str, str] = {}
+        self._times = Counter[str]()
 
     def new_lines(self) -> Iterator[str]:
         """On clips replaced for the first time since the last call, while they are the first ones of the run."""
         for record in self._new_records():
             clip = record["clip"]
+            self._times[clip] += 1
             if clip in self._clips:
                 continue
             self._clips[clip] = record.get("kind", "unusable")
+            told = f"{record.get('path')}: {record['reason']}"
+            if len(self._told) < self._MOST_TOLD:
+                self._told[clip] = told
             if len(self._clips) <= self.NAMED:
-                yield f"clip {clip!r} is replaced, {self._clips[clip]}: {record.get('path')}: {record['reason']}"
+                yield f"clip {clip!r} is replaced, {self._clips[clip]}: {told}"
             elif len(self._clips) == self.NAMED + 1:
                 yield f"more clips are replaced; {self.path} names them all"
+
+    def worst(self) -> str:
+        """The kinds of all that were replaced so far, and the clips that were most often, to go on a line with."""
+        for _ in self.new_lines():
+            pass
+        often = "; ".join(
+            f"clip {clip!r} ({count} times) {self._told.get(clip, '')}"
+            for clip, count in self._times.most_common(self.WORST)
+        )
+        return f" ({self._kinds()}; the worst: {often}; all in {self.path})"
 
     def summary(self) -> Iterator[str]:
         """At the end, if there were any."""
         yield from self.new_lines()
         if self._clips:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(self._clips.values()).most_common())
-            yield f"{len(self._clips):,} clips could not be read and were replaced: {kinds}; see {self.path}"
+            yield f"{len(self._clips):,} clips could not be read and were replaced: {self._kinds()}; see {self.path}"
+
+    def _kinds(self) -> str:
+        return ", ".join(f"{count:,} {kind}" for kind, count in Counter(self._clips.values()).most_common())
 
     def _new_records(self) -> Iterator[dict[str, Any]]:
         if not self.path.is_file():

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import re
-import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -23,20 +20,15 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.dali import DaliDecoder
 from stoa.data.decoding.encoded import EncodedFrames
+from stoa.data.decoding.limits import MEMORY_BYTES
 from stoa.data.ledger import Ledger
+from stoa.data.loading import loader_timeout, one_line_errors, start_worker, started
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips, is_store
 from stoa.data.views import View
 from stoa.data.workers import cores_of_rank, loader_processes
-from stoa.files import free_bytes, in_units
 from stoa.manifest import RowCounts, read_manifest
-from stoa.parents import die_with_parent
 
-T = TypeVar("T")
-# torch's words; a worker that writes to a page that there is no room for is killed.
-_NO_SHARED_MEMORY = re.compile(
-    r"shared memory\(shm\)|Bus error|shared memory object|unable to (write to|mmap|resize|allocate)[^\n]*torch_"
-)
 Decoder = Literal[CpuDecoder, "dali"]
 
 
@@ -50,8 +42,14 @@ class DataConfig:
         split: clips of it to train on.
         decoder: ``auto`` and ``pyav`` are PyAV; ``decord`` is that where it can be trusted, PyAV for the rest; ``dali``
             decodes on the GPU, or on the CPU what it can there: frame packs, VP8, VP9 and MJPEG.
-        decode_timeout_seconds: a video of which no frame comes for longer counts as hung. Decoding runs in a process of
-            its own, which is started again when it hangs or crashes; 0 does without.
+        decode_timeout_seconds: a clip of which no frame comes for longer counts as hung, as does one that takes five
+            times as long in all. It is read and decoded in a process of its own, which is started again when it hangs
+            or crashes; 0 does without, and without the limit of memory.
+        decode_memory_gib: memory that this may take, beyond what such a process has anyway.
+        loader_timeout_seconds: a loader process that gives no batch for longer ends the run; 0 waits for ever. Null is
+            eight times ``decode_timeout_seconds``, and eight minutes at least.
+        max_bad_share: share of the clips read, of all processes, that may have to be replaced; above it a run ends. It
+            is of 200 clips as long as fewer are read.
         num_workers: loader processes per rank; 0 loads in the training process. Null is what the cores of a rank allow,
             8 at most.
         cache_gib: memory each loader process may fill with decoded frames; pays off on sets that fit.
@@ -66,6 +64,9 @@ class DataConfig:
     split: str = "train"
     decoder: Decoder = "auto"
     decode_timeout_seconds: float = 60.0
+    decode_memory_gib: float = MEMORY_BYTES / 2**30
+    loader_timeout_seconds: float | None = None
+    max_bad_share: float = 0.1
     num_workers: int | None = None
     cache_gib: float = 0.0
     view: View = "whole"
@@ -77,6 +78,14 @@ class DataConfig:
             raise ValueError(f"data.num_workers is {self.num_workers}; expected 0 or more")
         if not self.decode_timeout_seconds >= 0:
             raise ValueError(f"data.decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
+        if self.loader_timeout_seconds is not None and not self.loader_timeout_seconds >= 0:
+            raise ValueError(
+                f"data.loader_timeout_seconds is {self.loader_timeout_seconds}; expected 0 or more, or null"
+            )
+        if not self.decode_memory_gib > 0:
+            raise ValueError(f"data.decode_memory_gib is {self.decode_memory_gib}; expected a positive number")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"data.max_bad_share is {self.max_bad_share}; expected a share between 0 and 1")
         if self.together < 1:
             raise ValueError(f"data.together is {self.together}; expected at least 1")
         if self.captions not in ("one", "all"):
@@ -153,7 +162,6 @@ def opening_lines(
     max_tokens: int,
     max_boxes: int,
     decoder: Decoder = DataConfig.decoder,
-    decode_timeout_seconds: float = DataConfig.decode_timeout_seconds,
 ) -> list[str]:
     """What is said before the work begins: of which rows it is, what of them is missing, cut or dropped, and what of
     the reading does nothing.
@@ -162,7 +170,7 @@ def opening_lines(
         clips: as :func:`open_clips` gives them for ``manifest`` and ``split``.
         use: that is made of them.
         max_tokens, max_boxes: that the model reads and sees.
-        decoder, decode_timeout_seconds: of the configuration.
+        decoder: of the configuration.
 
     Raises:
         ValueError: most of the files are missing, or most of the boxes are not what they should be.
@@ -171,13 +179,8 @@ def opening_lines(
     reading |= {"max_tokens": max_tokens, "with_boxes": max_boxes > 0}
     if isinstance(clips, ShardClips):
         lines = list(store_lines(clips.counts, clips.sizes, **reading))
-        of_video = {
-            "decoder": decoder not in ("dali", DataConfig.decoder),
-            "decode_timeout_seconds": decode_timeout_seconds != DataConfig.decode_timeout_seconds,
-        }
-        if clips.kind == "frames" and any(of_video.values()):
-            idle = " and ".join(name for name, given in of_video.items() if given)
-            lines.append(f"{manifest} holds JPEG frames: {idle}, which concern video, change nothing")
+        if clips.kind == "frames" and decoder not in ("dali", DataConfig.decoder):
+            lines.append(f"{manifest} holds JPEG frames: decoder, which concerns video, changes nothing")
         return lines
     assert isinstance(clips, FileClips)
     return list(manifest_lines(clips.rows, clips.root, clips.counts, **reading))
@@ -218,6 +221,7 @@ def build_loader(
         seed=sampler.seed,
         decoder="auto" if config.decoder == "dali" else config.decoder,
         timeout_seconds=config.decode_timeout_seconds,
+        memory_bytes=int(config.decode_memory_gib * 2**30),
         ledger=ledger,
         cache_bytes=int(config.cache_gib * 2**30),
         encoded=on_device,
@@ -227,15 +231,22 @@ def build_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.loader_processes,
+        timeout=_timeout(config) if config.loader_processes else 0,
         collate_fn=list if on_device else bundle,
         pin_memory=device.type == "cuda" and not on_device,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # keeps the global generator out of the loader
     )
     if not on_device:
         return one_line_errors(_joined(started(loader), pin_memory=loader.pin_memory), "data.num_workers")
     decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=sampler.micro_batch, device=device)
     return one_line_errors(_decode_ahead(started(loader), dataset, decoder), "data.num_workers")
+
+
+def _timeout(config: DataConfig) -> float:
+    if config.loader_timeout_seconds is not None:
+        return config.loader_timeout_seconds
+    return loader_timeout(config.decode_timeout_seconds)
 
 
 def _joined(loader: Iterator[Bundle], *, pin_memory: bool) -> Iterator[LoadedBatch]:
@@ -283,60 +294,3 @@ def _one_by_one(samples: list[Sample], dataset: ClipDataset, decoder: DaliDecode
 
 def _encoded(sample: Sample) -> EncodedFrames:
     return cast(EncodedFrames, sample.frames_TCHW)
-
-
-def started(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a loader, whose processes are forked here.
-
-    What this process has must not be freed in theirs: to free a scaler of FFmpeg there waits for ever for threads that
-    a fork does not have, and garbage collection may come upon one at any time.
-    """
-    if not loader.num_workers:
-        return iter(loader)
-    gc.collect()
-    gc.freeze()
-    try:
-        return iter(loader)
-    finally:
-        gc.unfreeze()
-
-
-def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:
-    """A worker's error arrives with the worker's traceback around it; the user gets its last line.
-
-    Args:
-        batches: of a loader.
-        workers: the option that says how many processes it has.
-
-    Raises:
-        ValueError: also where a loader process was killed, or found no room in shared memory.
-    """
-    try:
-        yield from batches
-    except (ValueError, OSError) as error:
-        raise type(error)(_last_line(error)) from None
-    except RuntimeError as error:
-        if _NO_SHARED_MEMORY.search(str(error)):
-            free = in_units(free_bytes(Path("/dev/shm")))
-            raise ValueError(
-                f"shared memory is full ({_last_line(error)[:200]}): loader processes pass batches through /dev/shm, "
-                f"which has {free} free; give a container more (docker run --shm-size 8g, or --ipc host), or set "
-                f"{workers} 0"
-            ) from None
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ValueError(f"a loader process died ({_last_line(error)}); lower {workers} or free memory") from None
-
-
-def _last_line(error: Exception) -> str:
-    last = str(error).strip().splitlines()[-1]
-    for kind in type(error).__mro__:
-        last = last.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ").removeprefix(f"{kind.__qualname__}: ")
-    return last
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the trainer ends its workers
-        signal.signal(number, signal.SIG_IGN)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from stoa.data.decoding.base import DecodedFrames, DecodeError, Video
 from stoa.data.decoding.encoded import JPEG, EncodedFrames
+from stoa.data.decoding.guard import alive
+from stoa.data.decoding.limits import require_picture
 from stoa.data.sampling import frames_on_display, sample_times
 
 _END_OF_JPEG = b"\xff\xd9"
@@ -65,6 +67,7 @@ def decode_pack(pack: FramePack, num_frames: int) -> DecodedFrames:
     wanted, place_T = np.unique(frames_T, return_inverse=True)
     frames_THWC: np.ndarray | None = None
     for place, number in enumerate(wanted):
+        alive()
         with _opened(pack.jpegs[number]) as picture:
             if frames_THWC is None:
                 frames_THWC = np.empty((len(wanted), picture.height, picture.width, 3), dtype=np.uint8)
@@ -97,6 +100,7 @@ def choose_of_pack(pack: FramePack, num_frames: int) -> EncodedFrames:
 def _opened(jpeg: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+            require_picture(picture.height, picture.width)
             if not jpeg.endswith(_END_OF_JPEG):
                 raise DecodeError("truncated", f"JPEG: ends within its data, {len(jpeg)} bytes")
             yield picture

@@ -17,25 +17,28 @@ So one range read brings a clip, and the order of training is that of the one sa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
-import os
-import time
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 
 from stoa.data.clips import EncodedClip
 from stoa.data.decoding.base import DecodeError
-from stoa.data.media import FramePack, VideoMedia
+from stoa.data.decoding.findings import as_missing, attempt
+from stoa.data.decoding.limits import require_content
+from stoa.data.members import parse_clip, parse_row
 from stoa.data.origin import Origin
-from stoa.detections import Detections
+from stoa.data.ranges import RangeReader
 from stoa.fields import name_of
-from stoa.manifest import Caption, ClipRow, row_from_json
+from stoa.files import OF_STORAGE
+from stoa.manifest import Caption, ClipRow
 
 STORE_VERSION = 2
 STORE_FILE = "store.json"
@@ -43,9 +46,38 @@ INDEX_FILE = "index.npy"
 IDS_FILE = "ids.jsonl"
 CAPTIONS_FILE = "captions.npy"
 INDEX_DTYPE = np.dtype([("shard", "<i4"), ("offset", "<i8"), ("size", "<i8"), ("split", "u1")])
-BLOCK = 512  # of a tar file
-WAIT_SECONDS = 0.5  # before a storage is asked again, and four times longer each time
-_TRIES = 4
+# What a shard may be called: nothing that leads out of the folder, here or at a URL.
+_SHARD_NAME = re.compile(r"\w[\w.-]*")
+_FILES = RangeReader()
+
+
+@dataclass(frozen=True, slots=True)
+class MemberPlace:
+    """A piece of a shard, by the shard's path or URL; ``where`` is it for messages."""
+
+    shard: str
+    offset: int
+    size: int
+    where: str
+
+    def read(self) -> EncodedClip:
+        return parse_clip(self.content(), self.where)
+
+    def content(self) -> bytes:
+        """The piece.
+
+        Raises:
+            DecodeError: the shard is missing, none, or ends before it does.
+            OSError: the storage does not answer.
+        """
+        require_content(self.size)
+        try:
+            data = _FILES.read(self.shard, self.offset, self.size)
+        except OSError as error:
+            raise as_missing(error) from None
+        if len(data) != self.size:
+            raise DecodeError("truncated", f"shard ends within the clip, {len(data)} of {self.size} bytes")
+        return data
 
 
 class ShardClips:
@@ -61,9 +93,9 @@ class ShardClips:
 
     def __init__(self, url: str, split: str | None) -> None:
         self.url = url.rstrip("/")
-        self._files = _RangeReader()
         store = self._read_store()
         self._shards: list[str] = [shard["name"] for shard in store["shards"]]
+        self._bytes: list[int] = [shard["bytes"] for shard in store["shards"]]
         self._splits: list[str] = list(store["splits"])
         index = self._read_index()
         if len(index) != store["clips"]:
@@ -95,6 +127,20 @@ class ShardClips:
         return self._store.get("counts", {})
 
     @property
+    def shards(self) -> list[tuple[str, str]]:
+        """Name and SHA-256 of each."""
+        return list(zip(self._shards, self._sums, strict=True))
+
+    def by_shard(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Numbers in the store of the clips in each shard, and of those whose shard is none."""
+        of_clips = self._index["shard"][self._chosen]
+        there = (of_clips >= 0) & (of_clips < len(self._shards))
+        sound = np.flatnonzero(there)
+        order = sound[np.argsort(of_clips[sound], kind="stable")]
+        counts = np.bincount(of_clips[sound], minlength=len(self._shards))
+        return np.split(self._chosen[order], np.cumsum(counts)[:-1]), self._chosen[~there]
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Clips of each split."""
         return {name: int((self._index["split"] == number).sum()) for number, name in enumerate(self._splits)}
@@ -107,35 +153,30 @@ class ShardClips:
         return len(self._chosen)
 
     def row(self, index: int) -> ClipRow:
-        return self._row(index, json.loads(bytes(self._members(index)["json"])))
+        row: ClipRow = attempt(parse_row, self.place(index).content(), self.where(index))
+        return row
+
+    def name(self, index: int) -> str:
+        entry = self._entry(index)
+        return f"{self._shard(entry)} at byte {entry['offset']}"
 
     def where(self, index: int) -> str:
-        entry = self._entry(index)
-        return f"{self._file(self._shards[entry['shard']])} at byte {entry['offset']}"
+        return self._file(self.name(index))
 
-    def read(self, index: int) -> EncodedClip:
-        try:
-            return self._read_members(index, self._members(index))
-        except (ArithmeticError, LookupError, MemoryError, TypeError) as error:  # what computing with damage brings
-            raise DecodeError("corrupt", " ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
-
-    def _read_members(self, index: int, members: dict[str, memoryview]) -> EncodedClip:
-        facts = json.loads(bytes(members.pop("json")))
-        packed = members.pop("boxes.npz", None)
-        detections = None if packed is None else Detections.load(io.BytesIO(packed))
-        media: VideoMedia | FramePack
-        if "mp4" in members:
-            media = VideoMedia(bytes(members["mp4"]), vouched=True)
-        else:
-            jpegs = [bytes(members[name]) for name in sorted(members)]
-            media = FramePack(jpegs, np.array(facts["times_seconds"]), facts["duration_seconds"], facts["num_slots"])
-            if len(jpegs) != len(media.times_seconds):
-                raise DecodeError("truncated", f"{len(jpegs)} frames of {len(media.times_seconds)}")
-        return EncodedClip(self._row(index, facts), media, detections)
+    def place(self, index: int) -> MemberPlace:
+        shard, offset, size, _ = (int(number) for number in self._entry(index))
+        if not (0 <= shard < len(self._shards) and 0 <= offset < offset + size <= self._bytes[shard]):
+            raise DecodeError(
+                "corrupt", f"{INDEX_FILE} has {size} bytes at {offset} of shard {shard}, which {STORE_FILE} does not"
+            )
+        return MemberPlace(self._file(self._shards[shard]), offset, size, self.where(index))
 
     def ids(self) -> list[str]:
         path = self._file(IDS_FILE)
-        ids = self._files.read(path).splitlines()
+        try:
+            ids = _content(path).splitlines()
+        except FileNotFoundError:
+            raise ValueError(f"{path} does not exist; run 'stoa prepare' again") from None
         if len(ids) != len(self._index):
             raise ValueError(f"{path} names {len(ids)} clips, {STORE_FILE} says {len(self._index)}")
         return [name_of(json.loads(ids[i]), "id", path) for i in self._chosen]
@@ -149,11 +190,11 @@ class ShardClips:
     def caption_counts(self) -> list[int]:
         path = self._file(CAPTIONS_FILE)
         try:
-            counts = np.load(io.BytesIO(self._files.read(path)), allow_pickle=False)
+            counts = _array(path, "run 'stoa prepare' again as before, which makes it anew")
         except FileNotFoundError:  # of a store that was made without; its clips say so too, one by one
             return [len(self.row(index).captions) for index in range(len(self))]
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path}: {error}; run 'stoa prepare' again as before, which makes it anew") from None
+        if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts.size and counts.min() < 0):
+            raise ValueError(f"{path} is {counts.dtype} {counts.shape}; expected a count of captions for every clip")
         if len(counts) != len(self._index):
             raise ValueError(f"{path} is of {len(counts)} clips, {STORE_FILE} says {len(self._index)}")
         return counts[self._chosen].tolist()
@@ -168,19 +209,12 @@ class ShardClips:
     def has_boxes(self) -> bool:
         return bool(self._store.get("clips_with_boxes", True))  # a store made without the count may have some
 
-    def _row(self, index: int, facts: dict[str, Any]) -> ClipRow:
-        return row_from_json(facts["row"], self.where(index))
-
-    def _members(self, index: int) -> dict[str, memoryview]:
-        entry = self._entry(index)
-        data = self._files.read(self._file(self._shards[entry["shard"]]), int(entry["offset"]), int(entry["size"]))
-        members = tar_members(data)
-        if len(data) != entry["size"] or "json" not in members:
-            raise DecodeError("truncated", f"shard ends within the clip, {len(data)} of {entry['size']} bytes")
-        return members
-
     def _entry(self, index: int) -> Any:
         return self._index[self._chosen[index]]
+
+    def _shard(self, entry: Any) -> str:
+        number = int(entry["shard"])
+        return self._shards[number] if 0 <= number < len(self._shards) else f"shard {number}"
 
     def _file(self, name: str) -> str:
         return f"{self.url}/{name}"
@@ -188,34 +222,45 @@ class ShardClips:
     def _read_store(self) -> dict[str, Any]:
         path = self._file(STORE_FILE)
         try:
-            store = json.loads(self._files.read(path))
+            store = json.loads(_content(path))
         except FileNotFoundError:
             raise ValueError(
                 f"{self.url} holds no {STORE_FILE}; pass a store that 'stoa prepare' has finished"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not valid JSON ({error})") from None
-        if store.get("version") != STORE_VERSION:
-            raise ValueError(f"{path} has version {store.get('version')!r}; this reads {STORE_VERSION}: prepare anew")
+        version = store.get("version") if isinstance(store, dict) else None
+        if version != STORE_VERSION:
+            raise ValueError(f"{path} has version {version!r}; this reads {STORE_VERSION}: prepare anew")
+        _require_fields(store, path, _FIELDS)
+        for shard in store["shards"]:
+            _require_fields(shard, path, _SHARD_FIELDS)
+            if not _SHARD_NAME.fullmatch(shard["name"]):
+                raise ValueError(f"{path} has a shard {shard['name']!r}; a shard is a file in the store's folder")
         return store
 
     def _read_index(self) -> np.ndarray:
-        path = self._file(INDEX_FILE)
         try:
-            if os.path.isfile(path):
-                index = np.load(path, mmap_mode="r", allow_pickle=False)  # shared by all processes of a machine
-            else:
-                index = np.load(io.BytesIO(self._files.read(path)), allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
-            raise ValueError(f"{path}: {error}; run 'stoa prepare' again") from None
-        if index.dtype != INDEX_DTYPE:
-            raise ValueError(f"{path} has fields {index.dtype.names}; expected {INDEX_DTYPE.names}")
+            index = _array(self._file(INDEX_FILE), "run 'stoa prepare' again")
+        except FileNotFoundError:
+            raise ValueError(f"{self._file(INDEX_FILE)} does not exist; run 'stoa prepare' again") from None
+        if index.dtype != INDEX_DTYPE or index.ndim != 1:
+            raise ValueError(
+                f"{self._file(INDEX_FILE)} is {index.dtype} {index.shape}; expected fields {INDEX_DTYPE.names} in a row"
+            )
         return index
 
     def _of_split(self, split: str) -> np.ndarray:
         if split not in self._splits:
             raise ValueError(f"{self.url} has no split {split!r} (splits found: {sorted(self._splits)})")
-        return np.flatnonzero(self._index["split"] == self._splits.index(split))
+        of_clips = self._index["split"]
+        if of_clips.size and of_clips.max() >= len(self._splits):
+            number = int(of_clips.argmax())
+            raise ValueError(
+                f"{self._file(INDEX_FILE)} has clip {number} in split {of_clips[number]} of {len(self._splits)}; copy "
+                "the file again, or run 'stoa prepare' again"
+            )
+        return np.flatnonzero(of_clips == self._splits.index(split))
 
 
 def is_store(path: str) -> bool:
@@ -223,66 +268,49 @@ def is_store(path: str) -> bool:
     return "://" in path or Path(path).is_dir()
 
 
-def tar_members(data: bytes) -> dict[str, memoryview]:
-    """Files in a piece of a USTAR archive, by what follows the first dot of their names. A cut one is left out."""
-    view, members, at = memoryview(data), {}, 0
-    while at + BLOCK <= len(data) and data[at] != 0:
-        name = data[at : at + 100].split(b"\0", 1)[0].decode("ascii")
-        size = int(data[at + 124 : at + 135], 8)
-        at += BLOCK
-        if at + size > len(data):
-            break
-        members[name.partition(".")[2]] = view[at : at + size]
-        at += -(-size // BLOCK) * BLOCK
-    return members
+_FIELDS = {
+    **{"kind": str, "clips": int, "left_out": int, "splits": list, "shards": list, "token_ids": dict},
+    "foreign_script_share": (int, float),
+}
+_SHARD_FIELDS = {"name": str, "bytes": int, "sha256": str}
 
 
-class _RangeReader:
-    """Bytes of files here or at URLs."""
-
-    def __init__(self) -> None:
-        self._owner = 0  # process that made the connections: they do not outlive a fork
-        self._open: dict[str, int] = {}
-        self._remote: dict[str, tuple[fsspec.AbstractFileSystem, str]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_owner": 0, "_open": {}, "_remote": {}}
-
-    def read(self, url: str, offset: int = 0, size: int | None = None) -> bytes:
-        if "://" not in url:
-            return self._read_here(url, offset, size)
-        if self._owner != os.getpid():
-            self._owner, self._remote = os.getpid(), {}
-        return _persistently(lambda: self._read_there(url, offset, size), url)
-
-    def _read_here(self, path: str, offset: int, size: int | None) -> bytes:
-        if path not in self._open:
-            if len(self._open) >= 64:
-                os.close(self._open.pop(next(iter(self._open))))
-            self._open[path] = os.open(path, os.O_RDONLY)
-        descriptor = self._open[path]
-        return os.pread(descriptor, os.fstat(descriptor).st_size - offset if size is None else size, offset)
-
-    def _read_there(self, url: str, offset: int, size: int | None) -> bytes:
-        if url not in self._remote:
-            self._remote[url] = fsspec.url_to_fs(url)
-        files, path = self._remote[url]
-        return files.cat_file(path) if size is None else files.cat_file(path, start=offset, end=offset + size)
+def _require_fields(found: Any, path: str, fields: Mapping[str, Any]) -> None:
+    for name, kind in fields.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            value = found.get(name) if isinstance(found, dict) else found
+            raise ValueError(f"{path}: {name!r} is {str(value)[:80]}; copy the file again, or run 'stoa prepare' again")
 
 
-def _persistently(read: Callable[[], bytes], url: str) -> bytes:
-    """A storage that does not answer is asked again: no clip is to blame for it.
+def _content(path: str) -> bytes:
+    """A whole file of a store.
 
     Raises:
-        OSError: it did not answer, after four tries.
+        ValueError: it is none, or a link out of its folder.
+        FileNotFoundError: it is missing.
+        OSError: the storage does not answer.
     """
-    for attempt in range(_TRIES):
-        try:
-            return read()
-        except FileNotFoundError:
+    try:
+        return _FILES.read(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in {errno.EIO, *OF_STORAGE}:
             raise
-        except Exception as error:  # every file system has errors of its own
-            reason = f"{type(error).__name__}: {error}"
-        if attempt + 1 < _TRIES:
-            time.sleep(WAIT_SECONDS * 4**attempt)
-    raise OSError(f"{url} could not be read, {_TRIES} times: {reason}")
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def _array(path: str, advice: str) -> np.ndarray:
+    """Raises as :func:`_content` does, and ValueError with the advice where it is no array."""
+    try:
+        if "://" in path:
+            return np.lib.format.read_array(io.BytesIO(_content(path)), allow_pickle=False)
+        _FILES.read(path, 0, 1)  # whether it may be opened
+        return np.lib.format.open_memmap(path, mode="r")  # shared by all processes of a machine
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of a damaged header NumPy says much
+        if isinstance(error, OSError) and error.errno in {errno.EIO, *OF_STORAGE}:
+            raise
+        reason = getattr(error, "strerror", None) or f"{error}"
+        raise ValueError(f"{path}: {' '.join(reason.split())[:200]}; {advice}") from None

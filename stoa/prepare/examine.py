@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from stoa.data.decoding.base import Video
+from stoa.data.clips import read_boxes
+from stoa.data.decoding.base import DecodeError, Video
 from stoa.data.decoding.clip import PartReader, open_part
 from stoa.data.decoding.findings import as_finding
-from stoa.detections import Detections
+from stoa.data.media import FramePack, choose_of_pack, decode_pack
+from stoa.data.shards import ShardClips
 from stoa.prepare.verdicts import PartSeconds, Verdict
-
-if TYPE_CHECKING:
-    from stoa.data.shards import ShardClips
 
 
 def examine_video(name: str, video: Video, part: PartSeconds | None = None, clip: str | None = None) -> Verdict:
@@ -41,9 +39,9 @@ def examine_video(name: str, video: Video, part: PartSeconds | None = None, clip
 def examine_boxes(name: str, path: str) -> Verdict:
     """Read a file of detections."""
     try:
-        Detections.load(path)
-    except ValueError as failure:
-        return Verdict(path=name, error="boxes", reason=" ".join(f"{type(failure).__name__}: {failure}".split())[:300])
+        read_boxes(path)
+    except DecodeError as failure:
+        return Verdict(path=name, error=failure.kind, reason=str(failure))
     return Verdict(path=name)
 
 
@@ -53,18 +51,17 @@ def examine_clip(name: str, store: str, number: int) -> Verdict:
     Raises:
         OSError: the storage does not answer.
     """
-    from stoa.data.media import FramePack, decode_pack
-
     clips = _clips(store)
     verdict = Verdict(path=name, clip=f"number {number}")
     try:
-        row, media, _ = clips.read(number)
+        row, media, _ = clips.place(number).read()
         verdict = replace(verdict, clip=row.id)
         if not isinstance(media, FramePack):
             found = examine_video(name, media.video)
             verdict = replace(found, clip=row.id, duration_seconds=None)
         else:
             verdict = replace(verdict, frames_expected=len(media.jpegs), frames_decoded=0)
+            choose_of_pack(media, media.num_slots)  # whether they are of one size
             for decoded, (jpeg, time) in enumerate(zip(media.jpegs, media.times_seconds, strict=True), start=1):
                 decode_pack(FramePack([jpeg], time[None], 1.0, 1), 1)
                 verdict = replace(verdict, frames_decoded=decoded)
@@ -90,6 +87,4 @@ def _finding(failure: Exception) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _clips(store: str) -> ShardClips:
-    from stoa.data.shards import ShardClips
-
     return ShardClips(store, None)

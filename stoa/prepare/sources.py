@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import BinaryIO, Protocol
 
 import fsspec
 import numpy as np
 
 from stoa.data.decoding.base import DecodeError
+from stoa.data.decoding.findings import as_missing
 from stoa.data.decoding.guard import Guard
+from stoa.data.ranges import open_inside
+from stoa.data.shards import INDEX_FILE, ShardClips
 from stoa.manifest import ClipRow
 from stoa.prepare.adapters import open_annotations
 from stoa.prepare.adapters.seen import SeenIds
@@ -217,36 +219,26 @@ class StoreFiles:
     counted = "files"
 
     def __init__(self, url: str, split: str | None) -> None:
-        from stoa.data.shards import INDEX_FILE, STORE_FILE, ShardClips  # brings torch
-
-        ShardClips(url, split)  # a store that it can open
-        self._url, self._split = url.rstrip("/"), split
-        store = json.loads(self._content(STORE_FILE))
-        self._shards: list[dict[str, Any]] = store["shards"]
-        index = np.load(io.BytesIO(self._content(INDEX_FILE)), allow_pickle=False)
-        wanted = slice(None) if split is None else index["split"] == store["splits"].index(split)
-        chosen = np.arange(len(index))[wanted]
-        order = np.argsort(index["shard"][chosen], kind="stable")
-        counts = np.bincount(index["shard"][chosen], minlength=len(self._shards))
-        self._numbers = np.split(chosen[order], np.cumsum(counts)[:-1])
-        self.total = len(self._shards)
+        clips = ShardClips(url, split)
+        self._url, self._split, self._shards = clips.url, split, clips.shards
+        self._numbers, self._astray = clips.by_shard()
+        self.total = len(self._shards) + bool(len(self._astray))
 
     def files(self) -> Iterator[File]:
-        for shard, numbers in zip(self._shards, self._numbers, strict=True):
-            yield Shard(shard["name"], self._url, shard["sha256"], numbers, self._split)
-
-    def _content(self, name: str) -> bytes:
-        with _answering(f"{self._url}/{name}") as (files, path):
-            return files.cat_file(path)
+        for (name, sha256), numbers in zip(self._shards, self._numbers, strict=True):
+            yield Shard(name, self._url, sha256, numbers, self._split)
+        if len(self._astray):
+            yield Shard(INDEX_FILE, self._url, None, self._astray, self._split)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar file of a store; ``numbers`` are those of its clips to decode."""
+    """A tar file of a store, or its index with the clips that are in none; ``numbers`` are those of the clips to
+    decode."""
 
     name: str
     store: str
-    sha256: str
+    sha256: str | None
     numbers: np.ndarray
     split: str | None
     part: None = None
@@ -265,20 +257,35 @@ class Shard:
     def examine(self, guard: Guard) -> list[Verdict]:
         try:
             whole = self._examine_sum()
-        except FileNotFoundError:
-            return [Verdict(path=self.name, error="missing", reason="file does not exist")]
+        except DecodeError as error:
+            return [Verdict(path=self.name, error=error.kind, reason=str(error))]
         found = (self._examine_clip(guard, int(number)) for number in self.numbers)
         return [whole, *(verdict for verdict in found if verdict.error is not None or verdict.notes)]
 
     def _examine_sum(self) -> Verdict:
+        if self.sha256 is None:
+            return Verdict(path=self.name)
         digest = hashlib.sha256()
-        with _answering(f"{self.store}/{self.name}") as (files, path), files.open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+        try:
+            with self._opened() as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as error:
+            raise as_missing(error) from None
         if digest.hexdigest() == self.sha256:
             return Verdict(path=self.name)
         reason = f"SHA-256 is {digest.hexdigest()[:12]}..., store.json says {self.sha256[:12]}...; copy the shard again"
         return Verdict(path=self.name, error="sum", reason=reason)
+
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        url = f"{self.store}/{self.name}"
+        if "://" not in url:
+            with open(open_inside(url), "rb") as here:
+                yield here
+        else:
+            with _answering(url) as (files, path), files.open(path, "rb") as there:
+                yield there
 
     def _examine_clip(self, guard: Guard, number: int) -> Verdict:
         try:

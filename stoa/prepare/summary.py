@@ -18,6 +18,7 @@ from PIL import Image
 from stoa.data.clips import EncodedClip
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import decode_clip
+from stoa.data.decoding.guard import Guard, alive
 from stoa.data.media import FramePack, decode_pack
 from stoa.data.sampling import nearest_frames
 from stoa.data.shards import ShardClips
@@ -47,13 +48,13 @@ class Speed:
 
 def write_summary(out: Path, config: PrepareConfig, found: Sequence[str], tallies: Mapping[StoreKind, Tallies]) -> None:
     """Write ``out/summary.html``, of itself alone: no other file, no network."""
+    guard = Guard(config.timeout_seconds)
     counts = next(iter(tallies.values()))
     parts = [f"<h1>{html.escape(out.resolve().name)}</h1>", _list(found)]
     rows = []
     for kind, tally in tallies.items():
-        clips = ShardClips(str(out / kind), None)
         size = sum(path.stat().st_size for path in (out / kind).glob("*.tar"))
-        speed = _speed(clips, Path(config.videos))
+        speed = guard.call(_speed, str(out / kind), Path(config.videos))
         rows.append(
             (kind, tally.clips, f"{tally.seconds / 3600:.1f} h", f"{size / 1e9:.2f} GB",
              f"{size / max(1, tally.clips) / 1e3:.0f} kB", f"{speed.store:.1f}", f"{speed.original:.1f}",
@@ -78,20 +79,24 @@ def write_summary(out: Path, config: PrepareConfig, found: Sequence[str], tallie
         if words:
             parts.append(_table((title, "count"), Counter(words).most_common(20)))
     parts.append("</div><h2>Samples</h2>")
-    clips = ShardClips(str(out / next(iter(tallies))), None)
-    for index in np.linspace(0, len(clips) - 1, min(_SHOWN_CLIPS, len(clips))).astype(int):
-        parts.append(_sample(clips.read(int(index)), labels))
+    store = str(out / next(iter(tallies)))
+    for index in np.linspace(0, counts.clips - 1, min(_SHOWN_CLIPS, counts.clips)).astype(int):
+        parts.append(guard.call(_sample, store, int(index), labels))
+    guard.close()
     page = f"<!doctype html><meta charset=utf-8><title>{html.escape(out.name)}</title><style>{_STYLE}</style>"
     write_whole(out / "summary.html", page + "".join(parts) + "\n")
 
 
-def _speed(clips: ShardClips, videos: Path) -> Speed:
+def _speed(store: str, videos: Path) -> Speed:
+    clips = ShardClips(store, None)
     chosen = [int(i) for i in np.linspace(0, len(clips) - 1, min(_TIMED_CLIPS, len(clips)))]
     begun = time.perf_counter()
     for index in chosen:
-        _frames(clips.read(index), _FRAMES)
+        alive()
+        _frames(clips.place(index).read(), _FRAMES)
     middle = time.perf_counter()
     for index in chosen:
+        alive()
         row = clips.row(index)
         try:
             decode_clip(str(videos / row.video), _FRAMES, row.start_seconds, row.end_seconds)
@@ -106,7 +111,8 @@ def _frames(clip: EncodedClip, count: int) -> tuple[np.ndarray, np.ndarray]:
     return decoded.frames_THWC, decoded.times_seconds
 
 
-def _sample(clip: EncodedClip, labels: Sequence[str]) -> str:
+def _sample(store: str, index: int, labels: Sequence[str]) -> str:
+    clip = ShardClips(store, None).place(index).read()
     frames, times = _frames(clip, _SHOWN_FRAMES)
     pictures = []
     for frame, at in zip(frames, times, strict=True):

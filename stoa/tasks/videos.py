@@ -16,7 +16,7 @@ from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
 from stoa.data.dataset import ClipDataset, Sample, collate
 from stoa.data.decoding.cpu import CpuDecoder
-from stoa.data.loader import one_line_errors, started
+from stoa.data.loading import loader_timeout, one_line_errors, started
 from stoa.data.views import View
 from stoa.manifest import ClipRow
 from stoa.models.video_language import ModelConfig
@@ -69,6 +69,7 @@ class VideoReader:
             ClipDataset(clips, shape, seed=0, decoder=decoder, timeout_seconds=timeout_seconds, view=view)
         )
         self._batch_size, self._num_workers = batch_size, num_workers
+        self._timeout = loader_timeout(timeout_seconds)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -83,6 +84,7 @@ class VideoReader:
             self._samples,
             batch_size=self._batch_size,
             num_workers=self._num_workers,
+            timeout=self._timeout if self._num_workers else 0,
             collate_fn=list,
             generator=torch.Generator(),
         )

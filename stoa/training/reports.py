@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stoa.data.ledger import Replacements
-from stoa.objectives.gather import mean_over_ranks, world_size
+from stoa.objectives.gather import from_first_rank, mean_over_ranks, world_size
 from stoa.objectives.total import LOSSES
 from stoa.training import engine as ds
 from stoa.training.console import Console, duration, progress_line
@@ -21,6 +21,11 @@ from stoa.training.metrics import MetricsLog
 
 _CHECKED = {"loss", *LOSSES}
 _OF_MEDIAN, _LEAST_OF_MEDIAN = 100, 20
+_LEAST_READ = 200  # a share of fewer clips says little
+
+
+class TooManyBadClips(ValueError):
+    """More of the clips that a run has read are bad than it is to bear with."""
 
 
 class StepRecord(NamedTuple):
@@ -74,6 +79,7 @@ class Reports:
         log: on the first rank.
         replacements: on the first rank, of all.
         skip_nonfinite, spike_factor: see :class:`~stoa.training.config.TrainingConfig`.
+        max_bad_share: of the clips read that may have been replaced.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Reports:
         replacements: Replacements | None,
         skip_nonfinite: int = 0,
         spike_factor: float | None = None,
+        max_bad_share: float = 1.0,
     ) -> None:
         self.log = log
         self._replacements = replacements
@@ -103,7 +110,8 @@ class Reports:
         self._checkpoints = checkpoints
         self._console = console
         self._pending: list[StepRecord] = []
-        self._replaced_clips = 0.0
+        self._max_bad_share = max_bad_share
+        self._replaced_clips, self._read_clips = 0.0, 0
         self._skip_nonfinite = skip_nonfinite
         self._spike_factor = spike_factor
         self._losses: deque[float] = deque(maxlen=_OF_MEDIAN)
@@ -127,6 +135,7 @@ class Reports:
 
         Raises:
             FloatingPointError: a loss or gradient is not finite.
+            TooManyBadClips: on all ranks.
             OSError: the log cannot be written.
         """
         if not self._pending:
@@ -159,6 +168,7 @@ class Reports:
         for record, row in zip(records, rows, strict=True):
             _, replaced, dropped = (x * world_size() for x in row[-3:])
             self._replaced_clips += replaced
+            self._read_clips += self._samples
             # A metric with nothing to measure is not a number; a loss that is none is an error.
             values = {n: x for n, x in zip(names, row[:-3], strict=True) if not math.isnan(x) or n in _CHECKED}
             problem = self._problem(record.step, values)
@@ -187,6 +197,7 @@ class Reports:
             self._console.say(f"a step takes {duration(window['step_seconds'])} on the CPU of this machine")
             self._said_slow = True
         self.start_window()
+        self._require_sound_clips()
 
     def close(self) -> None:
         self._console.close()
@@ -241,6 +252,17 @@ class Reports:
         if self.log is not None:
             self.log.roll_back(generation)
         self.start_window()
+
+    def _require_sound_clips(self) -> None:
+        bad, read = round(self._replaced_clips), max(self._read_clips, _LEAST_READ)
+        if bad <= self._max_bad_share * read:
+            return
+        worst = from_first_rank(lambda: "" if self._replacements is None else self._replacements.worst())
+        raise TooManyBadClips(
+            f"{bad:,} of {self._read_clips:,} clips read could not be used, which data.max_bad_share "
+            f"{self._max_bad_share:g} does not allow{worst}; 'stoa data check' finds them all: mend them or leave them "
+            "out, or raise data.max_bad_share"
+        )
 
     def _diverged(self, what: str) -> NoReturn:
         raise FloatingPointError(

@@ -25,7 +25,7 @@ from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog
 from stoa.training.optim import lr_factor, set_learning_rates
 from stoa.training.processes import noticing_losses
-from stoa.training.reports import Reports, StepRecord
+from stoa.training.reports import Reports, StepRecord, TooManyBadClips
 from stoa.training.resumable import Shape, require_same_run, require_same_steps, reshaping
 from stoa.training.saver import Saver
 from stoa.training.signals import asked_to_end
@@ -49,6 +49,7 @@ class Trainer:
         watchdog: ends the process where a step, a save or a validation hangs.
         validation: chooses the best weights.
         length_key: what a user changes to train longer, for messages.
+        max_bad_share: of the clips read that may have been replaced; see :class:`stoa.data.loader.DataConfig`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Trainer:
         watchdog: Watchdog,
         validation: Validation | None = None,
         length_key: str = "training.max_steps",
+        max_bad_share: float = 1.0,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -74,6 +76,7 @@ class Trainer:
         self.console = console
         self.watchdog = watchdog
         self.length_key = length_key
+        self.max_bad_share = max_bad_share
         self.accumulation = ds.accumulation_steps(engine)
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / checkpoint.CHECKPOINTS
@@ -196,6 +199,7 @@ class Trainer:
             replacements=Replacements(self.folder / LEDGER_FILE) if rank() == 0 else None,
             skip_nonfinite=self.config.skip_nonfinite,
             spike_factor=self.config.spike_factor,
+            max_bad_share=self.max_bad_share,
         )
         with asked_to_end() as self._signals:
             try:
@@ -205,9 +209,10 @@ class Trainer:
                     self._loop(open_batches, reports)
             except (FloatingPointError, LostProcess):
                 raise
-            except Exception:
-                # With several processes the others wait in a collective and cannot take part in a save.
-                if world_size() == 1 and not self._updating:
+            except Exception as error:
+                # With several processes the others wait in a collective and cannot take part in a save, unless it is an
+                # end that all have come to.
+                if (world_size() == 1 or isinstance(error, TooManyBadClips)) and not self._updating:
                     self._save_after_an_error(reports)
                 if self._signals:  # which also ended the loader's processes
                     self._stop()

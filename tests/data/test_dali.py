@@ -19,7 +19,7 @@ from stoa.data.dataset import ClipDataset, stable_hash
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import decode_clip
 from stoa.data.decoding.dali import DaliDecoder
-from stoa.data.decoding.encoded import choose_guarded
+from stoa.data.decoding.encoded import choose
 from stoa.data.ledger import Ledger
 from stoa.data.loader import DataConfig, build_loader, open_clips
 from stoa.data.media import FramePack, choose_of_pack
@@ -130,7 +130,7 @@ def assert_same(a, b, tolerance: tuple[float, int]) -> None:
 
 def decode(video, *, device=CPU, shape: ClipShape = SHAPE) -> torch.Tensor:
     decoder = DaliDecoder(num_frames=shape.num_frames, side=shape.side, max_clips=1, device=device)
-    return decoder.decode_one(choose_guarded(None, video, shape.num_frames, None, None))
+    return decoder.decode_one(choose(video, shape.num_frames, None, None))
 
 
 def decode_cpu(video, shape: ClipShape = SHAPE) -> torch.Tensor:
@@ -181,7 +181,7 @@ def damage(store: Path, clip: str, change) -> None:
     """Change the bytes of a clip's first JPEG, in place."""
     clips = ShardClips(str(store), "train")
     number = next(i for i in range(len(clips)) if clips.row(i).id == clip)
-    pack = clips.read(number).media
+    pack = clips.place(number).read().media
     jpeg = pack.jpegs[pack.choose(SHAPE.num_frames)[0]]
     (shard,) = store.glob("*.tar")
     content = shard.read_bytes()
@@ -228,7 +228,7 @@ def test_a_store_of_damaged_clips_is_one_clear_error(own_store):
 
 
 def test_a_pack_is_checked_before_it_is_passed_on(store):
-    pack = ShardClips(str(store), "train").read(0).media
+    pack = ShardClips(str(store), "train").place(0).read().media
     times = np.array([0.0])
     with pytest.raises(DecodeError, match=r"JPEG: ends within its data, \d+ bytes"):
         choose_of_pack(FramePack([pack.jpegs[0][:-40]], times, 1.0, 6), 3)
@@ -245,14 +245,14 @@ def test_a_video_cut_anywhere_gives_sound_frames_or_none(webm, tmp_path):
     refused = sound = 0
     for cut in [*range(len(whole) // 20, len(whole), len(whole) // 20), *(len(whole) - k for k in (1, 30, 200, 600))]:
         try:
-            chosen = choose_guarded(None, whole[:cut], 12, None, None)
+            chosen = choose(whole[:cut], 12, None, None)
         except DecodeError:
             refused += 1
             continue
         assert_close(decoder.decode_one(chosen), decode_cpu(whole[:cut], shape), VIDEO_TOLERANCE)
         sound += 1
     assert refused >= 15 and sound >= 4
-    chosen = choose_guarded(None, whole, 12, None, None)
+    chosen = choose(whole, 12, None, None)
     with pytest.raises(DecodeError, match="DALI: .*out-of-bounds"):
         decoder.decode_one(dataclasses.replace(chosen, files=(whole[: len(whole) // 2],)))
     assert_close(decoder.decode_one(chosen), decode_cpu(whole, shape), VIDEO_TOLERANCE)
@@ -260,7 +260,7 @@ def test_a_video_cut_anywhere_gives_sound_frames_or_none(webm, tmp_path):
 
 def test_what_is_no_video_or_of_another_size_leaves_the_decoder_whole(webm):
     path = str(webm / "0.webm")
-    chosen = choose_guarded(None, path, 3, None, None)
+    chosen = choose(path, 3, None, None)
     decoder = DaliDecoder(num_frames=3, side=32, max_clips=1, device=CPU)
     with pytest.raises(DecodeError, match="DALI: "):
         decoder.decode_one(dataclasses.replace(chosen, files=(b"no video" * 100,)))
@@ -280,7 +280,7 @@ def test_rotation_is_honoured(tmp_path, degrees):
         for pixels in colourful_frames(6, 1, width=104):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-    chosen = choose_guarded(None, str(path), 3, None, None)
+    chosen = choose(str(path), 3, None, None)
     assert chosen.orientation.transposed == (degrees % 180 == 90)
     assert_close(decode(str(path)), decode_cpu(str(path)), VIDEO_TOLERANCE)
 

@@ -18,7 +18,6 @@ from factories import gray_frames, gray_number, write_video
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import FileClips
 from stoa.data.dataset import ClipDataset, collate, stable_hash
-from stoa.data.decoding import base
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.probe import as_decode_error
 from stoa.data.ledger import Ledger
@@ -94,16 +93,20 @@ def test_storage_that_does_not_answer_is_no_bad_clip(folder, monkeypatch):
         raise OSError(errno.ESTALE, "Stale file handle", path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base.os, "stat", stale)
+        patch.setattr(os, "stat", stale)
         with pytest.raises(OSError, match="Stale file handle"):
             data[SampleKey(2, 0, 0)]
     assert not ledger.path.exists()
 
     boxed = ClipDataset(
-        FileClips([dataclasses.replace(rows()[2], detections="2.npz")], folder), SHAPE, seed=0, ledger=ledger
+        FileClips([dataclasses.replace(rows()[2], detections="2.npz")], folder),
+        SHAPE,
+        seed=0,
+        ledger=ledger,
+        timeout_seconds=0,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(np, "load", stale)
+        patch.setattr("stoa.detections.open_regular", stale)
         with pytest.raises(OSError, match="Stale file handle"):
             boxed[SampleKey(0, 0, 0)]
     assert not ledger.path.exists()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stoa.data.loader import one_line_errors
+from stoa.data.loading import one_line_errors
 from stoa.files import StorageError
 
 MESSAGES = [

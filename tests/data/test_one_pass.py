@@ -209,7 +209,7 @@ def raising(error):
 def test_whatever_is_raised_below_is_a_finding(error):
     with pytest.raises(DecodeError) as caught:
         attempt(raising, error)
-    assert "\n" not in str(caught.value) and caught.value.kind in ("corrupt", "unreadable")
+    assert "\n" not in str(caught.value) and caught.value.kind in ("corrupt", "unreadable", "limit")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EMFILE])
@@ -250,6 +250,6 @@ def test_a_manifest_s_clip_of_any_suffix(tmp_path):
     pictures[0].save(tmp_path / "anim.gif", save_all=True, append_images=pictures[1:], duration=100)
     pictures[3].save(tmp_path / "still.jpg", quality=95)
     for name, numbers in (("anim.gif", [1, 3, 5, 7]), ("still.jpg", [3] * 4)):
-        clip = FileClips([ClipRow("a", name, (Caption("gray"),))], tmp_path).read(0)
+        clip = FileClips([ClipRow("a", name, (Caption("gray"),))], tmp_path).place(0).read()
         assert [gray_number(frame) for frame in decode_clip(clip.media.video, 4).frames_THWC] == numbers
         assert verdicts(clip.media.video) == {None}

@@ -23,9 +23,10 @@ from stoa.data.decoding.base import DecodeError
 from stoa.data.ledger import Ledger
 from stoa.data.loader import open_clips
 from stoa.data.media import FramePack
+from stoa.data.members import tar_members
 from stoa.data.sampler import SampleKey
 from stoa.data.sampling import sample_times
-from stoa.data.shards import ShardClips, tar_members
+from stoa.data.shards import ShardClips
 from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.prepare.adapters import open_annotations
 from stoa.prepare.config import PrepareConfig, StoreConfig
@@ -84,7 +85,7 @@ class Files(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(stores, monkeypatch):
-    monkeypatch.setattr("stoa.data.shards.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("stoa.data.ranges.WAIT_SECONDS", 0.01)
     handler = type("Handler", (Files,), {"directory": str(stores)})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(stores))) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
@@ -98,7 +99,7 @@ def test_a_store_at_a_url(stores, server, kind):
     assert len(there) == len(here) == 4
     assert there.fingerprint == here.fingerprint
     for number in range(4):
-        mine, theirs = here.read(number), there.read(number)
+        mine, theirs = here.place(number).read(), there.place(number).read()
         assert mine.row == theirs.row
         if kind == "frames":
             assert mine.media.jpegs == theirs.media.jpegs
@@ -125,7 +126,7 @@ def test_other_processes_read_it(stores, server):
 
 
 def test_a_storage_that_never_answers_is_no_bad_clip(monkeypatch):
-    monkeypatch.setattr("stoa.data.shards.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("stoa.data.ranges.WAIT_SECONDS", 0.01)
     with pytest.raises(OSError, match=r"http://127.0.0.1:9/store.json could not be read, 4 times"):
         ShardClips("http://127.0.0.1:9", None)
 
@@ -177,9 +178,9 @@ def test_a_shard_cut_short_loses_its_last_clips_only(stores, tmp_path):
     entry = clips._index[3]
     with open(shard, "r+b") as file:
         file.truncate(int(entry["offset"]) + 700)
-    assert clips.read(2).row.id == "clip2"
+    assert clips.place(2).read().row.id == "clip2"
     with pytest.raises(DecodeError, match=r"shard ends within the clip, 700 of \d+ bytes"):
-        clips.read(3)
+        clips.place(3).read()
     with open(shard, "r+b") as file:
         file.truncate(int(entry["offset"]) + 100)  # not even its name is left
     ledger = Ledger(tmp_path / "ledger.jsonl")
@@ -217,7 +218,7 @@ def test_frames_of_a_pack_are_off_by_half_a_slot_at_most(slots, wanted, duration
 
 
 def test_tar_members_of_a_cut_piece(stores):
-    data = (stores / "frames" / "000000.tar").read_bytes()
+    data = ShardClips(str(stores / "frames"), None).place(0).content()
     whole = tar_members(data)
     assert "json" in whole
     assert set(tar_members(data[:600])) <= {"json"}

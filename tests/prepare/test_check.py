@@ -243,22 +243,22 @@ def test_a_changed_file_is_checked_again_and_a_cut_line_is_no_verdict(tmp_path, 
 # Stands for decoders that hang or crash; what it says of each call tells how often they were called.
 _SITE = """
 import os, signal, time
-import av
-_open = av.open
+_open = os.open
 
-def open(file, *rest, **options):
+def faulty(file, *rest, **options):
     name = os.path.basename(str(file))
-    with __builtins__["open"](os.environ["CALLS"], "a") as calls:
-        calls.write(name + "\\n")
+    if name.endswith(".mp4"):
+        with open(os.environ["CALLS"], "a") as calls:
+            calls.write(name + "\\n")
     if name.startswith("hang"):
         time.sleep(1000)
     if name.startswith("slow"):
-        time.sleep(0.5)
+        time.sleep(0.33)
     if name.startswith("crash"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return _open(file, *rest, **options)
 
-av.open = open
+os.open = faulty
 """
 
 
@@ -267,7 +267,7 @@ def helpers(tmp_path, monkeypatch):
     """Helpers as above; gives the calls they were asked for."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(_SITE.replace('__builtins__["open"]', "__import__('builtins').open"))
+    (site / "sitecustomize.py").write_text(_SITE)
     monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     (tmp_path / "calls").touch()
@@ -284,8 +284,8 @@ def test_the_check_outlives_decoders_that_hang_and_crash(tmp_path, sound, helper
     assert errors(lines) == {"a.mp4": None, "crash.mp4": "crash", "hang.mp4": "hang", "z.mp4": None}
     reasons = {line["path"]: line["reason"] for line in lines}
     assert reasons["crash.mp4"] == "decoding crashed its process (SIGSEGV), 3 times"
-    assert reasons["hang.mp4"] == "decoding gave no answer within 5 s, 3 times"
-    assert helpers()["crash.mp4"] == helpers()["hang.mp4"] == 3
+    assert reasons["hang.mp4"] == "decoding gave no answer within 5 s"
+    assert (helpers()["crash.mp4"], helpers()["hang.mp4"]) == (3, 1)
 
 
 def _with_ctrl_c() -> None:

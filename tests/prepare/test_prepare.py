@@ -72,7 +72,7 @@ def test_a_store_holds_the_clips(shapes, prepared, kind):
     clips = ShardClips(str(prepared / kind), "train")
     assert len(clips) == len(rows) == 14
     for number, row in enumerate(rows):
-        clip = clips.read(number)
+        clip = clips.place(number).read()
         assert clip.row == clips.row(number)
         assert (clip.row.id, clip.row.captions[0].text) == (row["id"], row["captions"][0]["text"])
         assert [list(span) for span in clip.row.captions[0].nouns] == row["captions"][0]["nouns"]
@@ -96,7 +96,7 @@ def test_webdataset_reads_the_shards(prepared):
     assert len(samples) == 20
     clips = ShardClips(str(prepared / "frames"), None)
     for number, sample in enumerate(samples):
-        clip = clips.read(number)
+        clip = clips.place(number).read()
         assert json.loads(sample["json"])["row"]["id"] == clip.row.id
         assert [sample[key] for key in sorted(sample) if key.endswith(".jpg")] == clip.media.jpegs
 
@@ -194,7 +194,7 @@ def test_a_part_of_a_file(tmp_path):
     row = ClipRow("a", "v.mp4", (Caption("a"),), start_seconds=0.95, end_seconds=1.75, detections="v.npz")
     write_manifest(tmp_path / "manifest.jsonl", [row])
     out = made(tmp_path, tmp_path / "out", store=StoreConfig(frames=12))
-    frames, video = (ShardClips(str(out / kind), None).read(0) for kind in STORES)
+    frames, video = (ShardClips(str(out / kind), None).place(0).read() for kind in STORES)
     assert isinstance(frames.media, FramePack)
     assert frames.media.duration_seconds == pytest.approx(0.8)
     assert [gray_number(f) for f in decode_pack(frames.media, 4).frames_THWC] == [10, 12, 14, 16]
@@ -209,7 +209,7 @@ def test_uneven_times_survive(tmp_path):
     write_video(tmp_path / "v.mkv", gray_frames(6), times_seconds=times)
     write_manifest(tmp_path / "manifest.jsonl", [ClipRow("a", "v.mkv", (Caption("a"),), end_seconds=2.0)])
     out = made(tmp_path, tmp_path / "out", store=StoreConfig(frames=12))
-    pack, video = (ShardClips(str(out / kind), None).read(0).media for kind in STORES)
+    pack, video = (ShardClips(str(out / kind), None).place(0).read().media for kind in STORES)
     assert [gray_number(f) for f in decode_pack(pack, 4).frames_THWC] == [2, 3, 4, 4]
     assert [gray_number(f) for f in decode_clip(video.video, 4).frames_THWC] == [2, 3, 4, 4]
     np.testing.assert_allclose(pack.times_seconds, [0.0, 0.2, 0.3, 1.0, 1.9], atol=1e-3)
@@ -223,7 +223,7 @@ def test_rotation_is_done_once_and_for_all(real_data, tmp_path):
     height, width = upright.shape[:2]
     assert height > width
     for kind in STORES:
-        media = ShardClips(str(out / kind), None).read(0).media
+        media = ShardClips(str(out / kind), None).place(0).read().media
         stored = decode_pack(media, 1) if kind == "frames" else decode_clip(media.video, 1)
         assert stored.frames_THWC.shape[1] > stored.frames_THWC.shape[2]
         assert abs(stored.frames_THWC.mean() - upright.mean()) < 3
@@ -349,7 +349,7 @@ def test_questions_are_counted_and_their_clips_get_detections_by_id(tmp_path):
     out = call("out", detections=config)
     assert "frames: 1 of 2 clips have detections" in said
     clips = ShardClips(str(out / "frames"), "test")
-    found = {clips.row(i).id: clips.read(i).detections for i in range(2)}
+    found = {clips.row(i).id: clips.place(i).read().detections for i in range(2)}
     assert found["a_1_2"] is None and found["b_1_2"].labels.tolist() == [7]
     assert json.loads((out / "labels.json").read_text())[7] == "class 7"
     (told,) = ledger(out)

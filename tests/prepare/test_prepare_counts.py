@@ -87,7 +87,7 @@ def test_another_convention_is_refused_with_the_option_that_then_does(videos, tm
     assert "\n" not in str(error.value)
     said = made(videos, tmp_path / "out", path=path, **options)  # to the same folder
     assert "frames: 2 of 2 clips have detections" in said
-    found = ShardClips(str(tmp_path / "out" / "frames"), "train").read(0).detections
+    found = ShardClips(str(tmp_path / "out" / "frames"), "train").place(0).read().detections
     np.testing.assert_allclose(found.boxes[:4], CORNERS, atol=1e-3)
     assert found.labels[:4].tolist() == [0, 1, 0, 1]
     assert found.scores.tolist() == pytest.approx([0.9] * len(found.scores))
@@ -118,8 +118,8 @@ def test_what_was_left_out_is_said_by_prepare_training_and_check(videos, tmp_pat
     ]
     clips = open_clips(store, "train", Ledger(None))
     assert opening_lines(clips, store, "train", "training", max_tokens=32, max_boxes=0) == of_store
-    given = {"max_tokens": 32, "max_boxes": 0, "decoder": "pyav", "decode_timeout_seconds": 5.0}
-    idle = f"{store} holds JPEG frames: decoder and decode_timeout_seconds, which concern video, change nothing"
+    given = {"max_tokens": 32, "max_boxes": 0, "decoder": "pyav"}
+    idle = f"{store} holds JPEG frames: decoder, which concerns video, changes nothing"
     assert opening_lines(clips, store, "train", "training", **given) == [*of_store, idle]
     lines: list[str] = []
     assert check(store, CheckConfig(ledger=str(tmp_path / "l.jsonl"), split="train"), lines.append)

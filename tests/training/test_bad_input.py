@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,31 @@ def test_a_clip_of_one_frame_trains(start, data_set, tmp_path):
     manifest = manifest_with(data_set, tmp_path / "m", change)
     finish(start(tmp_path / "run", "--training.max_steps", "2", manifest=manifest))
     assert [r["replaced_clips"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [0, 0]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_too_many_bad_clips_end_a_run_that_is_saved(start, data_set, tmp_path, processes):
+    """A third of them, pipes among these, which nobody writes to."""
+    os.mkfifo(tmp_path / "pipe")
+
+    def change(rows):
+        for row in rows[::6]:
+            row["video"] = str(tmp_path / "pipe")
+        for row in rows[3::6]:
+            row["detections"] = str(tmp_path / "pipe")
+
+    run, manifest = tmp_path / "run", manifest_with(data_set, tmp_path / "m", change)
+    arguments = ("--training.save_every", "1000", "--training.max_steps", "40")
+    out, err = finish(
+        start(run, *arguments, manifest=manifest, processes=processes), code=2 if processes == 1 else None
+    )
+    said = next(line for line in err.splitlines() if line.startswith("train.py: ") and "the worst: clip" in line)
+    assert "clips read could not be used, which data.max_bad_share 0.1 does not allow" in said
+    assert "times) " in said and "it is not a file" in said
+    (saved,) = (run / "checkpoints").glob("step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert 3 <= step < 20
+    more = ("--data.max_bad_share", "1", "--training.max_steps", str(step + 2))
+    out, _ = finish(start(run, *more, manifest=manifest, processes=processes))
+    assert f"at step {step}" in out

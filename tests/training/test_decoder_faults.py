@@ -36,10 +36,9 @@ def test_a_crash_and_a_hang_are_blamed_and_the_blame_is_kept(start, data_set, tm
     for clip, kind in faulty.items():
         of_clip = [event for event in events if event["clip"] == clip]
         assert [event["event"] for event in of_clip[:2]] == ["blamed", "replaced"]
-        assert "3 times" in of_clip[0]["reason"]
-        assert {"crash": "SIGSEGV", "hang": "no answer within 1.5 s"}[kind] in of_clip[0]["reason"]
-    for name in ("crash.mp4", "hang.mp4"):  # three times in every loader process that meets it
-        assert (decoder_faults / name).stat().st_size in (3, 6)
+        assert {"crash": "(SIGSEGV), 3 times", "hang": "no answer within 1.5 s"}[kind] in of_clip[0]["reason"]
+    for name, times in (("crash.mp4", 3), ("hang.mp4", 1)):  # so often in every loader process that meets it
+        assert (decoder_faults / name).stat().st_size in (times, 2 * times)
 
     # A resumed run sees what the interrupted one saw, though the decoder has been mended since.
     process = start(tmp_path / "resumed", *settings, manifest=manifest)

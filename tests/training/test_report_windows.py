@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stoa.data.ledger import Ledger, Replacements
 from stoa.training.console import Console
 from stoa.training.metrics import MetricsLog, read_metrics
-from stoa.training.reports import Reports, StepRecord
+from stoa.training.reports import Reports, StepRecord, TooManyBadClips
+
+NAMES = ["loss", "grad_norm"]
 
 
 def reports(folder, *, fp16: bool, skipped: int = 0, peak_tflops: float | None = None, **policy) -> Reports:
@@ -32,9 +35,7 @@ def reports(folder, *, fp16: bool, skipped: int = 0, peak_tflops: float | None =
 
 def add(made: Reports, *norms: float, loss: float = 1.0) -> None:
     for step, norm in enumerate(norms, start=1):
-        made.add(
-            StepRecord(step, ["loss", "grad_norm"], torch.tensor([loss, norm]), torch.tensor(False), 0.1, 0.0, 0, 0)
-        )
+        made.add(StepRecord(step, NAMES, torch.tensor([loss, norm]), torch.tensor(False), 0.1, 0.0, 0, 0))
 
 
 @pytest.mark.parametrize("peak", [None, 125.0])
@@ -102,4 +103,39 @@ def test_a_loss_that_stands_out_is_told(tmp_path, loss, stands_out):
         assert str(made.spike) == "loss of step 1 is 3.1, 3.1 times the median of those before"
         made.roll_back(1)
         assert made.spike is None
+    made.close()
+
+
+def test_more_bad_clips_than_are_borne_with_are_an_end(tmp_path):
+    """A share of what has been read, of 200 clips at least; who they are is said."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    made = reports(tmp_path, fp16=False)
+    made._replacements, made._max_bad_share = Replacements(ledger.path), 0.1
+
+    def step(number: int, bad: int) -> None:
+        for _ in range(bad):
+            ledger.record("replaced", "clip9", "no video", kind="unreadable", path="/v/9.mp4")
+        made.add(
+            StepRecord(number, ["loss", "grad_norm"], torch.tensor([1.0, 0.5]), torch.tensor(False), 0.1, 0.0, bad, 0)
+        )
+        made.report()
+
+    for number in range(1, 6):
+        step(number, 4)  # 20 of 40
+    with pytest.raises(TooManyBadClips) as caught:
+        step(6, 1)
+    said = str(caught.value)
+    assert said.startswith(
+        "21 of 48 clips read could not be used, which data.max_bad_share 0.1 does not allow (1 unread"
+    )
+    assert "the worst: clip 'clip9' (21 times) /v/9.mp4: no video; all in " in said
+    made.close()
+    made = reports(tmp_path, fp16=False)
+    made._max_bad_share = 0.1
+    for number in range(100, 200):
+        made.add(
+            StepRecord(number, ["loss", "grad_norm"], torch.tensor([1.0, 0.5]), torch.tensor(False), 0.1, 0.0, 0, 0)
+        )
+    made.add(StepRecord(200, ["loss", "grad_norm"], torch.tensor([1.0, 0.5]), torch.tensor(False), 0.1, 0.0, 60, 0))
+    made.report()  # 60 of 808
     made.close()

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import io
-import os
-import stat
 from typing import NamedTuple
 
 import numpy as np
-
-from stoa.files import OF_STORAGE
 
 Video = str | bytes
 """A video file: its path, or its content."""
@@ -22,8 +16,9 @@ class DecodeError(Exception):
     Attributes:
         kind: ``missing``, ``empty``, ``unreadable``, ``no video``, ``codec``, ``truncated``, ``corrupt``, ``time`` (it
             runs backwards, stands still or jumps), ``surplus`` (more frames than its packets announce), ``size`` (of
-            the picture changes, or no model takes it), ``range`` (no frame in the wanted part), ``crash``, ``hang`` or
-            ``blamed`` (did one of these before).
+            the picture changes, or no model takes it), ``limit`` (it asks for more memory, frames or bytes than a clip
+            may have), ``boxes`` (its detections cannot be read), ``range`` (no frame in the wanted part), ``crash``,
+            ``hang`` or ``blamed`` (did one of these before).
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -77,33 +72,3 @@ class DecodedFrames(NamedTuple):
     frames_THWC: np.ndarray
     times_seconds: np.ndarray
     notes: tuple[str, ...] = ()
-
-
-def as_file(video: Video) -> str | io.BytesIO:
-    """What decoders open. FFmpeg would take what stands before a colon in a name for a protocol, so ours is named.
-
-    Raises:
-        DecodeError: the file is missing, empty or not to be reached.
-        OSError: the storage does not answer.
-    """
-    if isinstance(video, str):
-        try:
-            status = os.stat(video)
-        except (FileNotFoundError, NotADirectoryError):
-            raise DecodeError("missing", "file does not exist") from None
-        except ValueError as error:  # a zero byte in its name, or what no file system encodes
-            raise DecodeError("missing", f"file cannot be reached ({error})") from None
-        except OSError as error:
-            if error.errno in {errno.EIO, *OF_STORAGE}:
-                raise
-            raise DecodeError("missing", f"file cannot be reached ({error.strerror})") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise DecodeError("missing", "it is not a file")
-        size = status.st_size
-    else:
-        size = len(video)
-    if size == 0:
-        raise DecodeError("empty", "file is empty (0 bytes)")
-    if isinstance(video, bytes):
-        return io.BytesIO(video)
-    return f"file:{video}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,15 +13,14 @@ import numpy as np
 from stoa.data.decoding.base import DecodeError, FrameIndex, Video
 from stoa.data.decoding.findings import as_decode_error
 from stoa.data.decoding.guard import alive
+from stoa.data.decoding.limits import PICTURE_PX, require_picture
+from stoa.data.decoding.opening import open_container, video_stream
 from stoa.data.decoding.orientation import Orientation, orientation
-from stoa.data.decoding.probe import file_state, open_container, probe, video_stream
+from stoa.data.decoding.probe import file_state, probe
 from stoa.data.sampling import clip_frames, clip_range, frames_on_display
 
 _Layout = tuple[str, int, int, tuple[Orientation, bool]]
 _MOST_REMEMBERED = 1 << 18
-# What no encoder of ours takes, and what blows up when its shorter side is resized.
-_LONGEST_SIDE_PX = 16_384
-_LONGEST_ASPECT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class PartReader:
         turned, exact = layout[3]
         size = turned.shape(frame.height, frame.width)
         if self._look is None:
-            _require_size(*size)
+            require_picture(*size)
             self._look = Look((frame.height, frame.width), turned)
         before = self._look.orientation.shape(*self._look.size_hw)
         if size != before:
@@ -194,6 +194,8 @@ class PartReader:
     def _judge(self) -> None:
         if not self.decoded:
             reason = f": {self._first_error.strerror}" if self._first_error is not None else ""
+            if self._first_error is not None and self._first_error.errno == errno.EINVAL:  # FFmpeg's word for it
+                reason += f", or pictures of more than {PICTURE_PX:,} pixels"
             raise DecodeError("corrupt", f"PyAV: none of {self.expected} frames decodes{reason}")
         # Where frames are known by their order alone, a lost one makes others of all that follow.
         if self.decoded < self.expected or (self.part.index.pts is None and self._first_error is not None):
@@ -255,6 +257,8 @@ def numbered_frames(
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
+            if error.errno == errno.ENOMEM:  # which is no damage, and says nothing of the next
+                raise
             on_error(error)
             continue
         for frame in frames:
@@ -279,13 +283,3 @@ def _layout(frame: av.VideoFrame) -> _Layout:
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """As displayed, uint8 RGB (H, W, C)."""
     return orientation(frame)[0].apply(frame.to_ndarray(format="rgb24"))
-
-
-def _require_size(height: int, width: int) -> None:
-    longer, shorter = max(height, width), min(height, width)
-    if longer > _LONGEST_SIDE_PX or longer > _LONGEST_ASPECT * shorter:
-        raise DecodeError(
-            "size",
-            f"pictures of {width}x{height}; no side may have more than {_LONGEST_SIDE_PX:,} pixels, or be "
-            f"{_LONGEST_ASPECT} times the other",
-        )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import av
 import numpy as np
 
-from stoa.data.decoding.base import DecodedFrames, DecodeError, FrameIndex, Video, as_file
+from stoa.data.decoding.base import DecodedFrames, DecodeError, FrameIndex, Video
 from stoa.data.decoding.clip import Look, Part, PartReader, look_of, numbered_frames, open_part, remember, to_rgb
 from stoa.data.decoding.findings import as_decode_error, attempt
-from stoa.data.decoding.guard import Guard
+from stoa.data.decoding.guard import Guard, alive
+from stoa.data.decoding.opening import open_container
 from stoa.data.decoding.orientation import UPRIGHT
-from stoa.data.decoding.probe import open_container
 
 CpuDecoder = Literal["auto", "decord", "pyav"]
 # Of others decord gives wrong pictures without an error: MPEG-PS and AVI with B-frames, HEVC after a seek.
@@ -53,8 +55,7 @@ def decode_clip(
     part = open_part(video, start_seconds, end_seconds)
     frames_T = part.choose(num_frames)
     wanted, place_T = np.unique(frames_T, return_inverse=True)
-    pictures, notes = _pictures(video, part, wanted, decoder, vouched, on_fallback or (lambda reason: None))
-    frames_NHWC = np.stack(pictures)
+    frames_NHWC, notes = _pictures(video, part, wanted, decoder, vouched, on_fallback or (lambda reason: None))
     frames_THWC = frames_NHWC if len(wanted) == num_frames else frames_NHWC[place_T]
     return DecodedFrames(frames_THWC, part.index.times_seconds[frames_T], notes)
 
@@ -73,12 +74,13 @@ def decode_guarded(
     Returns:
         the frames, and why decord was not used, if it was asked for.
     """
-    return (attempt if guard is None else guard.call)(_decode_and_tell, video, num_frames, start, end, decoder, vouched)
+    return (attempt if guard is None else guard.call)(decode_and_tell, video, num_frames, start, end, decoder, vouched)
 
 
-def _decode_and_tell(
+def decode_and_tell(
     video: Video, num_frames: int, start: float | None, end: float | None, decoder: CpuDecoder, vouched: bool
 ) -> tuple[DecodedFrames, str | None]:
+    """:func:`decode_clip`, and why decord was not used, if it was asked for."""
     reasons: list[str] = []
     decoded = decode_clip(video, num_frames, start, end, decoder=decoder, vouched=vouched, on_fallback=reasons.append)
     return decoded, reasons[0] if reasons else None
@@ -91,7 +93,7 @@ def _pictures(
     decoder: CpuDecoder,
     vouched: bool,
     on_fallback: Callable[[str], None],
-) -> tuple[Sequence[np.ndarray], tuple[str, ...]]:
+) -> tuple[np.ndarray, tuple[str, ...]]:
     look, judged, notes = look_of(video, part), None, part.index.notes
     if look is None and not vouched:
         judged, notes, look = _judged(video, part, wanted)
@@ -99,7 +101,7 @@ def _pictures(
         try:
             if look is not None and look.orientation != UPRIGHT:
                 raise DecodeError("codec", "decord: not trusted with turned or mirrored pictures")
-            return list(_decode_decord(video, part.index, wanted)), notes
+            return _decode_decord(video, part.index, wanted), notes
         except (DecodeError, ImportError) as error:
             on_fallback(str(error))
     if judged is None:
@@ -110,46 +112,59 @@ def _pictures(
     return judged, notes
 
 
-def _judged(video: Video, part: Part, wanted: np.ndarray) -> tuple[list[np.ndarray], tuple[str, ...], Look]:
+def _judged(video: Video, part: Part, wanted: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], Look]:
     reader = PartReader(video, part)
-    pictures = list(reader.pictures(wanted))
+    frames_NHWC = _stacked(reader.pictures(wanted), len(wanted))
     remember(video, part, reader.look)
-    return pictures, tuple(reader.notes), reader.look
+    return frames_NHWC, tuple(reader.notes), reader.look
 
 
-def seek_frames(video: Video, index: FrameIndex, wanted: np.ndarray) -> list[np.ndarray]:
-    """Frames of a sound video by their numbers, ascending and distinct; each uint8 RGB (H, W, C) as displayed. Decoding
+def _stacked(pictures: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """Pictures of one size, put together as they come: of large ones two copies would be too much."""
+    first = next(pictures)
+    frames_NHWC = np.empty((count, *first.shape), dtype=first.dtype)
+    frames_NHWC[0] = first
+    for number, picture in enumerate(pictures, start=1):
+        if picture.shape != first.shape:
+            raise DecodeError("size", "pictures of several sizes")
+        frames_NHWC[number] = picture
+    return frames_NHWC
+
+
+def seek_frames(video: Video, index: FrameIndex, wanted: np.ndarray) -> np.ndarray:
+    """Frames of a sound video by their numbers, ascending and distinct; uint8 RGB (N, H, W, C) as displayed. Decoding
     is taken up at those keyframes that save work.
 
     Raises:
         DecodeError: one of them is not reached so, or decodes otherwise than in a sound video.
     """
-    starts = np.flatnonzero(index.keyframes) if index.pts is not None else np.zeros(0, dtype=np.int64)
-    pictures: list[np.ndarray] = []
-    shown: tuple[float, av.VideoFrame] | None = None
-    ahead: tuple[float, av.VideoFrame] | None = None  # decoded already, not yet on display
     try:
-        with open_container(video) as container:
-            coming = numbered_frames(container, index, _ignore)
-            for number in wanted.tolist():
-                start = starts[max(np.searchsorted(starts, number, side="right") - 1, 0)] if len(starts) else 0
-                if start > 0 and (ahead or shown or (-1.0, None))[0] < start:
-                    assert index.pts is not None
-                    coming = numbered_frames(container, index, _ignore, int(index.pts[start]))
-                    shown = ahead = None
-                # Of frames with one time stamp the last is on display, so the one after it has to be seen.
-                while ahead is None or ahead[0] <= number:
-                    shown, ahead = ahead or shown, next(coming, None)
-                    if ahead is None:
-                        break
-                if shown is None or shown[0] != number or shown[1].is_corrupt:
-                    raise DecodeError("corrupt", f"PyAV: frame {number} is not found by seeking")
-                pictures.append(to_rgb(shown[1]))
+        return _stacked(_sought(video, index, wanted), len(wanted))
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
-    if len({picture.shape for picture in pictures}) > 1:
-        raise DecodeError("size", "pictures of several sizes")
-    return pictures
+
+
+def _sought(video: Video, index: FrameIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    starts = np.flatnonzero(index.keyframes) if index.pts is not None else np.zeros(0, dtype=np.int64)
+    shown: tuple[float, av.VideoFrame] | None = None
+    ahead: tuple[float, av.VideoFrame] | None = None  # decoded already, not yet on display
+    with open_container(video) as container:
+        coming = numbered_frames(container, index, _ignore)
+        for number in wanted.tolist():
+            start = starts[max(np.searchsorted(starts, number, side="right") - 1, 0)] if len(starts) else 0
+            if start > 0 and (ahead or shown or (-1.0, None))[0] < start:
+                assert index.pts is not None
+                coming = numbered_frames(container, index, _ignore, int(index.pts[start]))
+                shown = ahead = None
+            # Of frames with one time stamp the last is on display, so the one after it has to be seen.
+            while ahead is None or ahead[0] <= number:
+                shown, ahead = ahead or shown, next(coming, None)
+                if ahead is None:
+                    break
+                alive()
+            if shown is None or shown[0] != number or shown[1].is_corrupt:
+                raise DecodeError("corrupt", f"PyAV: frame {number} is not found by seeking")
+            yield to_rgb(shown[1])
 
 
 def _ignore(error: av.FFmpegError) -> None:
@@ -164,7 +179,7 @@ def _decode_decord(video: Video, index: FrameIndex, wanted: np.ndarray) -> np.nd
     if index.streams > 1:  # it cannot be told which one to read
         raise DecodeError("codec", "decord: not trusted with several video streams")
     try:
-        reader = decord.VideoReader(as_file(video), num_threads=1)
+        reader = decord.VideoReader(_for_decord(video), num_threads=1)
         if len(reader) != index.packets:
             raise DecodeError("corrupt", f"decord: counts {len(reader)} frames of {index.packets}")
         return reader.get_batch(index.places_F[wanted]).asnumpy()
@@ -172,6 +187,11 @@ def _decode_decord(video: Video, index: FrameIndex, wanted: np.ndarray) -> np.nd
         raise
     except Exception as error:  # whatever it is, PyAV takes its place
         raise DecodeError("corrupt", f"decord: {_last_line(error)}") from None
+
+
+def _for_decord(video: Video) -> str | io.BytesIO:
+    """Its FFmpeg would take what stands before a colon in a path for a protocol."""
+    return io.BytesIO(video) if isinstance(video, bytes) else f"file:{os.path.abspath(video)}"
 
 
 def _last_line(error: Exception) -> str:

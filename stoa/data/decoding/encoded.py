@@ -6,18 +6,17 @@ Shape legend: T frames.
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 
 from stoa.data.decoding.base import FrameIndex, Video
 from stoa.data.decoding.clip import Look, PartReader, look_of, numbered_frames, open_part, remember
-from stoa.data.decoding.findings import attempt
-from stoa.data.decoding.guard import Guard
+from stoa.data.decoding.limits import require_content
+from stoa.data.decoding.opening import open_container, open_file, video_stream
 from stoa.data.decoding.orientation import UPRIGHT, Orientation, orientation
-from stoa.data.decoding.probe import open_container, video_stream
 
 JPEG = "jpeg"
 
@@ -48,25 +47,15 @@ class EncodedFrames:
         return sum(map(len, self.files))
 
 
-def choose_guarded(
-    guard: Guard | None, video: Video, num_frames: int, start: float | None, end: float | None, vouched: bool = False
+def choose(
+    video: Video, num_frames: int, start: float | None, end: float | None, vouched: bool = False
 ) -> EncodedFrames:
-    """The frames that :func:`stoa.data.decoding.cpu.decode_guarded` would decode, chosen in the guard's process, where
-    there is one. A part that this process has not met before is decoded there for its verdict.
+    """The frames that :func:`stoa.data.decoding.cpu.decode_clip` would decode. A part that this process has not met
+    before is decoded for its verdict.
 
     Raises:
-        DecodeError: the part is not sound.
+        DecodeError: the part is not sound, or its file too large to be held.
     """
-    stream, *facts = (attempt if guard is None else guard.call)(_choose, video, num_frames, start, end, vouched)
-    if stream is None:
-        stream = video if isinstance(video, bytes) else Path(video).read_bytes()
-    return EncodedFrames((stream,), *facts)
-
-
-def _choose(
-    video: Video, num_frames: int, start: float | None, end: float | None, vouched: bool
-) -> tuple[bytes | None, str, np.ndarray, np.ndarray, tuple[int, int], Orientation]:
-    """The fields of :class:`EncodedFrames`; None for the file itself, which so does not travel back."""
     part = open_part(video, start, end)
     index, frames_T = part.index, part.choose(num_frames)
     look = look_of(video, part) or (_look_at_first(video, index) if vouched else None)
@@ -75,8 +64,16 @@ def _choose(
         reader.judge()
         look = reader.look
         remember(video, part, look)
-    stream = _first_stream(video) if index.streams > 1 else None
-    return stream, index.codec, index.places_F[frames_T], index.times_seconds[frames_T], *look
+    content = _first_stream(video) if index.streams > 1 else _content(video)
+    return EncodedFrames((content,), index.codec, index.places_F[frames_T], index.times_seconds[frames_T], *look)
+
+
+def _content(video: Video) -> bytes:
+    if isinstance(video, bytes):
+        return video
+    with open_file(video) as file:
+        require_content(os.fstat(file.fileno()).st_size)
+        return file.read()
 
 
 def _look_at_first(video: Video, index: FrameIndex) -> Look | None:

@@ -38,9 +38,24 @@ def as_finding(error: Exception) -> DecodeError | OSError:
         return as_decode_error(error)
     if isinstance(error, OSError) and error.errno in _OF_MACHINE:
         return error
+    if isinstance(error, MemoryError):
+        return DecodeError("limit", "reading it takes more memory than a clip may have")
     if isinstance(error, UnicodeDecodeError):  # PyAV reads names in it
         return DecodeError("unreadable", "PyAV: what should be text in its header is none")
     return DecodeError("corrupt", " ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def as_missing(error: OSError | ValueError) -> DecodeError | OSError:
+    """What an error says about the path that it met: a finding, or an error of the machine."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return DecodeError("missing", "file does not exist")
+    if isinstance(error, ValueError):  # a zero byte in its name, or what no file system encodes
+        return DecodeError("missing", f"file cannot be reached ({error})")
+    if error.errno in {errno.EIO, *OF_STORAGE}:
+        return error
+    if error.errno in (errno.EINVAL, errno.EXDEV):  # said by us
+        return DecodeError("missing", str(error.strerror))
+    return DecodeError("missing", f"file cannot be reached ({error.strerror})")
 
 
 def as_decode_error(error: av.FFmpegError) -> DecodeError | OSError:
@@ -48,6 +63,8 @@ def as_decode_error(error: av.FFmpegError) -> DecodeError | OSError:
     does not answer no video is to blame."""
     if error.errno in OF_STORAGE:
         return OSError(error.errno, error.strerror, error.filename)
+    if error.errno == errno.ENOMEM:
+        return as_finding(MemoryError())
     if isinstance(error, (av.error.DecoderNotFoundError, av.error.PatchWelcomeError)):
         return DecodeError("codec", f"PyAV: {error.strerror}")
     in_codec = "avcodec" in str(error)

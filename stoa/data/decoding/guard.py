@@ -1,23 +1,29 @@
-"""Calls that may crash or hang, in a process of its own."""
+"""Calls that may crash, hang or take all memory, in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import mmap
 import os
 import pickle
+import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from stoa.data.decoding.base import DecodeError
-from stoa.data.decoding.findings import attempt
+from stoa.data.decoding.findings import as_finding, attempt
+from stoa.data.decoding.limits import MEMORY_BYTES
 from stoa.memory import KEEP_FREED_MEMORY
 from stoa.parents import die_with_parent
 
@@ -25,7 +31,10 @@ ATTEMPTS = 3
 _END_SECONDS = 10
 _START_SECONDS = 120  # on a machine under load; an input is not to blame for it
 _ALIVE_SECONDS = 1.0
-_ALIVE = None
+_STORAGE_SECONDS = 300.0  # in which one must answer
+_LONGEST_CALL = 24
+_SHARED_BYTES = 1 << 20  # to copy more takes longer than to map it
+_ALIVE, _READING = "alive", "reading"
 
 
 class Guard:
@@ -33,12 +42,23 @@ class Guard:
 
     Args:
         timeout_seconds: a call that gives no sign of life (:func:`alive`) for longer counts as hung.
-        attempts: calls before the input is blamed.
+        attempts: calls that crash before the input is blamed; of those that hang one is enough.
+        longest_call: so many times the timeout no call may take, whatever signs it gives.
+        memory_bytes: that a call may take.
     """
 
-    def __init__(self, timeout_seconds: float, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self,
+        timeout_seconds: float,
+        attempts: int = ATTEMPTS,
+        *,
+        longest_call: float = _LONGEST_CALL,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
         self.timeout_seconds = timeout_seconds
         self.attempts = attempts
+        self.longest_call = longest_call
+        self.memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._memory = -1
@@ -46,10 +66,11 @@ class Guard:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(*arguments)`` in the helper; both and the result must be picklable. A helper that starts imports
-        the function's module first, which is no part of the time an input has.
+        the function's module first, which is no part of the time an input has. Arrays of a mebibyte and more are in
+        shared memory, which the next call writes to.
 
         Raises:
-            DecodeError: of kind ``crash`` or ``hang`` after the last attempt; or what the function raises, see
+            DecodeError: of kind ``hang``, or ``crash`` after the last attempt; or what the function raises, see
                 :func:`stoa.data.decoding.findings.attempt`.
             OSError: a storage does not answer, or the helper does not start: no input is to blame.
         """
@@ -58,8 +79,10 @@ class Guard:
             try:
                 return self._call_once(function, arguments)
             except _Lost as lost:
-                error = DecodeError(lost.kind, f"{lost}, {self.attempts} times")
                 self.close()
+                if lost.kind == "hang":  # each costs a timeout, and the next one would hang as well
+                    raise DecodeError(lost.kind, str(lost)) from None
+                error = DecodeError(lost.kind, f"{lost}, {self.attempts} times")
         assert error is not None
         raise error
 
@@ -67,7 +90,8 @@ class Guard:
         """End the helper."""
         if self._process is not None and self._owner == os.getpid():
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # while a storage hangs it does not end
+                self._process.wait(_END_SECONDS)
         if self._connection is not None:
             self._connection.close()
             os.close(self._memory)
@@ -84,17 +108,33 @@ class Guard:
         connection = self._helper(function.__module__)
         try:
             connection.send((function, arguments))
-            while True:
-                if not connection.poll(self.timeout_seconds):
-                    raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
-                if (answer := connection.recv()) is not _ALIVE:
-                    break
-            result, error = _received(answer, self._memory)
+            result, error = _received(self._await_answer(connection), self._memory)
+        except TimeoutError:
+            raise
         except (EOFError, OSError):
             raise _Lost("crash", f"decoding crashed its process ({self._ending()})") from None
         if error is not None:
             raise error
         return result
+
+    def _await_answer(self, connection: Connection) -> tuple[bytes, list[int]]:
+        reading, ends = False, time.monotonic() + self.longest_call * self.timeout_seconds
+        while True:
+            left = ends - time.monotonic()
+            if not connection.poll(_STORAGE_SECONDS if reading else max(0.0, min(self.timeout_seconds, left))):
+                break
+            answer = connection.recv()
+            if answer not in (_ALIVE, _READING):
+                return answer
+            if reading:  # the time that it took is not the input's
+                ends = time.monotonic() + left
+            reading = answer == _READING
+        if reading:
+            self.close()
+            raise TimeoutError(errno.ETIMEDOUT, f"a storage gave no answer within {_STORAGE_SECONDS:g} s")
+        if left < self.timeout_seconds:
+            raise _Lost("hang", f"decoding was not done after {self.longest_call * self.timeout_seconds:g} s")
+        raise _Lost("hang", f"decoding gave no answer within {self.timeout_seconds:g} s")
 
     def _helper(self, module: str) -> Connection:
         if self._owner != os.getpid():  # a fork has its own
@@ -103,7 +143,8 @@ class Guard:
             ours, theirs = socket.socketpair()
             self._memory = _shared_memory()
             descriptors = theirs.fileno(), self._memory
-            command = [sys.executable, "-m", "stoa.data.decoding.guard", *map(str, descriptors), module]
+            arguments = *map(str, descriptors), str(self.memory_bytes), module
+            command = [sys.executable, "-m", "stoa.data.decoding.guard", *arguments]
             self._process = subprocess.Popen(
                 command, pass_fds=descriptors, stdin=subprocess.DEVNULL, env={**KEEP_FREED_MEMORY, **os.environ}
             )
@@ -151,8 +192,21 @@ def alive() -> None:
     """Say that the call in this helper goes on; nothing outside of a helper. A long video is no hang."""
     now = time.monotonic()
     if _Life.connection is not None and now - _Life.told > _ALIVE_SECONDS:
-        _Life.told = now
-        _Life.connection.send(_ALIVE)
+        _tell(_ALIVE)
+
+
+@contextlib.contextmanager
+def reading_from_storage() -> Iterator[None]:
+    """In this block a helper waits for a storage, for which no input is to blame."""
+    _tell(_READING)
+    yield
+    _tell(_ALIVE)
+
+
+def _tell(sign: str) -> None:
+    if _Life.connection is not None:
+        _Life.told = time.monotonic()
+        _Life.connection.send(sign)
 
 
 def _shared_memory() -> int:
@@ -180,8 +234,14 @@ def _send(connection: Connection, memory: int, answer: tuple[Any, Exception | No
 
 def _received(answer: tuple[bytes, list[int]], memory: int) -> tuple[Any, Exception | None]:
     content, sizes = answer
-    arrays, offset = [], 0
+    arrays: list[bytearray | memoryview] = []
+    shared = memoryview(mmap.mmap(memory, sum(sizes))) if max(sizes, default=0) >= _SHARED_BYTES else memoryview(b"")
+    offset = 0
     for size in sizes:
+        if size >= _SHARED_BYTES:
+            arrays.append(shared[offset : offset + size])
+            offset += size
+            continue
         array = bytearray(size)
         with memoryview(array) as rest:
             while rest.nbytes:
@@ -191,12 +251,24 @@ def _received(answer: tuple[bytes, list[int]], memory: int) -> tuple[Any, Except
     return pickle.loads(content, buffers=arrays)
 
 
-def _serve(descriptor: int, memory: int, module: str) -> None:
+def _limit_memory(allowed: int) -> None:
+    """Let this process have so much more than it has, on Linux."""
+    if sys.platform != "linux":
+        return
+    held = re.search(r"^VmData:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert held is not None
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = int(held[1]) * 1024 + allowed
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+def _serve(descriptor: int, memory: int, allowed: int, module: str) -> None:
     """Answer calls, the first of them to a function of ``module``, until the other side goes."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the owner ends its helper
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()  # a helper that hangs never reads that its owner has gone
     importlib.import_module(module)  # the decoders' libraries take their time
+    _limit_memory(allowed)
     connection = Connection(descriptor)
     # This file is the program here, and a module of its own to those that call alive().
     life = sys.modules["stoa.data.decoding.guard"]._Life if "stoa.data.decoding.guard" in sys.modules else _Life
@@ -217,9 +289,11 @@ def _serve(descriptor: int, memory: int, module: str) -> None:
             _send(connection, memory, answer)
         except BrokenPipeError:
             return
+        except MemoryError as error:
+            _send(connection, memory, (None, as_finding(error)))
         except (pickle.PicklingError, TypeError, AttributeError):
             _send(connection, memory, (None, RuntimeError(repr(answer[1]))))
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    _serve(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

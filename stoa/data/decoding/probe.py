@@ -9,14 +9,18 @@ import av
 import av.container
 import numpy as np
 
-from stoa.data.decoding.base import DecodeError, FrameIndex, Video, as_file
+from stoa.data.decoding.base import DecodeError, FrameIndex, Video
 from stoa.data.decoding.findings import as_decode_error, as_finding
+from stoa.data.decoding.guard import alive
+from stoa.data.decoding.limits import require_frames
+from stoa.data.decoding.opening import open_container, open_file, video_stream, video_streams
 
 # A file that stops before this share of what its header promises is truncated, not merely imprecise.
 COMPLETE_SHARE = 0.9
 # H.264 and HEVC show a frame after at most so many that are stored later.
 _MOST_REORDERED = 16
 _LONGEST_FRAME_SECONDS, _SHORTEST_FRAME_SECONDS = 3600.0, 1e-4
+_PACKETS_BETWEEN_SIGNS = 4096
 _VP8_SHOWN = 0x10  # of a packet's first byte
 
 
@@ -26,46 +30,17 @@ def probe(video: Video) -> FrameIndex:
     Raises:
         DecodeError: the file is missing, no video, has no video stream, or its time makes no sense.
     """
-    as_file(video)
     if isinstance(video, bytes):
         return _probe(video)
-    return _probe_state(video, file_state(video))
+    with open_file(video):  # which says what is wrong with its path
+        state = file_state(video)
+    return _probe_state(video, state)
 
 
 def file_state(path: str) -> tuple[int, int, int]:
     """What changes when a file does."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def open_container(video: Video) -> av.container.InputContainer:
-    """The file as FFmpeg reads it; a ``%`` in the name of a picture is no pattern.
-
-    Raises:
-        DecodeError: it is missing or empty.
-        av.FFmpegError: it is none that FFmpeg knows.
-    """
-    return av.open(as_file(video), mode="r", options={"pattern_type": "none"})
-
-
-def video_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
-    """Those that are no cover picture."""
-    covers = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    return [stream for stream in container.streams.video if not stream.disposition & covers]
-
-
-def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The first video stream that is no cover picture: whatever a library would choose, every decoder gets this one.
-
-    Raises:
-        DecodeError: there is none, or no decoder for it.
-    """
-    streams = video_streams(container)
-    if not streams:
-        raise DecodeError("no video", "no video stream")
-    if streams[0].codec_context is None:
-        raise DecodeError("codec", "no decoder for its codec")
-    return streams[0]
 
 
 @lru_cache(maxsize=4)  # clips that are parts of one file often follow each other
@@ -91,8 +66,12 @@ def _frame_index(container: av.container.InputContainer) -> FrameIndex:
     keys: list[bool] = []
     longest = 0.0
     fault: DecodeError | None = None
+    require_frames(stream.frames, container.size)
     try:
-        for packet in container.demux(counted):
+        for number, packet in enumerate(container.demux(counted)):
+            if number % _PACKETS_BETWEEN_SIGNS == 0:
+                require_frames(number, container.size)
+                alive()
             if packet.pts is None or packet.is_discard or not packet.size:
                 continue
             end = packet.pts + (packet.duration or 0)
