@@ -49,12 +49,14 @@ def started(loader: DataLoader) -> Iterator[Any]:
     return _until_stuck(batches, set(multiprocessing.active_children()) - others)
 
 
-def _until_stuck(batches: Iterator[Any], workers: Iterable[BaseProcess]) -> Iterator[Any]:
+def _until_stuck(batches: Any, workers: Iterable[BaseProcess]) -> Iterator[Any]:
     """Processes that give no batch in time are killed: they would hold up the end as well."""
     try:
         yield from batches
     except RuntimeError as error:
         if _TIMED_OUT.search(str(error)):
+            torch._C._remove_worker_pids(id(batches))  # whose death torch would raise once more, anywhere
+            batches._worker_pids_set = False
             for worker in workers:
                 worker.kill()
         raise

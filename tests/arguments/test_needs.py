@@ -32,6 +32,7 @@ TURNED_OFF = [
     ),
     ("train", "model.actions.num_tokens=0 model.objects.num_trajectories=0", "training.optim.objects_lr=1e-4"),
     ("train", "", "model.num_answers=9"),
+    ("*", "", "training.spike_rollbacks=5"),
     ("*", "objectives.csal.share=0", "objectives.csal.from_step=9 objectives.csal.scale=5 objectives.csal.mass=0.2"),
     ("*", "objectives.csal.share=0", "objectives.csal.cut=0.5 objectives.csal.smoothing=0.2"),
     ("*", "objectives.csal.share=1", "objectives.vtc_smoothing=0.1"),

@@ -75,6 +75,7 @@ def test_chunks_hold_less():
     assert chunks.after < 0.6 * whole.after
 
 
+@pytest.mark.slow
 def test_what_passes_in_chunks_is_on_a_line_of_its_own():
     planner = Planner(imagined(chunk_clips=8), Cluster(H200, 1, 1, 100), "fp32")
     for clips in (4, 24):

@@ -60,6 +60,7 @@ def test_a_rank_that_ends_ends_all(start, tmp_path, monkeypatch, launchers, laun
         assert program.code != 0
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_who_has_lost_another_leaves_it_the_word(start, tmp_path, monkeypatch):
     """To be ended by the launcher, in silence."""

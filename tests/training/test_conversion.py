@@ -23,6 +23,7 @@ def trained(data_set, tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_converted_run_goes_on_without_the_switch(trained, start, tmp_path):
     half = ended_at_step_5(trained, tmp_path / "half")

@@ -259,4 +259,4 @@ def test_clips_may_be_held_out_of_training(tmp_path, data_set):
     assert set(trained.ids()) and not set(trained.ids()) & set(held.ids())
     turned = FileClips(every.rows[::-1], every.root)
     assert {turned.ids()[i] for i in module._held_out(turned, 9)[0]} == set(held.ids())
-    assert held.row(3).id == held.ids()[3] and held.read(3).row == held.row(3)
+    assert held.row(3).id == held.ids()[3] and held.place(3).read().row == held.row(3)

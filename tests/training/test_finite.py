@@ -90,6 +90,7 @@ def test_a_loss_that_stands_out_is_undone(start, tmp_path):
     assert [facts["sampler"][name] for name in ("epoch", "taken")] == [sampler.epoch, sampler.taken]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_loss_that_stands_out_without_a_checkpoint_ends_the_run(start, tmp_path):
     arguments = ("--training.max_steps", "30", "--training.save_every", "30", "--training.spike_factor", "4")

@@ -43,11 +43,12 @@ def content(folder):
             "to 2 process(es) x 4 clips, ZeRO 1, fp32: the same clips in the same batches",
             marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             {"stage": 1},
             {"stage": 3},
             "DeepSpeed.ZeRO stage is 1 there and 3 here",
             "reshaped from 1 process(es) x 8 clips, ZeRO 1, fp32 to 1 process(es) x 8 clips, ZeRO 3, fp32: the same",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"stage": 3, "processes": 2},
@@ -80,6 +81,7 @@ def test_a_run_goes_on_in_another_shape(start, tmp_path, before, behind, refusal
     assert [found[n] for n in range(6, 11)] == pytest.approx([expected[n] for n in range(6, 11)], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_switch_changes_nothing_where_nothing_differs(start, tmp_path):
     straight = tmp_path / "straight"
     finish(start(straight))

@@ -5,6 +5,7 @@ from launch import WORKER, finish
 from test_reports import checkpoints
 from test_resume import assert_same_run, kill_when
 
+from stoa.endings import Status
 from stoa.training.metrics import read_metrics
 
 BACKGROUND = ("--training.save_in_background", "true")
@@ -39,11 +40,11 @@ def test_a_run_that_is_killed_while_it_saves_in_the_background_goes_on(start, tm
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("background", [(), BACKGROUND], ids=["foreground", "background"])
+@pytest.mark.parametrize("background", [pytest.param((), marks=pytest.mark.slow), BACKGROUND])
 def test_a_training_goes_on_without_a_checkpoint_but_the_last(start, tmp_path, background):
     run = tmp_path / "run"
     arguments = ("--training.save_every", "2", "--training.on_save_failure", "go_on", *background)
-    out, err = finish(start(run, *arguments, program=(WORKER, "disk", "3")), code=2)
+    out, err = finish(start(run, *arguments, program=(WORKER, "disk", "3")), code=Status.DISK_FULL)
     assert "cannot be written: File too large" in out
     assert "the last good checkpoint is" in out and "; the training goes on (training.on_save_failure)" in out
     assert "cannot be written: File too large" in err  # the last one
