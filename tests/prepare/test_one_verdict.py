@@ -96,7 +96,7 @@ def require_one(found: dict[str, dict[str, str]]) -> dict[str, str]:
     return found["check"]
 
 
-@pytest.mark.parametrize("damaged", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damaged", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_damaged_videos(tmp_path, monkeypatch, damaged):
     (tmp_path / "sound").mkdir()
     bases = base_videos(tmp_path / "sound")

@@ -4,12 +4,33 @@ import json
 import shutil
 
 import pytest
+import torch
 from launch import finish
 from test_reshaped import content, ended_at_step_5, losses
 
 from stoa.cli import main
+from stoa.data.sampler import GlobalBatchSampler
+from stoa.training import saving, states
 from stoa.training.conversion import convert
 from stoa.training.resumable import Shape
+
+MICRO = {"train_micro_batch_size_per_gpu": 8, "zero_optimization": {"stage": 1}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of one process with two checkpoints, whose weights nobody has trained."""
+    folder = tmp_path_factory.mktemp("made") / "run" / "checkpoints"
+    sampler = GlobalBatchSampler(48, 8, rank=0, world=1, seed=0, fingerprint="clips")
+    for step in (5, 10):
+        sampler.advance(5)
+        temporary = folder / f"step-{step:08d}.1-a.tmp"
+        (temporary / "states").mkdir(parents=True)
+        moments = {f"{name}:{step}:0:weight": torch.full((4,), float(step)) for name in ("exp_avg", "exp_avg_sq")}
+        run = {"step": step, "deepspeed_config": MICRO, "sampler": sampler.state_dict()}
+        taken = states.Taken(0, 1, {"files": 1}, moments)
+        saving.write(saving.Content(taken, {"weight": torch.zeros(4)}, run), temporary, keep=2)
+    return folder.parent
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +64,27 @@ def test_a_converted_run_goes_on_without_the_switch(trained, start, tmp_path):
     assert content(half) == before  # of which the new run had links
 
 
-def test_what_a_conversion_says_and_refuses(trained, tmp_path, capsys):
-    said = convert(trained, tmp_path / "two", processes=2, deepspeed_config=None)
+def test_what_a_conversion_says_and_refuses(made, tmp_path, capsys):
+    said = convert(made, tmp_path / "two", processes=2, deepspeed_config=None)
     assert "from 1 process(es) x 8 clips, ZeRO 1, fp32 to 2 process(es) x 8 clips" in said[0]
     assert "batches of 16 clips in place of 8, behind the" in said[0]
     run = json.loads((tmp_path / "two" / "checkpoints" / "step-00000010" / "run.json").read_text())
     assert Shape.of(run) == (2, 8, 1, 1, "fp32")
     for arguments, message in (
-        ((trained, tmp_path / "x", 1), "is what is asked for: it needs no conversion"),
-        ((trained, tmp_path / "two", 4), "holds checkpoints; choose another folder"),
-        ((trained, tmp_path / "x", 4000), "fewer than one global batch of 32000"),
+        ((made, tmp_path / "x", 1), "is what is asked for: it needs no conversion"),
+        ((made, tmp_path / "two", 4), "holds checkpoints; choose another folder"),
+        ((made, tmp_path / "x", 4000), "fewer than one global batch of 32000"),
         ((tmp_path, tmp_path / "x", 2), "no checkpoint under"),
     ):
         source, out, processes = arguments
         with pytest.raises(ValueError, match=message):
             convert(source, out, processes=processes, deepspeed_config=None)
-    assert main(["ckpt", "convert", str(trained), "--out", str(tmp_path / "x"), "--processes", "0"]) == 2
+    assert main(["ckpt", "convert", str(made), "--out", str(tmp_path / "x"), "--processes", "0"]) == 2
     assert "--processes is 0; expected at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.dist
 def test_weights_alone_are_not_gone_on_from(trained, start, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
@@ -76,9 +99,9 @@ def test_weights_alone_are_not_gone_on_from(trained, start, tmp_path):
         convert(folder, tmp_path / "x", processes=2, deepspeed_config=None)
 
 
-def test_checkpoints_are_listed_verified_and_pruned(trained, tmp_path, capsys):
+def test_checkpoints_are_listed_verified_and_pruned(made, tmp_path, capsys):
     folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
+    shutil.copytree(made, folder)
     steps = folder / "checkpoints"
     assert main(["ckpt", "ls", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -61,6 +61,7 @@ def test_a_step_that_is_not_finite_moves_nothing(start, tmp_path, fault, process
     assert [record.get("left_out") for record in records] == [None] * 5 + [1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_the_default_is_to_end(start, tmp_path):
     run = tmp_path / "run"

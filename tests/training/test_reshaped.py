@@ -25,6 +25,7 @@ def content(folder):
     return {p: hashlib.sha256(p.read_bytes()).digest() for p in (folder / "checkpoints").rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow  # test_states.py has the states of it
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("before", "behind", "refusal", "said"),
@@ -41,21 +42,18 @@ def content(folder):
             {"processes": 2},
             "data order has world 1, this run has 2",
             "to 2 process(es) x 4 clips, ZeRO 1, fp32: the same clips in the same batches",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"stage": 1},
             {"stage": 3},
             "DeepSpeed.ZeRO stage is 1 there and 3 here",
             "reshaped from 1 process(es) x 8 clips, ZeRO 1, fp32 to 1 process(es) x 8 clips, ZeRO 3, fp32: the same",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"stage": 3, "processes": 2},
             {"stage": 2, "offload": True},
             "DeepSpeed.ZeRO stage is 3 there and 2 here",
             "from 2 process(es) x 4 clips, ZeRO 3, fp32 to 1 process(es) x 8 clips, ZeRO 2, fp32: the same clips",
-            marks=pytest.mark.slow,
         ),
     ],
     ids=["2 to 1", "1 to 2", "ZeRO 1 to 3", "ZeRO 3 of 2 to 2 of 1"],
