@@ -116,7 +116,7 @@ def test_a_killed_node_s_job_is_requeued_and_ends_with_the_same_bits(cluster, da
 
 def test_a_rank_that_fails_ends_all(cluster, data_set, tmp_path):
     job = submit(cluster, data_set, tmp_path, steps=100_000)
-    cluster.wait_for((tmp_path / "run/checkpoints/step-00000005").is_dir, "checkpoint of step 5")
+    cluster.wait_for(lambda: any((tmp_path / "run/checkpoints").glob("step-????????")), "checkpoint")
     (victim,) = (p for p in of_job(job) if p.environ().get("RANK") == "1" and "train.py" in " ".join(p.cmdline()))
     victim.kill()
     begun = time.monotonic()
