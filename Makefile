@@ -61,8 +61,8 @@ study: setup
 	stoa ablate recipes/study/plan.yaml --workers 2
 	stoa ablate recipes/study/plan_stgt.yaml --workers 2
 
-# Three more than there are cores: tests also wait, for timeouts and for processes that they have started.
-TEST_PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 6 ? cores + 3 : 8)))
+# Two more than there are cores: tests also wait, for timeouts and for processes that they have started.
+TEST_PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 7 ? cores + 2 : 8)))
 
 # pytest exits with 5 when it collects nothing, which fails the target. Bytecode of the tests is kept: to make it takes
 # a third of the time that they take to start.

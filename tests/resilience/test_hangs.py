@@ -12,7 +12,7 @@ from stoa.training.config import TrainingConfig
 
 pytestmark = pytest.mark.dist
 WORKER = str(Path(__file__).parent / "faulty_rank.py")
-LIMIT = 4.0
+LIMIT = 8.0  # a step takes a second where all tests run at once
 LIMITED = ("--training.hang_minutes", str(LIMIT / 60))
 # Of a launcher, from the end of the first process to that of the last one.
 LAUNCHER_SECONDS = 60
