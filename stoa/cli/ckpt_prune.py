@@ -21,6 +21,6 @@ def run(args: Namespace) -> None:
     if args.keep < 1:
         raise ValueError(f"--keep is {args.keep}; expected at least 1: a run without checkpoints is deleted by hand")
     folders(args.run / CHECKPOINTS)
-    with only_writer(args.run, "the run"):
+    with only_writer(args.run, "run"):
         for path in prune(args.run / CHECKPOINTS, args.keep):
             print(f"deleted {path}")

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stoa.files import TEMPORARY, bytes_of, free_bytes, fsync, in_units, replacing, sha256, storage_error, writing
-from stoa.objectives.gather import from_first_rank
+from stoa.objectives.gather import from_first_rank, of_all_ranks
 from stoa.training import engine as ds
 from stoa.training import states
 from stoa.training.checkpoint import MANIFEST, PREFIX, RUN, STATES, WEIGHTS, damage, steps_in
@@ -57,13 +57,14 @@ def begin(model: nn.Module, folder: Path, step: int) -> Path:
 
     temporary = from_first_rank(made)
     deadline = time.monotonic() + _SECONDS_TO_BE_SEEN
-    while not (temporary / STATES).is_dir():
-        if time.monotonic() > deadline:
-            raise OSError(
-                f"{temporary}, which the first process has made, is not there for process {dist.get_rank()}; "
-                "training.output_dir must be on a file system that all nodes share"
-            )
+    while not (temporary / STATES).is_dir() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
+    blind = [rank for rank, sees in enumerate(of_all_ranks((temporary / STATES).is_dir())) if not sees]
+    if blind:  # which all have to know: some would go on and others wait for them
+        raise OSError(
+            f"{temporary}, which the first process has made, is not there for process {blind[0]}; "
+            "training.output_dir must be on a file system that all nodes share"
+        )
     return temporary
 
 
