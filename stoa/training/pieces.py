@@ -62,9 +62,8 @@ class Piece(NamedTuple):
         for name in MOMENTS:
             if name not in state:
                 state[name] = torch.zeros_like(self.held, memory_format=torch.preserve_format)
-        state["step"] = torch.full(
-            (), float(steps), dtype=torch.float32, device=self.held.device
-        )  # as a fused one has it
+        # On the device, where a fused one has it.
+        state["step"] = torch.full((), float(steps), dtype=torch.float32, device=self.held.device)
 
 
 def pieces(engine: Any) -> Iterator[Piece]:

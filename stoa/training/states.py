@@ -95,6 +95,8 @@ def read(engine: Any, folder: Path, weights: Path) -> None:
             whole = opened.enter_context(safe_open(weights, framework="pt"))
             ds.set_whole({name: (tensor, whole.get_tensor(name)) for name, tensor in untrained(engine).items()})
             saved = _Saved([opened.enter_context(safe_open(path, framework="pt")) for path in files(folder)])
+            for piece in pieces(engine):  # a run that goes back has some of later steps
+                piece.optimizer.state.pop(piece.held, None)
             for piece in pieces(engine):
                 values = whole.get_tensor(piece.name).view(-1)
                 piece.weights.copy_(values[piece.start :][: piece.elements])
