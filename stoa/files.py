@@ -146,7 +146,7 @@ def writing(path: Path, *, needed: int | None = None, then: str = "") -> Iterato
         yield
     except StorageError as error:
         if then and then not in str(error):  # of what is written on the way to it
-            told = StorageError(f"{error}; {then}")
+            told = type(error)(f"{error}; {then}")
             told.errno = error.errno
             raise told from error
         raise

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from stoa.data.ledger import Ledger
 from stoa.detections import Detections
 from stoa.files import (
+    DiskFull,
     StorageError,
     bytes_of,
     in_units,
@@ -189,3 +190,18 @@ def test_sizes(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(bytes(7))
     assert bytes_of(tmp_path) == 7
+
+
+def refused(folder, number, of_the_part):
+    with writing(folder / "whole", then="make room"), writing(folder / "part", then=of_the_part):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("of_the_part", ["", "make room"])
+@pytest.mark.parametrize(("number", "is_full"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EACCES, False)])
+def test_what_is_said_of_a_part_is_said_of_the_whole(tmp_path, number, is_full, of_the_part):
+    """Once, and of the same kind: a disk that is full is one wherever it was met."""
+    with pytest.raises(StorageError, match=r"part cannot be written: [^;]*; make room$") as caught:
+        refused(tmp_path, number, of_the_part)
+    assert caught.value.errno == number
+    assert isinstance(caught.value, DiskFull) == is_full
