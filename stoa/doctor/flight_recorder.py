@@ -130,7 +130,7 @@ def _read(path: Path) -> Dump:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         version = plain.get("version") if isinstance(plain, dict) else None
         raise ValueError(
-            f"{path}: not a dump as torch 2.10 to 2.15 writes it (version 2.x; this one: {version}): {_one_line(error)}"
+            f"{path}: not a dump as torch 2.15 writes it (version 2.10; this one: {version}): {_one_line(error)}"
         ) from None
 
 
