@@ -89,7 +89,7 @@ test-v100:
 	git ls-files -z --cached --others --exclude-standard | tar -c --null -T - --ignore-failed-read | tar -x -C $(V100)/src
 	STOA_TEST_DATA="$${STOA_TEST_DATA:-$(CURDIR)/../shared/data}" TORCH_CUDA_ARCH_LIST=7.0 $(MAKE) -C $(V100)/src test \
 	  VENV=$(V100) CONSTRAINTS=constraints/v100.txt EXTRAS=dev,dali-cu12 \
-	  TESTS="tests/ops tests/models tests/objectives tests/training"
+	  TESTS="tests/ops tests/models tests/objectives tests/training tests/resilience"
 
 bench: setup
 	python benchmarks/ops.py --out benchmarks/results/cpu.json

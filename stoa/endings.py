@@ -9,6 +9,8 @@ import sys
 import time
 from enum import IntEnum
 
+_LONGEST = 3000
+
 
 class Status(IntEnum):
     """Of the ``stoa`` command and of every process of a run; ``docs/reliability.md`` says what to do about each."""
@@ -48,6 +50,12 @@ class LostProcess(Exception):
     """Another process of the run has gone."""
 
 
+def _in_one_line(message: str) -> str:
+    """A path or a key may hold anything: what a terminal does not print is written out, and what is long is cut."""
+    line = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in message)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST * 2 // 3]} ... {line[-_LONGEST // 3 :]}"
+
+
 def complain(program: str, message: str, *, once: bool = False) -> None:
     """One line on stderr, with the rank where there are several. torchrun's summary shows it too.
 
@@ -58,7 +66,7 @@ def complain(program: str, message: str, *, once: bool = False) -> None:
     """
     rank = os.environ.get("RANK", "?")
     several = not once and os.environ.get("WORLD_SIZE", "1") != "1"
-    line = f"{program}: {f'rank {rank}: ' if several else ''}{message}"
+    line = f"{program}: {f'rank {rank}: ' if several else ''}{_in_one_line(message)}"
     if not once or not rank.isdecimal() or int(rank) == 0:
         sys.stderr.write(line + "\n")  # at once, or those of several ranks mix
         sys.stderr.flush()

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 ROOT = Path(__file__).parent.parent
-WORKER = str(Path(__file__).parent / "training" / "faulty_worker.py")
+WORKER = str(Path(__file__).parent / "resilience" / "faulty_worker.py")
 
 # A process that is forked from one that has imported these starts several times faster.
 _FORKED = multiprocessing.get_context("forkserver")
@@ -174,6 +174,11 @@ def start_training(
         rank, port = (str(number) for number in ranks)
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(processes), "MASTER_PORT": port}
     return Program(command, folder, forked=processes == 1 or ranks is not None, **environment)
+
+
+def checkpoints(run: Path) -> list[str]:
+    """Names of those that a run has, oldest first."""
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
 
 
 def free_port() -> int:

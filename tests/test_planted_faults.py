@@ -273,13 +273,13 @@ FAULTS = {
         "training/trainer.py",
         'self.sampler.load_state_dict(run["sampler"], reshaped=reshaped)',
         "",
-        "tests/training/test_resume.py::test_kill_and_resume",
+        "tests/resilience/test_resume.py::test_kill_and_resume",
     ),
     "resume: the optimiser starts again": Fault(
         "training/states.py",
         "saved.fill(piece, folder)",
         "",
-        "tests/training/test_resume.py::test_kill_and_resume",
+        "tests/resilience/test_resume.py::test_kill_and_resume",
     ),
 }
 

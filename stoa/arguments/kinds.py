@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from stoa.arguments.yaml_text import load_yaml
 from stoa.shipped import named
 
 
@@ -57,8 +56,8 @@ def kind_of(given: Any) -> Kind | None:
     """The kind of what a file holds, its text or what was read of it; ``None`` is none of this project's."""
     if isinstance(given, str):
         try:
-            given = yaml.safe_load(given)
-        except (yaml.YAMLError, RecursionError):
+            given = load_yaml(given)
+        except ValueError:
             return None
     if not isinstance(given, dict):
         return None

@@ -13,7 +13,8 @@ import jsonargparse
 from stoa.arguments.messages import alternatives, explain, nearest, not_of, one_line
 from stoa.arguments.needs import Idle, Need, idle
 from stoa.arguments.order import recipe_first
-from stoa.arguments.recipes import flatten, load_yaml, read_recipe
+from stoa.arguments.recipes import flatten, read_recipe
+from stoa.arguments.yaml_text import load_yaml
 
 _NO_RECIPE_KEYS = {"recipe", "help", "version", "print_config"}
 
@@ -111,7 +112,10 @@ def _typed(arguments: Sequence[str], options: Mapping[str, argparse.Action]) -> 
         if not inside:
             yield action.dest, Given(name, value, in_recipe=False)
             continue
-        group = load_yaml(value)
+        try:
+            group = load_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         if not isinstance(group, dict):
             raise ValueError(f"{name} is {value!r}; it is a group of keys, such as {name}.{inside[0].split('.')[1]}")
         for key, part in flatten(group, inside, name, action.dest).items():

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stoa.arguments.given import text_of
 from stoa.arguments.kinds import Kind, kind_of
 from stoa.arguments.messages import nearest, one_line
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses keys that stand twice, of which YAML takes the last; reads 1e-4, which YAML 1.1 takes for text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                lines = f"{seen[key.value] + 1} and {key.start_mark.line + 1}"
-                raise ValueError(f"{key.value} stands twice, in lines {lines}; keep one")
-            seen[key.value] = key.start_mark.line
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def load_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+from stoa.arguments.yaml_text import load_yaml
+from stoa.fields import show
 
 
 def read_recipe(path: str, keys: Collection[str], *, accepted: Collection[str]) -> dict[str, Any]:
@@ -56,7 +33,7 @@ def read_recipe(path: str, keys: Collection[str], *, accepted: Collection[str]) 
         if isinstance(values, list) and (kind := kind_of(values[0] if values else None)) is None:
             raise ValueError(f"{name} holds a list; expected keys with values, such as those of recipes/stoa.yaml")
         if kind is None:
-            what = "nothing" if values is None else repr(values)
+            what = "nothing" if values is None else show(values)
             raise ValueError(f"{name} holds {what}; expected keys with values, such as those of recipes/stoa.yaml")
     if kind is not None and kind.what not in accepted and (isinstance(values, list) or _foreign(values, keys)):
         raise ValueError(f"{name} is {kind.what}; {kind.where}{_and_for_this(kind, accepted)}")
@@ -91,7 +68,7 @@ def _flat(
         dotted = f"{prefix}{key}"
         if dotted in groups:
             if not isinstance(value, dict):
-                held = "holds nothing" if value is None else f"is {value!r}"
+                held = "holds nothing" if value is None else f"is {show(value)}"
                 raise ValueError(f"{name}: {dotted} {held}; it is a group of keys: {_inside(dotted, keys)}")
             yield from _flat(value, f"{dotted}.", groups, keys, name)
         elif dotted in keys:
@@ -99,7 +76,7 @@ def _flat(
         else:
             near = nearest(dotted, [*keys, *groups])
             hint = f"did you mean {near!r}?" if near else f"the keys are {_inside('', keys)}"
-            raise ValueError(f"{name}: unknown key {dotted!r}; {hint}")
+            raise ValueError(f"{name}: unknown key {show(dotted)}; {hint}")
 
 
 def _inside(group: str, keys: Collection[str]) -> str:
@@ -111,23 +88,9 @@ def _parse(path: Path, name: str) -> Any:
     text = text_of(path, name, (".yaml", ".yml"), "recipes")
     try:
         return load_yaml(text)
-    except yaml.YAMLError as error:
+    except ValueError as error:
         if path.suffix in (".jsonl", ".csv"):
             raise ValueError(
                 f"{name} is no recipe but a {path.suffix} file; give a manifest as --data.manifest"
             ) from None
-        raise ValueError(f"{name}: not valid YAML: {_why_not_yaml(text, error)}") from None
-    except RecursionError:
-        raise ValueError(f"{name}: not valid YAML: it is nested without end") from None
-    except ValueError as error:
         raise ValueError(f"{name}: {one_line(error)}") from None
-
-
-def _why_not_yaml(text: str, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return one_line(error)
-    line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return f"line {mark.line + 1} is indented with a tab; use spaces"
-    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or one_line(error)}"

@@ -96,6 +96,9 @@ def _check(
         raise ValueError(
             f"tokens must be (F, P, C) float16, bfloat16, float32 or float64, got {tuple(tokens.shape)} {tokens.dtype}"
         )
+    for name, size in (("grid_hw", grid_hw), ("output_size", output_size)):
+        if len(size) != 2 or any(isinstance(length, float) or length < 1 for length in size):
+            raise ValueError(f"{name} must be two whole numbers, 1 or more, got {tuple(size)}")
     if tokens.shape[1] != grid_hw[0] * grid_hw[1]:
         raise ValueError(f"grid_hw {grid_hw} has {grid_hw[0] * grid_hw[1]} patches, tokens has {tokens.shape[1]}")
     if boxes.dim() != 3 or boxes.shape[0] != tokens.shape[0] or boxes.shape[2] != 4 or not boxes.is_floating_point():
@@ -104,7 +107,7 @@ def _check(
         )
     if valid.shape != boxes.shape[:2] or valid.dtype != torch.bool:
         raise ValueError(f"valid must be {tuple(boxes.shape[:2])} bool, got {tuple(valid.shape)} {valid.dtype}")
-    if min(output_size) < 1 or output_size[0] * output_size[1] > MAX_BINS:
+    if output_size[0] * output_size[1] > MAX_BINS:
         raise ValueError(f"output_size is {output_size}, allowed are 1 to {MAX_BINS} bins")
     for name, tensor in (("boxes", boxes), ("valid", valid)):
         if tensor.device != tokens.device:

@@ -13,7 +13,7 @@ from stoa.prepare.adapters.seen import SeenIds
 PartSeconds = tuple[float | None, float | None]
 """Start and end of a part; None is the video's own."""
 
-_RULES = 2
+_RULES = 3
 """Of what is bad; verdicts by other ones are not believed."""
 
 

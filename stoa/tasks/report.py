@@ -9,14 +9,15 @@ from typing import Any, get_args
 
 import numpy as np
 
-from stoa.fields import name_of
+from stoa.fields import name_of, show
 from stoa.files import replacing, write_whole
+from stoa.manifest import jsonl_rows
 from stoa.tasks.coverage import Coverage
 from stoa.tasks.evaluation import Task
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics
 from stoa.tasks.retrieval import GALLERY_SIZE, RetrievalScores
-from stoa.text_files import nfc, read_text
+from stoa.text_files import nfc
 
 _DIRECTIONS = ("text-to-video", "video-to-text")
 
@@ -46,18 +47,14 @@ def read_predictions(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"--predictions {path} does not exist; pass a .jsonl file with 'id' and 'prediction'")
     out: dict[str, str] = {}
-    for number, line in enumerate(read_text(path, f"--predictions {path}").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            id, said = name_of(row["id"], "id", str(path)), row["prediction"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, row {number}: expected an object with 'id' and 'prediction'") from None
+    for where, row in jsonl_rows(path):
+        if missing := sorted({"id", "prediction"} - row.keys()):
+            raise ValueError(f"{where}: {missing[0]!r} is missing; expected an object with 'id' and 'prediction'")
+        id, said = name_of(row["id"], "id", where), row["prediction"]
         if not isinstance(said, str):
-            raise ValueError(f"{path}, row {number}: 'prediction' is {said!r}; expected a text")
+            raise ValueError(f"{where}: 'prediction' is {show(said)}; expected a text")
         if id in out:
-            raise ValueError(f"{path}, row {number}: id {id!r} stands there twice")
+            raise ValueError(f"{where}: id {id!r} stands there twice")
         out[id] = nfc(said)
     return out
 

@@ -279,7 +279,7 @@ def _read_block(values: dict[str, Any], known: Block, name: str, prefix: str) ->
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         if key not in known:
-            raise ValueError(f"{name}: {dotted} is no key of DeepSpeed's{_nearest(key, known)}")
+            raise ValueError(f"{name}: {_cut(dotted)} is no key of DeepSpeed's{_nearest(key, known)}")
         rule = known[key]
         if isinstance(rule, str):
             raise ValueError(f"{name}: {dotted} is {_shown(value)}; {rule}")
@@ -313,7 +313,10 @@ def _nearest(key: str, known: Block) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    return _cut(json.dumps(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 

@@ -255,10 +255,11 @@ def _complete(temporary: Path, final: Path, weights: dict[str, torch.Tensor], ru
 
 def _seal(temporary: Path, final: Path) -> None:
     """Add the sums to a folder, and give it its name."""
-    files = sorted(p for p in temporary.rglob("*") if p.is_file())
+    inside = sorted(temporary.rglob("*"))
+    files = [p for p in inside if p.is_file()]
     sums = {p.relative_to(temporary).as_posix(): sha256(p) for p in files}
     (temporary / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=2))
-    for path in [*files, temporary / MANIFEST, temporary]:
+    for path in [*inside, temporary / MANIFEST, temporary]:
         fsync(path)
     if final.exists():
         _delete(final)

@@ -142,6 +142,28 @@ def test_damage_outside_of_a_part_does_not_touch_it(tmp_path):
     assert len(verdicts(str(path)) - {None}) == 1 and None not in verdicts(str(path))
 
 
+def test_a_few_damaged_frames_are_noted(tmp_path):
+    """One of a hundred; one of twenty-five is too many."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (32, 64, 3), dtype=np.uint8) for _ in range(100)]
+    path = write_video(tmp_path / "v.mkv", noise, options={"crf": "20", "g": "25", "sc_threshold": "0", "bf": "0"})
+    with av.open(str(path)) as container:
+        hurt = [packet for packet in container.demux(video=0) if packet.size][60]
+    sound = path.read_bytes()
+    for at in range(hurt.pos + hurt.size // 2, hurt.pos + hurt.size):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 0x55]) + sound[at + 1 :])
+        if examine_video(str(path), str(path), (None, None)).notes:
+            break
+    assert verdicts(str(path)) == {None}
+    note = ("1 of 100 frames decode damaged",)
+    judged = decode_clip(str(path), 100)
+    assert judged.notes == to_video(str(path), None, None, 32, 4, 20).notes == note
+    os.utime(path)  # judged once more, not sought
+    for _ in range(2):  # the second time it is not sought, since that does not find the damaged one
+        assert (decode_clip(str(path), 100).frames_THWC == judged.frames_THWC).all()
+    assert verdicts(str(path), 5.0, 7.4) == {"corrupt"}
+
+
 def test_more_frames_than_announced(tmp_path, plain, monkeypatch):
     """A container that announces some of its frames alone."""
     index = probe(str(plain))

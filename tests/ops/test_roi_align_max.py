@@ -245,7 +245,7 @@ def test_a_second_derivative_is_refused():
         ({"boxes": torch.zeros(1, 3, 4)}, r"boxes must be \(2, K, 4\)"),
         ({"boxes": torch.zeros(2, 3, 4, device="meta")}, "boxes is on meta, tokens on cpu"),
         ({"valid": torch.zeros(2, 3)}, r"valid must be \(2, 3\) bool"),
-        ({"output_size": (0, 2)}, r"output_size is \(0, 2\)"),
+        ({"output_size": (0, 2)}, r"output_size must be two whole numbers, 1 or more, got \(0, 2\)"),
         ({"output_size": (1024, 32)}, r"output_size is \(1024, 32\), allowed are 1 to 32767 bins"),
     ],
 )

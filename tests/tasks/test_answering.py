@@ -181,8 +181,8 @@ def test_what_cannot_be_asked_is_told(trained, shapes, changes, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "row 1: expected an object with 'id' and 'prediction'"),
-        ('{"id": 1}', "row 1: expected an object"),
+        ("{", "row 1: JSON over several lines"),
+        ('{"id": 1}', "row 1: 'prediction' is missing; expected an object with 'id' and 'prediction'"),
         ('{"id": "a", "prediction": 3}', "'prediction' is 3; expected a text"),
         ('{"id": "a", "prediction": "x"}\n{"id": "a", "prediction": "y"}', "row 2: id 'a' stands there twice"),
     ],

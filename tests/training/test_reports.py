@@ -1,16 +1,11 @@
 """Steps are reported several at a time; what is not finite ends a run and is never saved, and what is, is not lost."""
 
 import re
-from pathlib import Path
 
 import pytest
-from launch import WORKER, finish
+from launch import WORKER, checkpoints, finish
 
 from stoa.training.metrics import read_metrics
-
-
-def checkpoints(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.dist

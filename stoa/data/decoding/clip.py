@@ -13,7 +13,7 @@ import numpy as np
 from stoa.data.decoding.base import DecodeError, FrameIndex, Video
 from stoa.data.decoding.findings import as_decode_error
 from stoa.data.decoding.guard import alive
-from stoa.data.decoding.limits import PICTURE_PX, require_picture
+from stoa.data.decoding.limits import DAMAGED_SHARE, PICTURE_PX, require_picture
 from stoa.data.decoding.opening import open_container, video_stream
 from stoa.data.decoding.orientation import Orientation, orientation
 from stoa.data.decoding.probe import file_state, probe
@@ -205,7 +205,10 @@ class PartReader:
                 "surplus", f"{self._surplus} more frames decode than the {self.expected} that its packets announce"
             )
         if self._damaged:
-            raise DecodeError("corrupt", f"{self._damaged} of {self.decoded} frames decode damaged")
+            finding = f"{self._damaged} of {self.decoded} frames decode damaged"
+            if self._damaged > DAMAGED_SHARE * self.decoded:
+                raise DecodeError("corrupt", finding)
+            self.notes.append(finding)
 
 
 def look_of(video: Video, part: Part) -> Look | None:

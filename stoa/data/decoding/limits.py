@@ -10,6 +10,8 @@ CONTENT_BYTES = 1 << 30
 """Of a clip that is read into memory as a whole."""
 PICTURE_PX = 1 << 26
 """Of one picture, twice 8K."""
+DAMAGED_SHARE = 0.02
+"""Of a clip's frames that decoders may mark as damaged; such a clip is used, with a note."""
 _FRAMES = 1 << 22  # 38 hours at 30 frames a second
 # What no encoder of ours takes, and what blows up when its shorter side is resized.
 _LONGEST_SIDE_PX = 16_384

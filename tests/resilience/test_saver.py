@@ -1,8 +1,7 @@
 """Saving in the background, by the clock, and on disks that refuse."""
 
 import pytest
-from launch import WORKER, finish
-from test_reports import checkpoints
+from launch import WORKER, checkpoints, finish
 from test_resume import assert_same_run, kill_when
 
 from stoa.endings import Status
