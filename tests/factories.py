@@ -98,6 +98,17 @@ def random_batch(
     )
 
 
+def run_facts(step: int, **more: object) -> dict[str, object]:
+    """What ``run.json`` of a checkpoint has to hold."""
+    facts = {
+        "config": {"model": {}, "training": {"optim": {}}},
+        "architecture": {},
+        "versions": {},
+        "commit": "unknown",
+    }
+    return {"step": step, "deepspeed_config": {"train_micro_batch_size_per_gpu": 8}, **facts, **more}
+
+
 def has_gradient(parameter: torch.Tensor) -> bool:
     """Whether anything but zero has reached it."""
     return parameter.grad is not None and bool(parameter.grad.any())

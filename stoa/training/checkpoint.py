@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from stoa.files import sha256
+from stoa.training.facts import read_facts
 
 T = TypeVar("T")
 PREFIX = "step-"
@@ -128,6 +130,8 @@ def damage(path: Path, *, to_use: bool = False) -> str | None:
     for name in sorted(read):
         if not (path / name).is_file():
             return f"{name} is no file"
+        if not Path(os.path.realpath(path / name)).is_relative_to(os.path.realpath(path)):
+            return f"{name} is a link out of the checkpoint"
         if sha256(path / name) != sums[name]:
             return f"{name} has changed since it was written"
     return None
@@ -140,6 +144,8 @@ def _sums(path: Path) -> dict[str, str]:
         OSError, ValueError: it cannot be read, or is none.
     """
     try:
+        if (path / MANIFEST).is_symlink():
+            raise ValueError("it is a link")
         manifest = json.loads((path / MANIFEST).read_bytes())
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -149,17 +155,20 @@ def _sums(path: Path) -> dict[str, str]:
     return sums
 
 
-def require_states(path: Path) -> None:
-    """A checkpoint to go on from, which one of weights alone is not.
+def read_resumable(path: Path) -> dict[str, Any]:
+    """``run.json`` of a checkpoint to go on from, which one of weights alone is not.
 
     Raises:
-        ValueError: it holds no states of an optimiser.
+        Gone: it has been deleted meanwhile.
+        ValueError: it holds no states of an optimiser, or no position in the data.
     """
-    if not (path / STATES).is_dir():
+    run = read_run(path)
+    if not (path / STATES).is_dir() or "sampler" not in run:
         raise ValueError(
-            f"checkpoint {path} holds weights and no states to go on from ({STATES}/); --init {path} starts another "
-            "run from its weights"
+            f"checkpoint {path} holds weights and no states to go on from ({STATES}/); --init "
+            f"{path} starts another run from its weights"
         )
+    return run
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -167,8 +176,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
     Raises:
         Gone: it has been deleted meanwhile.
+        ValueError: it is not as a training writes it.
     """
-    return _read(path, lambda: json.loads((path / RUN).read_text()))
+    return _read(path, lambda: read_facts(path / RUN))
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
@@ -176,6 +186,7 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
 
     Raises:
         Gone: it has been deleted meanwhile.
+        ValueError: they are no safetensors.
     """
     return _read(path, lambda: (load_file(path / WEIGHTS), _sums(path)[WEIGHTS]))
 
@@ -183,6 +194,8 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], str]:
 def _read(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {' '.join(str(error).split())}") from None
     except FileNotFoundError:
         if path.is_dir():
             raise

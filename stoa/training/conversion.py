@@ -34,7 +34,7 @@ def convert(source: Path, out: Path, *, processes: int, deepspeed_config: str | 
         StorageError: the disk refuses.
     """
     path = _to_go_on_from(source)
-    run = checkpoint.read_run(path)
+    run = checkpoint.read_resumable(path)
     deepspeed = run["deepspeed_config"] if deepspeed_config is None else read_config(deepspeed_config)
     changed = _reshaped(run, deepspeed, processes)
     said = reshaping(run, Shape.of(changed))
@@ -64,7 +64,6 @@ def _to_go_on_from(source: Path) -> Path:
         path = checkpoint.newest(source / checkpoint.CHECKPOINTS) or checkpoint.newest(source)
     if path is None:
         raise ValueError(f"no checkpoint under {source}; name a run's folder (training.output_dir) or a step-N folder")
-    checkpoint.require_states(path)
     return path
 
 

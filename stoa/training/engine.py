@@ -265,7 +265,8 @@ def skipped_steps(engine: Any) -> int:
     return int(engine.skipped_steps)
 
 
-_COUNTS = ("global_steps", "global_samples", "skipped_steps", "micro_steps")
+COUNTS = ("global_steps", "global_samples", "skipped_steps", "micro_steps")
+"""That DeepSpeed keeps of a training."""
 _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
@@ -273,12 +274,12 @@ def counts(engine: Any) -> dict[str, Any]:
     """What DeepSpeed counts, and the state of the loss scaler of fp16: numbers by name."""
     scaler = vars(getattr(engine.optimizer, "loss_scaler", object))
     scale = {name: scaler[name] for name in _LOSS_SCALE if name in scaler} if uses_fp16(engine) else {}
-    return {name: int(getattr(engine, name)) for name in _COUNTS} | {"loss_scale": scale}
+    return {name: int(getattr(engine, name)) for name in COUNTS} | {"loss_scale": scale}
 
 
 def set_counts(engine: Any, values: dict[str, Any]) -> None:
     """The reverse of :func:`counts`; a scaler that the values know nothing of keeps its state."""
-    for name in _COUNTS:
+    for name in COUNTS:
         setattr(engine, name, int(values[name]))
     if uses_fp16(engine):
         for name, value in values["loss_scale"].items():

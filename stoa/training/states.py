@@ -8,6 +8,7 @@ DeepSpeed's engine and the loss scale. Weights are those of ``model.safetensors`
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +22,11 @@ from safetensors.torch import save_file
 from stoa.files import replacing
 from stoa.training import engine as ds
 from stoa.training.checkpoint import STATES
+from stoa.training.facts import read_counts
 from stoa.training.pieces import MOMENTS, Piece, pieces, rewritten, untrained
 
 _ENGINE = "engine.json"
+_KEY = re.compile(rf"(?P<moment>{'|'.join(MOMENTS)}):(?P<steps>\d{{1,18}}):(?P<start>\d{{1,18}}):(?P<name>.+)")
 
 
 class Taken(NamedTuple):
@@ -84,7 +87,10 @@ def read(engine: Any, folder: Path, weights: Path) -> None:
         ValueError: a file is not what :func:`write` makes, or a parameter's moments are not all there.
     """
     try:
-        counts = json.loads((folder / STATES / _ENGINE).read_text())
+        counts = read_counts(folder / STATES / _ENGINE, ds.COUNTS)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"checkpoint {folder} cannot be read: {error}") from None
+    try:
         if len(files(folder)) != counts["files"]:
             raise ValueError(
                 f"checkpoint {folder} has the states of {len(files(folder))} of the {counts['files']} processes that "
@@ -101,7 +107,7 @@ def read(engine: Any, folder: Path, weights: Path) -> None:
                 values = whole.get_tensor(piece.name).view(-1)
                 piece.weights.copy_(values[piece.start :][: piece.elements])
                 saved.fill(piece, folder)
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, OSError) as error:
         raise ValueError(f"checkpoint {folder} cannot be read: {' '.join(str(error).split())}") from None
 
 
@@ -120,10 +126,12 @@ class _Saved:
         self._steps: dict[str, int] = {}
         for file in opened:
             for key in file.keys():  # noqa: SIM118, it is no dict
-                moment, steps, start, name = key.split(":", 3)
-                (elements,) = file.get_slice(key).get_shape()
-                self._slices[name, moment].append(_Slice(int(start), int(start) + elements, key, file))
-                self._steps[name] = int(steps)
+                named, shape = _KEY.fullmatch(key), file.get_slice(key).get_shape()
+                if named is None or len(shape) != 1:
+                    raise KeyError(f"{key!r}, {shape}, is not a piece of a moment")
+                name, start = named["name"], int(named["start"])
+                self._slices[name, named["moment"]].append(_Slice(start, start + shape[0], key, file))
+                self._steps[name] = int(named["steps"])
 
     def fill(self, piece: Piece, folder: Path) -> None:
         """The moments of a piece, from all that overlap it; a parameter that was never stepped has none."""

@@ -132,8 +132,7 @@ class Trainer:
             if rank() == 0:  # the score of the best would be compared with those of another training
                 checkpoint.set_aside(self.folder / checkpoint.BEST)
             return False
-        checkpoint.require_states(path)
-        run = checkpoint.read_run(path)
+        run = checkpoint.read_resumable(path)
         require_same_run(run, self.run_facts, path, reshaped=reshaped)
         if "excluded" in run:
             self.run_facts["excluded"] = run["excluded"]
@@ -267,7 +266,7 @@ class Trainer:
         if path is None or len(before) >= self.config.spike_rollbacks:
             why = "there is no checkpoint yet" if path is None else "training.spike_rollbacks allows no further one"
             raise FloatingPointError(f"{spike}, and {why}; lower the learning rates under training.optim")
-        run, position = checkpoint.read_run(path), self.sampler.state_dict()
+        run, position = checkpoint.read_resumable(path), self.sampler.state_dict()
         saving.load(self.engine, path)
         left_out = {name: [run["sampler"][name], position[name]] for name in ("epoch", "taken")}
         steps = [int(run["step"]) + 1, self.step]

@@ -15,6 +15,7 @@ import pytest
 from factories import gray_frames, tiny_config, write_video
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import small_stores
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import CaptionClips
@@ -27,10 +28,7 @@ from stoa.data.members import tar_members
 from stoa.data.sampler import SampleKey
 from stoa.data.sampling import sample_times
 from stoa.data.shards import ShardClips
-from stoa.manifest import Caption, ClipRow, write_manifest
-from stoa.prepare.adapters import open_annotations
-from stoa.prepare.config import PrepareConfig, StoreConfig
-from stoa.prepare.pipeline import prepare
+from stoa.manifest import Caption, ClipRow
 from stoa.tasks.videos import VideoReader
 
 
@@ -44,17 +42,7 @@ def stores(tmp_path_factory) -> Path:
         ClipRow(f"clip{i}", f"{i}.mp4", (Caption(f"number {i}"), Caption("grey"))[: 1 + i % 2], split=split)
         for i, split in enumerate(("val", *["train"] * 4))
     ]
-    write_manifest(folder / "manifest.jsonl", rows)
-    config = PrepareConfig(
-        out=str(folder / "out"),
-        videos=str(folder),
-        spacy=None,
-        stores=("frames", "video"),
-        store=StoreConfig(clips_per_shard=2, frames=4),
-    )
-    annotations = open_annotations("manifest", folder / "manifest.jsonl")
-    prepare(config, annotations, folder, engine="local", workers=1, say=lambda line: None)
-    return folder / "out"
+    return small_stores(folder, rows, frames=4)
 
 
 class Files(http.server.SimpleHTTPRequestHandler):

@@ -90,7 +90,9 @@ def test_batched_assignment(data):
     results = computes_or_refuses(batched_assignment, cost, data.draw(counts), data.draw(counts))
     if results is not None:
         match, _ = results
-        assert match.shape == cost.shape[:2] and (match.numel() == 0 or (match.min() >= -1 and match.max() < cost.shape[2]))
+        assert match.shape == cost.shape[:2] and (
+            match.numel() == 0 or (match.min() >= -1 and match.max() < cost.shape[2])
+        )
 
 
 @settings(max_examples=EXAMPLES)

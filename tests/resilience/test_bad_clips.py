@@ -14,6 +14,7 @@ from factories import gray_frames, write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stores import small_stores
 from torch.utils.data import DataLoader, Dataset
 
 from stoa.data.boxes import ClipShape
@@ -32,11 +33,8 @@ from stoa.data.members import parse_clip, tar_members
 from stoa.data.sampler import SampleKey
 from stoa.data.shards import INDEX_FILE, STORE_FILE, ShardClips
 from stoa.detections import Detections
-from stoa.manifest import Caption, ClipRow, write_manifest
-from stoa.prepare.adapters import open_annotations
+from stoa.manifest import Caption, ClipRow
 from stoa.prepare.check import CheckConfig, check
-from stoa.prepare.config import PrepareConfig, StoreConfig
-from stoa.prepare.pipeline import prepare
 
 SHAPE = ClipShape(num_frames=2, side=32, max_tokens=12, max_boxes=2)
 FACTS = {
@@ -273,17 +271,7 @@ def stores(tmp_path_factory) -> Path:
     for number in range(4):
         write_video(folder / f"{number}.mp4", gray_frames(8)[number:])
     rows = [ClipRow(f"clip{number}", f"{number}.mp4", (Caption("gray"),)) for number in range(4)]
-    write_manifest(folder / "manifest.jsonl", rows)
-    config = PrepareConfig(
-        out=str(folder / "out"),
-        videos=str(folder),
-        spacy=None,
-        stores=("frames", "video"),
-        store=StoreConfig(clips_per_shard=2, frames=2),
-    )
-    annotations = open_annotations("manifest", folder / "manifest.jsonl")
-    prepare(config, annotations, folder, engine="local", workers=1, say=lambda line: None)
-    return folder / "out"
+    return small_stores(folder, rows, frames=2)
 
 
 @pytest.fixture

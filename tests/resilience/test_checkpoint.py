@@ -4,10 +4,12 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from factories import run_facts
 from safetensors import SafetensorError
 from torch import nn
 
@@ -298,12 +300,12 @@ def test_files_of_a_checkpoint_have_ordinary_modes(tmp_path):
 
 def test_a_reader_takes_the_newest_when_a_training_deletes_what_it_reads(tmp_path, monkeypatch):
     model, run = nn.Linear(2, 2), tmp_path / "checkpoints"
-    first = save_weights(model.state_dict(), run, 1, {"step": 1})
+    first = save_weights(model.state_dict(), run, 1, run_facts(1))
     whole = checkpoint.damage
 
     def training_goes_on(path: Path, **how: bool) -> str | None:
         if path == first:
-            save_weights(model.state_dict(), run, 2, {"step": 2})  # and the first is gone before it is read
+            save_weights(model.state_dict(), run, 2, run_facts(2))  # and the first is gone before it is read
         return whole(path, **how)
 
     monkeypatch.setattr(checkpoint, "damage", training_goes_on)
@@ -312,7 +314,7 @@ def test_a_reader_takes_the_newest_when_a_training_deletes_what_it_reads(tmp_pat
     def read_late(path: Path) -> int:
         step = int(path.name.removeprefix("step-"))
         if step < 4:  # deleted between being found and being read
-            save_weights(model.state_dict(), run, step + 1, {"step": step + 1})
+            save_weights(model.state_dict(), run, step + 1, run_facts(step + 1))
         return int(read_run(path)["step"])
 
     assert found_and_read(tmp_path, read_late) == 4
@@ -322,3 +324,13 @@ def test_a_reader_takes_the_newest_when_a_training_deletes_what_it_reads(tmp_pat
         )
     with pytest.raises(Gone, match="step-00000004 has been deleted meanwhile"):
         read_weights(run / "step-00000004")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "inner", "manifest.json"])
+def test_links_out_of_a_checkpoint_are_damage(tmp_path, name):
+    path = make(tmp_path, 5)
+    (tmp_path / "link").symlink_to(path)  # the folder itself may be one
+    assert damage(tmp_path / "link") is None
+    (path / name).rename(tmp_path / "elsewhere")
+    (path / name).symlink_to(tmp_path / "elsewhere")
+    assert re.search("is (missing|a link)|not listed", str(damage(path)))

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from factories import run_facts
 from launch import finish
 from test_reshaped import content, ended_at_step_5, losses
 
@@ -27,7 +28,7 @@ def made(tmp_path_factory):
         temporary = folder / f"step-{step:08d}.1-a.tmp"
         (temporary / "states").mkdir(parents=True)
         moments = {f"{name}:{step}:0:weight": torch.full((4,), float(step)) for name in ("exp_avg", "exp_avg_sq")}
-        run = {"step": step, "deepspeed_config": MICRO, "sampler": sampler.state_dict()}
+        run = run_facts(step, deepspeed_config=MICRO, sampler=sampler.state_dict())
         taken = states.Taken(0, 1, {"files": 1}, moments)
         saving.write(saving.Content(taken, {"weight": torch.zeros(4)}, run), temporary, keep=2)
     return folder.parent

@@ -1,27 +1,35 @@
 """Files of any content: each is read, or refused in one line. Nothing else is raised, and nothing takes long."""
 
+import contextlib
 import copy
 import json
 import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from arguments.commands import parsed
+from factories import run_facts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoa.config import Config
+from stoa.data.sampler import GlobalBatchSampler
 from stoa.doctor.flight_recorder import read_dumps
 from stoa.manifest import read_manifest
 from stoa.prepare.detections.labels import read_class_names
 from stoa.questions import read_questions
 from stoa.tasks.ablation.plan import read_plan
 from stoa.tasks.report import read_predictions
+from stoa.training.checkpoint import read_run
 from stoa.training.deepspeed_config import read_config
+from stoa.training.inspection import described
+from stoa.training.resumable import Shape, require_same_run
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
 ROOT = Path(__file__).parent.parent.parent
@@ -189,3 +197,27 @@ NESTED = {
 @pytest.mark.parametrize("kind", FILES)
 def test_what_is_nested_long_or_of_another_language(kind, content):
     read(kind, NESTED[content])
+
+
+@settings(max_examples=4 * EXAMPLES)
+@given(data=st.data())
+def test_facts_of_a_checkpoint(data):
+    """Whoever reads them finds the types that it counts on."""
+    sampler = GlobalBatchSampler(48, 8, rank=0, world=1, seed=0, fingerprint="clips")
+    more = {"sampler": sampler.state_dict(), "losses": ["vtc"], "used_token_ids": [1, 2], "validation metric": "r1"}
+    facts = data.draw(changed(run_facts(3, config=asdict(Config()), **more)))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "run.json").write_bytes(in_json(facts))
+        try:
+            read = read_run(Path(folder))
+        except ValueError as error:
+            assert type(error) is ValueError and "\n" not in str(error)
+            return
+        described(Path(folder))
+        current = run_facts(3, config=asdict(Config()), **more)
+        for use in (
+            lambda: require_same_run(read, current, Path(folder)),
+            *((lambda: Shape.of(read), lambda: sampler.load_state_dict(read["sampler"])) if "sampler" in read else ()),
+        ):
+            with contextlib.suppress(ValueError):
+                use()
