@@ -31,6 +31,7 @@ from stoa.models.video_language import ModelConfig, VideoLanguageModel
 from stoa.models.weights import Trained, initialize, is_run, load_pretrained, locate
 from stoa.objectives.gather import from_first_rank, rank, world_size
 from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.planning.advice import what_fits
 from stoa.planning.automatic import recomputed_on
 from stoa.training import checkpoint
 from stoa.training import engine as ds
@@ -214,8 +215,37 @@ def train(
         steps: what is done in place of training; nothing is resumed for it.
 
     Raises:
-        ValueError: the objectives do not fit the model or the clips, or what is in ``output_dir`` is of another run.
+        ValueError: the objectives do not fit the model or the clips, what is in ``output_dir`` is of another run, or
+            the memory of a GPU does not suffice.
     """
+    try:
+        _train(process, config, model, clips, facts, start, epochs, validate, steps)
+    except torch.OutOfMemoryError as error:
+        properties = torch.cuda.get_device_properties(process.device)
+        advice = what_fits(
+            properties.total_memory,
+            config.model,
+            config.objectives,
+            config.training,
+            process.deepspeed_config,
+            world=world_size(),
+            recomputed=model.recomputed,
+            used_token_ids=facts.get("used_token_ids"),
+        )
+        raise ValueError(f"out of memory on {properties.name}: {advice}") from error
+
+
+def _train(
+    process: Process,
+    config: Config,
+    model: VideoLanguageModel,
+    clips: Clips,
+    facts: dict[str, Any],
+    start: str,
+    epochs: float | None,
+    validate: Callable[[VideoLanguageModel], Score] | None,
+    steps: Steps | None,
+) -> None:
     frozen = config.training.optim.frozen_vision_blocks or 0
     model.clip.visual.freeze(frozen)
     if frozen:

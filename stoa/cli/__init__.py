@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from stoa.arguments import Command, parse
-from stoa.cli._errors import FORESEEN, end_with
+from stoa.cli._errors import FORESEEN, end_with, out_of_memory
 from stoa.endings import Status, call, complain
 
 COMMANDS = {
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         return Status.BAD_INPUT
     try:
         status = module.run(arguments)
-    except FORESEEN as error:
-        return end_with(program, error)
+    except BaseException as error:
+        if isinstance(error, FORESEEN) or out_of_memory(error):
+            return end_with(program, error)
+        raise
     return status or Status.GOOD

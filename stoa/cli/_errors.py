@@ -25,6 +25,9 @@ def end_with(command: str, error: BaseException) -> Status:
     if status is Status.LOST:
         _leave_the_word_to_others()
     said = " ".join(str(error).split())
+    if out_of_memory(error):
+        less = "give it less at a time (stoa evaluate --batch_size, stoa detect --batch_frames), or another GPU"
+        said, error = f"out of memory on the GPU; {less} ({said[:200]})", ValueError()
     if status is Status.INTERRUPTED:
         complain(command, said or "interrupted")
     else:
@@ -32,9 +35,17 @@ def end_with(command: str, error: BaseException) -> Status:
     return status
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU is; torch, which says so, need not be there."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
 def _status_of(error: BaseException) -> Status:
     if tells_of_room(error):
         return Status.DISK_FULL
+    if out_of_memory(error):
+        return Status.BAD_INPUT
     kinds: dict[type[BaseException], Status] = {
         KeyboardInterrupt: Status.INTERRUPTED,
         LostProcess: Status.LOST,

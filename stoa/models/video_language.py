@@ -202,6 +202,13 @@ class VideoLanguageModel(nn.Module):
         if self.config.graph.layers:
             self.graph.recomputing = "graph" in parts
 
+    @property
+    def recomputed(self) -> tuple[Recomputable, ...]:
+        """Parts whose activations are not kept."""
+        graph = bool(self.config.graph.layers) and self.graph.recomputing
+        on = {"towers": self.clip.visual.recomputing, "graph": graph, "fusion": self.fusion.recomputing}
+        return tuple(part for part in RECOMPUTABLE if on[part])
+
     def start_from_towers(self) -> None:
         """Copy the towers' weights into the encoders that start from them; for towers that were loaded since."""
         clip = self.clip

@@ -34,8 +34,12 @@ class _Phase(NamedTuple):
     since: float
 
     @property
+    def ends(self) -> float:
+        return self.since + self.limit_seconds
+
+    @property
     def left_seconds(self) -> float:
-        return self.since + self.limit_seconds - time.monotonic()
+        return self.ends - time.monotonic()
 
 
 class Watchdog:
@@ -64,6 +68,7 @@ class Watchdog:
             "end": step_seconds,
         }
         self._phase = _Phase("the start", start_seconds, time.monotonic())
+        self._armed_for = self._phase.ends
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -79,27 +84,35 @@ class Watchdog:
     def step_ended(self, step: int) -> None:
         """Of the optimiser; the next one may take its time."""
         self._step = step
-        self._phase = _Phase(f"step {step + 1}", self._step_seconds, time.monotonic())
+        self._begin(_Phase(f"step {step + 1}", self._step_seconds, time.monotonic()))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """What has a limit of its own: ``meeting``, ``save``, ``validation`` or ``end``. That of what it is a part of
         begins anew after it."""
         around = self._phase
-        self._phase = _Phase(f"the {name} after step {self._step}", self._limits[name], time.monotonic())
+        self._begin(_Phase(f"the {name} after step {self._step}", self._limits[name], time.monotonic()))
         try:
             yield
         finally:
-            self._phase = around._replace(since=time.monotonic())
+            self._begin(around._replace(since=time.monotonic()))
+
+    def _begin(self, phase: _Phase) -> None:
+        self._phase = phase
+        if phase.ends < self._armed_for and self._thread.is_alive():  # which has had no chance yet, and may get none
+            self._arm(phase)
+
+    def _arm(self, phase: _Phase) -> None:
+        """Of the system, which needs no thread of Python; put off as long as the watching one runs."""
+        faulthandler.dump_traceback_later(max(phase.left_seconds, 0.0) + _WRITE_SECONDS, exit=True, file=_STDERR)
+        self._armed_for = phase.ends
 
     def _watch(self) -> None:
         while not self._over.wait(min(_MOST_LOOK_SECONDS, self._step_seconds / 4)):
             phase = self._phase
             if phase.left_seconds <= 0:
                 self._leave(phase)
-            # Of the system, which needs no thread of Python; put off as long as this one runs.
-            later = phase.left_seconds + _WRITE_SECONDS
-            faulthandler.dump_traceback_later(later, exit=True, file=_STDERR)
+            self._arm(phase)
 
     def _leave(self, phase: _Phase) -> NoReturn:
         ending = threading.Timer(_WRITE_SECONDS, os._exit, [int(Status.HUNG)])  # what hangs may be the disk

@@ -1,5 +1,6 @@
 """Installing: where torch comes from, what happens without a compiler, what is imported."""
 
+import fnmatch
 import importlib.metadata
 import importlib.util
 import os
@@ -19,7 +20,7 @@ import torch
 from stoa.ops import build_info
 
 CONSTRAINTS = "constraints/linux-cu13.txt"
-NOT_SOURCE = (".*", "*.so", "*.egg-info", "__pycache__", "build", "dist", "data", "runs", "logs")
+ANYWHERE, AT_THE_ROOT = (".*", "*.so", "*.egg-info", "__pycache__"), ("build", "dist", "data", "runs", "logs")
 USE_REFERENCE = """
 import importlib.util, sys, warnings
 # An editable stoa in this environment would fill in the module that is missing.
@@ -51,10 +52,20 @@ print(info["torch"])
 """
 
 
+def sources(root: Path, target: Path) -> Path:
+    """A copy of them."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        patterns = (*ANYWHERE, *(AT_THE_ROOT if Path(folder) == root else ()))
+        return {name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
+
+    return Path(shutil.copytree(root, target, ignore=left_out))
+
+
 @pytest.fixture
 def checkout(repo_root: Path, tmp_path: Path) -> Path:
     """A copy of the sources: an installation in place would leave build products in the checkout."""
-    return Path(shutil.copytree(repo_root, tmp_path / "checkout", ignore=shutil.ignore_patterns(*NOT_SOURCE)))
+    return sources(repo_root, tmp_path / "checkout")
 
 
 @pytest.fixture

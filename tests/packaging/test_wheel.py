@@ -10,7 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from test_install import NOT_SOURCE
+from test_install import sources
 
 CLIPS = ["--num_train", "16", "--num_val", "4", "--num_test", "4", "--num_galleries", "1"]
 SET = ["--out", "set", *CLIPS, "--size", "32", "--seconds", "1"]
@@ -49,7 +49,7 @@ def no_cuda(folder: Path) -> str:
 @pytest.mark.dist
 @pytest.mark.timeout(2400)
 def test_a_wheel_trains_on_another_node(repo_root: Path, tmp_path: Path) -> None:
-    checkout = Path(shutil.copytree(repo_root, tmp_path / "checkout", ignore=shutil.ignore_patterns(*NOT_SOURCE)))
+    checkout = sources(repo_root, tmp_path / "checkout")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout]
     run(build, tmp_path, STOA_FORCE_EXT="1", CUDA_HOME=no_cuda(tmp_path / "toolkit"))
     shutil.rmtree(checkout)

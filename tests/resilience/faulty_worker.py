@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -109,13 +110,20 @@ def plant_slow_disk(planted_step: int) -> None:
     saving.write, Trainer.train_step = planted, step
 
 
-def plant_error(planted_step: int) -> None:
+def plant_memory(planted_step: int) -> None:
+    """A GPU of 2 GiB has no room for the step."""
+    properties = SimpleNamespace(name="a GPU of 2 GiB", total_memory=2 << 30)
+    torch.cuda.get_device_properties = lambda device: properties
+    plant_error(planted_step, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."))
+
+
+def plant_error(planted_step: int, error: Exception | None = None) -> None:
     """An error of ours."""
     train_step, steps = Trainer.train_step, itertools.count(1)
 
     def planted(self, batches):
         if next(steps) == planted_step:
-            raise RuntimeError("planted")
+            raise error or RuntimeError("planted")
         return train_step(self, batches)
 
     Trainer.train_step = planted

@@ -99,7 +99,7 @@ def test_bf16_trains_as_fp32_does_and_resumes(start, tmp_path):
         assert a["loss"] != b["loss"]
         assert a["loss"] == pytest.approx(b["loss"], rel=0.02), a["step"]
     weights = load_file(straight / LAST / "model.safetensors")
-    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}  # those that the optimiser steps
 
     _, err = finish(start(straight), code=2)
     assert "is of another DeepSpeed configuration: DeepSpeed.bf16 is True there and False here" in err

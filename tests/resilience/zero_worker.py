@@ -44,7 +44,8 @@ def trained(deepspeed, device, steps, chunk_clips=None, read=None, write=None):
         engine.backward(loss)
         engine.step()
         losses.append(mean_over_ranks(loss).item())
-        norms.append(ds.grad_norm(engine, device).item())
+        if (step + 1) % ds.accumulation_steps(engine) == 0:
+            norms.append(ds.grad_norm(engine, device).item())
     if write is not None:
         if rank() == 0:
             Path(write, "states").mkdir()
