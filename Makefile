@@ -40,7 +40,8 @@ help:
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
 	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree, and"
-	@echo "                3,000 damaged pieces of shards through check and training; FUZZ_COUNT=, FUZZ_MEMBERS= of them"
+	@echo "                3,000 damaged pieces of shards through check and training; FUZZ_COUNT=, FUZZ_MEMBERS= of them;"
+	@echo "                before that other values and bytes of every file that is read, and of operators' arguments"
 	@echo "make soak       trainings that are killed, starved and disturbed for 30 minutes end as undisturbed ones do; SOAK_MINUTES=2"
 	@echo "make test-v100  operators, models and training with the pins for V100, in an environment of its own (9 GB)"
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
@@ -74,7 +75,9 @@ test-slow: setup
 
 FUZZ_COUNT ?= 3000
 FUZZ_MEMBERS ?= 3000
+FUZZ_EXAMPLES ?= 1000
 fuzz: setup
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) python -m pytest tests/resilience/test_generated_files.py tests/ops/test_operator_arguments.py
 	python tests/fuzz.py --count $(FUZZ_COUNT) --members $(FUZZ_MEMBERS)
 
 SOAK_MINUTES ?= 30

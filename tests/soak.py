@@ -1,6 +1,7 @@
 """Trainings that are disturbed until they end, over and over: what they end with is what an undisturbed one ends with.
 
     python tests/soak.py --minutes 30        (make soak)
+    python tests/soak.py --kills 100         (SIGKILL alone, so many times)
 
 One process and two take turns. A disturbance kills all of a run or a part of it, asks it to end, fills its disk, starts
 a second run in its folder, or stops a process that reads clips; some of the clips are damaged. After each of them the
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -83,9 +84,9 @@ def start_another(run: Run) -> None:
     assert run.program.code is None or run.program.code == 0, run.program.output
 
 
-DISTURBANCES: tuple[Callable[[Run], None], ...] = (
-    *(kill_all, kill_all, kill_one, kill_a_reader, stop_a_reader, ask, fill_the_disk, start_another),
-)
+Disturbance = Callable[["Run"], None]
+KILLS: tuple[Disturbance, ...] = (kill_all, kill_all, kill_one)
+DISTURBANCES: tuple[Disturbance, ...] = (*KILLS, kill_a_reader, stop_a_reader, ask, fill_the_disk, start_another)
 
 
 def name_of(member: psutil.Process) -> str:
@@ -98,8 +99,10 @@ def name_of(member: psutil.Process) -> str:
 class Run:
     """A training in a folder, started again until it ends."""
 
-    def __init__(self, data: Path, folder: Path, processes: int, rng: random.Random) -> None:
-        self.data, self.folder, self.processes, self.rng = data, folder, processes, rng
+    def __init__(
+        self, data: Path, folder: Path, processes: int, rng: random.Random, choices: Sequence[Disturbance] = ()
+    ) -> None:
+        self.data, self.folder, self.processes, self.rng, self.choices = data, folder, processes, rng, choices
         self.output = folder / "run"
         self.disturbed = Counter[str]()
 
@@ -116,18 +119,18 @@ class Run:
         found = [member for member in self.members() if word in name_of(member)]
         return self.rng.choice(found or [psutil.Process(self.program.pid)])
 
-    def go(self, seconds: float, disturbances: bool) -> None:
-        """Start it, disturb it within so many seconds, and look at what is left."""
+    def go(self, seconds: float) -> None:
+        """Start it, disturb it within so many seconds, if it is to be disturbed, and look at what is left."""
         before = self.steps_saved()
         self.program = self.start(self.processes)
         members = self.members()
-        if disturbances:
+        if self.choices:
             deadline = time.monotonic() + self.rng.uniform(0, seconds)
             while time.monotonic() < deadline and self.program.code is None:
                 time.sleep(0.05)
                 members = list({*members, *self.members()})
             if self.program.code is None:
-                disturb = self.rng.choice(DISTURBANCES)
+                disturb = self.rng.choice(self.choices)
                 self.disturbed[disturb.__name__] += 1
                 with contextlib.suppress(psutil.NoSuchProcess):
                     disturb(self)
@@ -158,7 +161,7 @@ class Run:
         return load_file(self.output / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors")
 
 
-def soak(folder: Path, minutes: float, seed: int) -> int:
+def soak(folder: Path, minutes: float, kills: int | None, seed: int) -> int:
     data = folder / "data"
     config = SynthConfig(num_train=48, num_val=8, num_test=8, num_galleries=2, size=32, seconds=1.0)
     build_data_set(config, data, say=lambda line: None)
@@ -168,18 +171,25 @@ def soak(folder: Path, minutes: float, seed: int) -> int:
         (folder / f"undisturbed-{processes}").mkdir()
         run = Run(data, folder / f"undisturbed-{processes}", processes, random.Random(0))
         begun = time.monotonic()
-        run.go(0, disturbances=False)
+        run.go(0)
         assert run.program.code == 0, run.program.output
         undisturbed[processes], seconds[processes] = run.weights(), time.monotonic() - begun
     print(f"undisturbed: {seconds[1]:.0f} s with one process, {seconds[2]:.0f} s with two", flush=True)
     deadline, rounds, all_disturbed = time.monotonic() + 60 * minutes, 0, Counter[str]()
-    while time.monotonic() < deadline:
+    choices = DISTURBANCES if kills is None else KILLS
+
+    def over() -> bool:
+        return time.monotonic() > deadline if kills is None else sum(all_disturbed.values()) >= kills
+
+    while not over():
         processes = 1 + rounds % 2
         where = folder / "disturbed"
         where.mkdir()
-        run = Run(data, where, processes, random.Random(f"{seed}-{rounds}"))
+        run = Run(data, where, processes, random.Random(f"{seed}-{rounds}"), choices)
         while run.steps_saved() < STEPS:
-            run.go(seconds[processes], disturbances=time.monotonic() < deadline)
+            run.go(seconds[processes])
+            if over():
+                run.choices = ()
         same = all(bool((value == undisturbed[processes][name]).all()) for name, value in run.weights().items())
         print(f"round {rounds}, {processes} process(es): {dict(run.disturbed)}, same bits: {same}", flush=True)
         all_disturbed += run.disturbed
@@ -209,10 +219,11 @@ def main() -> int:
     """Run it; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--kills", type=int, help="in place of a time and of other disturbances")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stoa-soak-") as folder:
-        return soak(Path(folder), arguments.minutes, arguments.seed)
+        return soak(Path(folder), arguments.minutes, arguments.kills, arguments.seed)
 
 
 if __name__ == "__main__":

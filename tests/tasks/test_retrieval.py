@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factories import USED, gray_frames, tiny_config, tiny_model, write_video
+from factories import USED, gray_frames, run_facts, tiny_config, tiny_model, write_video
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,7 +112,7 @@ def test_a_report_from_a_checkpoint(trained, folder, tmp_path):
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, step / "model.safetensors")
-    run = {"step": 3, "used_token_ids": USED, "commit": "abc", "architecture": PRESETS["stoa-tiny"]}
+    run = run_facts(3, used_token_ids=USED, commit="abc", architecture=PRESETS["stoa-tiny"])
     (step / "run.json").write_text(json.dumps(run))
     (step / "manifest.json").write_text(json.dumps({"step": 3, "sha256": {"model.safetensors": "f00d"}}))
     loaded = load_trained(step, tiny_config(), torch.device("cpu"))
@@ -267,7 +267,7 @@ def test_loader_processes_change_nothing(trained, folder):
 
 
 def test_an_architecture_that_has_changed_is_refused(tmp_path):
-    run = {"step": 3, "used_token_ids": USED, "commit": "abc", "architecture": {"embed_dim": 7}}
+    run = run_facts(3, used_token_ids=USED, commit="abc", architecture={"embed_dim": 7})
     (tmp_path / "run.json").write_text(json.dumps(run))
     with pytest.raises(ValueError, match="was trained when stoa-tiny stood for {'embed_dim': 7}"):
         load_trained(tmp_path, tiny_config(), torch.device("cpu"))

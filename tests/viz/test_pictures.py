@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from factories import tiny_config
+from factories import run_facts, tiny_config
 from matplotlib.axes import Axes
 from PIL import Image
 from safetensors.torch import save_file
@@ -53,13 +53,8 @@ def run_folder(shapes, tmp_path_factory):
     step.mkdir(parents=True)
     model, used = model_for(shapes)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, step / "model.safetensors")
-    facts = {
-        "step": 1,
-        "used_token_ids": used,
-        "commit": "abc",
-        "architecture": PRESETS["stoa-tiny"],
-        "config": Config(model=model.config).to_dict(),
-    }
+    config = Config(model=model.config).to_dict()
+    facts = run_facts(1, used_token_ids=used, architecture=PRESETS["stoa-tiny"], config=config)
     (step / "run.json").write_text(json.dumps(facts))
     from stoa.files import sha256
 
