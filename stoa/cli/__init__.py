@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from stoa.arguments import Command, parse
-from stoa.cli._errors import FORESEEN, end_with, out_of_memory
+from stoa.cli._errors import end_with, foreseen
 from stoa.endings import Status, call, complain
 
 COMMANDS = {
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     try:
         status = module.run(arguments)
     except BaseException as error:
-        if isinstance(error, FORESEEN) or out_of_memory(error):
+        if foreseen(error) is not None:
             return end_with(program, error)
         raise
     return status or Status.GOOD

@@ -13,8 +13,7 @@ from stoa.endings import LostProcess, Status, called_as, complain
 from stoa.files import tells_of_room
 from stoa.parents import die_with_launcher
 
-FORESEEN = (ValueError, FloatingPointError, OSError, LostProcess, KeyboardInterrupt)
-"""What is told in one line."""
+_FORESEEN = (ValueError, FloatingPointError, OSError, LostProcess, KeyboardInterrupt)
 
 _LAUNCHER_SECONDS = 10.0
 
@@ -24,28 +23,32 @@ def end_with(command: str, error: BaseException) -> Status:
     status = _status_of(error)
     if status is Status.LOST:
         _leave_the_word_to_others()
-    said = " ".join(str(error).split())
-    if out_of_memory(error):
-        less = "give it less at a time (stoa evaluate --batch_size, stoa detect --batch_frames), or another GPU"
-        said, error = f"out of memory on the GPU; {less} ({said[:200]})", ValueError()
+    said = " ".join(str(foreseen(error) or error).split())
     if status is Status.INTERRUPTED:
         complain(command, said or "interrupted")
     else:
-        complain(command, f"error: {said}" if isinstance(error, FORESEEN) else f"error: {type(error).__name__}: {said}")
+        complain(command, f"error: {said}" if foreseen(error) is not None else f"error: {type(error).__name__}: {said}")
     return status
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU is; torch, which says so, need not be there."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+def foreseen(error: BaseException) -> BaseException | None:
+    """What is told in one line: the error itself, or what one of torch's means that may come up anywhere."""
+    if isinstance(error, _FORESEEN):
+        return error
+    torch = sys.modules.get("torch")  # which commands that do not use it do not import
+    if torch is None or not isinstance(error, RuntimeError):
+        return None
+    if isinstance(error, torch.OutOfMemoryError):
+        less = "give it less at a time (stoa evaluate --batch_size, stoa detect --batch_frames), or another GPU"
+        return ValueError(f"out of memory on the GPU; {less} ({str(error)[:200]})")
+    from stoa.data.loading import of_a_loader
+
+    return of_a_loader(error, "the number of loader processes (--data.num_workers, --num_workers)")
 
 
 def _status_of(error: BaseException) -> Status:
     if tells_of_room(error):
         return Status.DISK_FULL
-    if out_of_memory(error):
-        return Status.BAD_INPUT
     kinds: dict[type[BaseException], Status] = {
         KeyboardInterrupt: Status.INTERRUPTED,
         LostProcess: Status.LOST,
@@ -53,7 +56,8 @@ def _status_of(error: BaseException) -> Status:
         ValueError: Status.BAD_INPUT,
         OSError: Status.BAD_INPUT,
     }
-    return next((status for kind, status in kinds.items() if isinstance(error, kind)), Status.FAILED)
+    told = foreseen(error)
+    return next((status for kind, status in kinds.items() if isinstance(told, kind)), Status.FAILED)
 
 
 def _leave_the_word_to_others() -> None:

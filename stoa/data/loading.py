@@ -77,21 +77,30 @@ def one_line_errors(batches: Iterator[T], workers: str) -> Iterator[T]:
     except (ValueError, OSError) as error:
         raise type(error)(_last_line(error)) from None
     except RuntimeError as error:
-        if _NO_SHARED_MEMORY.search(str(error)):
-            free = in_units(free_bytes(Path("/dev/shm")))
-            raise ValueError(
-                f"shared memory is full ({_last_line(error)[:200]}): loader processes pass batches through /dev/shm, "
-                f"which has {free} free; give a container more (docker run --shm-size 8g, or --ipc host), or set "
-                f"{workers} 0"
-            ) from None
-        if (timed_out := _TIMED_OUT.search(str(error))) is not None:
-            raise ValueError(
-                f"no loader process gave a batch within {timed_out[1]} s: a storage hangs, or clips take too long to "
-                f"read ('stoa data check' says which); lower {workers}, or raise data.loader_timeout_seconds"
-            ) from None
-        if "DataLoader worker" not in str(error):
+        told = of_a_loader(error, workers)
+        if told is None:
             raise
-        raise ValueError(f"a loader process died ({_last_line(error)}); lower {workers} or free memory") from None
+        raise told from None
+
+
+def of_a_loader(error: RuntimeError, workers: str) -> ValueError | None:
+    """What is wrong with a loader process, if the error is of one. torch tells of its death wherever the main thread is
+    at that time."""
+    if _NO_SHARED_MEMORY.search(str(error)):
+        free = in_units(free_bytes(Path("/dev/shm")))
+        return ValueError(
+            f"shared memory is full ({_last_line(error)[:200]}): loader processes pass batches through /dev/shm, "
+            f"which has {free} free; give a container more (docker run --shm-size 8g, or --ipc host), or set "
+            f"{workers} 0"
+        )
+    if (timed_out := _TIMED_OUT.search(str(error))) is not None:
+        return ValueError(
+            f"no loader process gave a batch within {timed_out[1]} s: a storage hangs, or clips take too long to "
+            f"read ('stoa data check' says which); lower {workers}, or raise data.loader_timeout_seconds"
+        )
+    if "DataLoader worker" in str(error):
+        return ValueError(f"a loader process died ({_last_line(error)}); lower {workers} or free memory")
+    return None
 
 
 def _last_line(error: Exception) -> str:

@@ -257,6 +257,8 @@ def test_a_limit_of_the_start_that_cannot_be(monkeypatch, text):
         (storage_error(Path("x"), 30, "Read-only file system"), 2),
         (KeyboardInterrupt(), 130),
         (ZeroDivisionError("no"), 1),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2),  # comes up anywhere
+        (RuntimeError("no"), 1),
     ],
 )
 def test_statuses(capsys, error, status):

@@ -23,7 +23,7 @@ from stoa.planning.states import states
 from stoa.synthetic import SynthConfig
 
 MOST_GIB = 9.0
-LIBRARIES_GIB = 1.9
+LIBRARIES_GIB = 2.5
 """Python, torch, DeepSpeed and what they read, of a process that trains."""
 READER_GIB = 1.5
 """Of a process that reads clips."""
@@ -100,12 +100,13 @@ def test_a_recipe_trains_and_is_evaluated_in_what_is_planned(clips, tmp_path, re
     planned = planned_gib(recipe)
     most, said = peaks([sys.executable, str(ROOT / "train.py"), *options], tmp_path)
     print(f"{recipe}: planned {planned:.2f} GiB, {most[0]:.2f} measured, then {most[1]:.2f}")
-    assert planned < most[0] < planned + LIBRARIES_GIB, said
+    # Under ZeRO on a CPU DeepSpeed holds the weights once more than the plan for a GPU has them.
+    weights = (tmp_path / "run/checkpoints/step-00000002/model.safetensors").stat().st_size / 2**30
+    assert planned < most[0] < planned + weights + LIBRARIES_GIB, said
     # A loader is forked, and counts what it shares with the training at that time.
-    assert all(gib < READER_GIB + LIBRARIES_GIB for gib in most[2:]), most
+    assert all(gib < READER_GIB + LIBRARIES_GIB for gib in most[1:]), most
 
     evaluating = ["--manifest", str(clips / "manifest.jsonl"), "--num_workers", "1", "--batch_size", "2"]
     most, _ = peaks([sys.executable, "-m", "stoa.cli", "evaluate", "--run", "run", *evaluating], tmp_path)
-    weights = (tmp_path / "run/checkpoints/step-00000002/model.safetensors").stat().st_size / 2**30
     print(f"{recipe}: evaluation {most[0]:.2f} GiB, weights {weights:.2f}")
     assert most[0] < 3 * weights + LIBRARIES_GIB

@@ -273,26 +273,27 @@ def _serve(descriptor: int, memory: int, allowed: int, module: str) -> None:
     # This file is the program here, and a module of its own to those that call alive().
     life = sys.modules["stoa.data.decoding.guard"]._Life if "stoa.data.decoding.guard" in sys.modules else _Life
     life.connection = connection
-    connection.send("ready")
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        answer: tuple[Any, Exception | None]
-        life.told = time.monotonic()
-        try:
-            answer = attempt(function, *arguments), None
-        except Exception as error:
-            answer = None, error
-        try:
-            _send(connection, memory, answer)
-        except BrokenPipeError:
-            return
-        except MemoryError as error:
-            _send(connection, memory, (None, as_finding(error)))
-        except (pickle.PicklingError, TypeError, AttributeError):
-            _send(connection, memory, (None, RuntimeError(repr(answer[1]))))
+    with contextlib.suppress(EOFError, ConnectionError):  # the other side has gone
+        connection.send("ready")
+        while True:
+            _answer(connection, memory, life, *connection.recv())
+
+
+def _answer(
+    connection: Connection, memory: int, life: type[_Life], function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    answer: tuple[Any, Exception | None]
+    life.told = time.monotonic()
+    try:
+        answer = attempt(function, *arguments), None
+    except Exception as error:
+        answer = None, error
+    try:
+        _send(connection, memory, answer)
+    except MemoryError as error:
+        _send(connection, memory, (None, as_finding(error)))
+    except (pickle.PicklingError, TypeError, AttributeError):
+        _send(connection, memory, (None, RuntimeError(repr(answer[1]))))
 
 
 if __name__ == "__main__":
