@@ -10,7 +10,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,28 @@ def parse_json(text: str, where: str) -> Any:
 def read_json(path: str | os.PathLike[str], name: str | None = None) -> Any:
     """The value of a JSON file; raises as :func:`read_text` and :func:`parse_json` do."""
     return parse_json(read_text(path, name), str(path) if name is None else name)
+
+
+def read_own(path: Path, keys: Collection[str], then: str) -> dict[str, Any]:
+    """The JSON object of a file that this project has written, which a disk may have damaged since.
+
+    Args:
+        path: of it.
+        keys: that it has to have.
+        then: what to do where it is damaged.
+
+    Raises:
+        ValueError: it is; the message names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {then}") from None
+    if not isinstance(found, dict) or (lost := sorted(set(keys) - found.keys())):
+        what = f"it has no {lost[0]!r}" if isinstance(found, dict) else f"it is a {type(found).__name__}"
+        raise ValueError(f"{path} is damaged ({what}); {then}")
+    return found
 
 
 def read_table(

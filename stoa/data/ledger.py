@@ -73,15 +73,23 @@ class Ledger:
             return found
         with open(self.path, "rb") as file:
             for line in file:
-                if line.startswith(b'{"event": "blamed"') and line.endswith(b"\n"):
-                    try:
-                        record = json.loads(line)
-                    except ValueError:
-                        continue
+                record = _record(line, "blamed")
+                if record is not None and type(record.get("epoch")) is int:
                     blame = Blame(record["epoch"], record["reason"])
-                    name = record.get("name", record["clip"])
+                    name = str(record.get("name", record["clip"]))
                     found[name] = min(blame, found.get(name, blame))
         return found
+
+
+def _record(line: bytes, event: str) -> dict[str, Any] | None:
+    """Of an event; what a kill or a disk has damaged is none."""
+    if not (line.startswith(b'{"event": "%s"' % event.encode()) and line.endswith(b"\n")):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record.get("clip"), str) and isinstance(record.get("reason"), str) else None
 
 
 class Replacements:
@@ -107,7 +115,7 @@ class Replacements:
             self._times[clip] += 1
             if clip in self._clips:
                 continue
-            self._clips[clip] = record.get("kind", "unusable")
+            self._clips[clip] = str(record.get("kind", "unusable"))
             told = f"{record.get('path')}: {record['reason']}"
             if len(self._told) < self._MOST_TOLD:
                 self._told[clip] = told
@@ -144,5 +152,5 @@ class Replacements:
                 if not line.endswith(b"\n"):  # another process is at it
                     break
                 self._read_until += len(line)
-                if line.startswith(b'{"event": "replaced"'):
-                    yield json.loads(line)
+                if (record := _record(line, "replaced")) is not None:
+                    yield record

@@ -30,8 +30,10 @@ from stoa.prepare.summary import write_summary
 from stoa.prepare.tagging import Tagger
 from stoa.prepare.tallies import Tallies
 from stoa.questions import write_questions
+from stoa.text_files import read_own
 
 Say = Callable[[str], None]
+_OF_A_SHARD = ("offsets", "clips", "splits", "ids", "name", "bytes", "sha256", "tallies", "failures")
 
 
 def prepare(
@@ -186,7 +188,11 @@ def _finish(
     ids, boxes = list[str](), Counter[str]()
     ledger = Ledger(out / "ledger.jsonl")
     for number, path in enumerate(paths):
-        shard = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        shard = read_own(
+            path.with_suffix(".json"),
+            ("offsets", "clips", "splits", "ids", "name", "bytes", "sha256", "tallies", "failures"),
+            f"delete it and {path.name}, and call again",
+        )
         offsets = np.array(shard["offsets"], dtype=np.int64)
         part = np.zeros(shard["clips"], dtype=INDEX_DTYPE)
         part["shard"], part["offset"], part["size"] = number, offsets[:-1], np.diff(offsets)

@@ -18,6 +18,7 @@ from stoa.manifest import ClipRow, row_from_json, row_to_json
 from stoa.prepare.adapters import Annotations, Found, VideoFolder, resolve
 from stoa.prepare.config import DetectionsConfig, PrepareConfig, StoreConfig
 from stoa.prepare.detections.made import detections_by_clip
+from stoa.text_files import read_own
 
 
 def keep_rows(config: PrepareConfig, annotations: Annotations, root: Path, found: Found, out: Path) -> int:
@@ -129,9 +130,11 @@ def caption_counts(rows: Path) -> dict[str, int]:
 def _require_same_plan(plan: dict[str, Any], out: Path) -> None:
     if not (out / PLAN_FILE).is_file():
         return
-    old = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+    old = read_own(out / PLAN_FILE, (), "delete this folder, or pass another --out")
     for key, default in (("store", StoreConfig()), ("detections", DetectionsConfig())):  # options that it does not know
-        old[key] = {**json.loads(json.dumps(dataclasses.asdict(default))), **old.get(key, {})}
+        before = old.get(key, {})
+        if isinstance(before, dict):
+            old[key] = {**json.loads(json.dumps(dataclasses.asdict(default))), **before}
     changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
     if not changed:
         return

@@ -32,6 +32,7 @@ from stoa.synthetic.questions import Question, ask, balance
 from stoa.synthetic.render import encode, render
 from stoa.synthetic.scene import SHAPES, Pool, Scene, Story, count_stories, sample_scene, sample_story
 from stoa.synthetic.siblings import sample_sibling
+from stoa.text_files import read_own
 
 GENERATOR_VERSION = 2
 """Raised whenever the same configuration would give another data set."""
@@ -219,7 +220,7 @@ def _is_finished(config: SynthConfig, out: Path) -> bool:
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return False
     if (out / _FINISHED).exists():
-        found = json.loads((out / _FINISHED).read_text(encoding="utf-8"))
+        found = read_own(out / _FINISHED, (), "delete this folder, or pass another")
         wanted = _identity(config)
         for key, value in wanted.items():
             if found.get(key) != value:

@@ -26,6 +26,7 @@ from stoa.models.video_language import ModelConfig, VideoLanguageModel, select_r
 from stoa.models.weights import load_strictly
 from stoa.tasks.evaluation import Abilities, Task
 from stoa.tasks.trained import TrainedModel
+from stoa.text_files import read_own
 from stoa.training import checkpoint
 from stoa.training.metrics import METRICS_FILE
 
@@ -102,13 +103,7 @@ def load_exported(
     Raises:
         ValueError: a file is missing or damaged, of another version, or the weights do not fit.
     """
-    try:
-        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: not valid JSON ({error}); export it again") from None
-    lost = sorted(_FACTS - facts.keys()) if isinstance(facts, dict) else ["version"]
-    if lost:
-        raise ValueError(f"{folder / CONFIG} has no {lost[0]!r}; export it again")
+    facts = read_own(folder / CONFIG, _FACTS, "export it again")
     if facts["version"] != FORMAT_VERSION:
         raise ValueError(f"{folder / CONFIG} has version {facts.get('version')!r}; this reads {FORMAT_VERSION}")
     weights = folder / WEIGHTS

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoa.config import Config
+from stoa.data.ledger import Ledger, Replacements
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.doctor.flight_recorder import read_dumps
 from stoa.manifest import read_manifest
@@ -197,6 +198,23 @@ NESTED = {
 @pytest.mark.parametrize("kind", FILES)
 def test_what_is_nested_long_or_of_another_language(kind, content):
     read(kind, NESTED[content])
+
+
+@settings(max_examples=EXAMPLES)
+@given(data=st.data())
+def test_a_ledger_is_read_around_its_damage(data):
+    """Whatever some lines hold, a run goes on by the others."""
+    blamed = {"event": "blamed", "clip": "a", "reason": "why", "path": "a.mp4", "epoch": 1, "name": "a"}
+    replaced = {"event": "replaced", "clip": "b", "reason": "why", "kind": "corrupt", "path": "b.mp4", "epoch": 0}
+    lines = [in_json(line) + b"\n" for line in (blamed, replaced)]
+    odd = data.draw(st.lists(changed(blamed).map(in_json) | changed(replaced).map(in_json) | st.binary(max_size=40)))
+    odd += [data.draw(damaged(line)) for line in lines]
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "ledger.jsonl")
+        replacements = Replacements(ledger.path)
+        ledger.path.write_bytes(b"\n".join(odd) + b"\n" + b"".join(lines))
+        assert "a" in ledger.blamed()
+        assert any("'b'" in line or "more clips" in line for line in replacements.new_lines())
 
 
 @settings(max_examples=4 * EXAMPLES)

@@ -27,7 +27,7 @@ from stoa.manifest import ClipRow, read_manifest, write_manifest
 from stoa.names import file_name
 from stoa.prepare.detections.detector import Detector, DetectorConfig
 from stoa.prepare.detections.labels import write_class_names
-from stoa.text_files import on_disk
+from stoa.text_files import on_disk, read_own
 
 _SECONDS_BETWEEN_LINES = 60.0
 _TIMEOUT_SECONDS = 300.0  # a video that takes longer to decode counts as hung
@@ -135,7 +135,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
                 raise ValueError(f"{out} holds {name} and no detect.json; pass a new or empty folder")
         write_whole(marker, json.dumps(identity, indent=1))
         return
-    found = json.loads(marker.read_text(encoding="utf-8"))
+    found = read_own(marker, (), "delete this folder, or pass another --out")
     for key, value in identity.items():
         if found.get(key) != value:
             raise ValueError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stoa.tasks.ablation.plan import FIELD, Cell, Plan, fill
+from stoa.text_files import read_own
 
 
 class Row(NamedTuple):
@@ -23,7 +23,9 @@ def tabulate(plan: Plan) -> dict[str, list[Row]]:
     Raises:
         ValueError: a table asks for what the results do not hold.
     """
-    results = {c.name: (c, json.loads(plan.result(c).read_text())) for c in plan.cells if plan.result(c).is_file()}
+    there = [cell for cell in plan.cells if plan.result(cell).is_file()]
+    then = "delete it, and run its cell again"
+    results = {cell.name: (cell, read_own(plan.result(cell), (), then)) for cell in there}
     tables = {}
     for title, table in plan.tables.items():
         rows: dict[str, dict[str, list[float]]] = {}
