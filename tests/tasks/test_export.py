@@ -65,7 +65,7 @@ def test_damage_is_told(exported):
     with pytest.raises(ValueError, match=r"config.json is damaged .*; export it again"):
         load_exported(exported, cpu, model_from_dict)
     config.write_text(json.dumps({name: value for name, value in facts.items() if name != "origin"}))
-    with pytest.raises(ValueError, match=r"config.json has no 'origin'; export it again"):
+    with pytest.raises(ValueError, match=r"config.json is damaged \(it has no 'origin'\); export it again"):
         load_exported(exported, cpu, model_from_dict)
     config.write_text(json.dumps(facts))
     with open(exported / "model.safetensors", "r+b") as file:
