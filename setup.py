@@ -31,6 +31,7 @@ DEPENDENCIES = [
     "numpy>=1.26",
     "deepspeed>=0.18",
     "open_clip_torch>=3.0",
+    "tqdm",
     "av>=15",
     "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
     "docstring-parser>=0.15",  # of which the options of commands have their help

@@ -17,11 +17,11 @@ from jsonargparse.typing import PositiveInt
 from stoa.arguments import Command
 from stoa.arguments.needs import EVALUATION, EVALUATION_OF_TASK
 from stoa.arguments.parse import require_used
-from stoa.cli._model import open_model
 from stoa.data.loader import opening_lines
 from stoa.locks import only_writer_of
 from stoa.names import file_name
 from stoa.tasks.evaluation import EvaluationConfig, Task, coverage, evaluate, open_split, score_file
+from stoa.tasks.opened import open_model
 from stoa.tasks.protocol import data_sha256
 from stoa.tasks.published import comparison, known_data_sets, published_of, require_comparable
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report, write_scores

@@ -8,12 +8,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from stoa.arguments import Command
 from stoa.arguments.needs import EXPLANATION
-from stoa.cli._model import open_model
 from stoa.files import require_writable
 from stoa.manifest import read_manifest
 from stoa.names import file_name
 from stoa.prepare.detections import read_class_names
 from stoa.tasks.explain import explain
+from stoa.tasks.opened import open_model
 from stoa.viz.explain import draw_explanation
 
 COMMAND = Command(EXPLANATION)

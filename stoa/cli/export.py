@@ -6,9 +6,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.cli._model import open_model
 from stoa.locks import only_writer
 from stoa.tasks.export import CONFIG, WEIGHTS, export_dual_encoder, export_model, require_own_folder
+from stoa.tasks.opened import open_model
 
 
 def add_arguments(parser: ArgumentParser) -> None:

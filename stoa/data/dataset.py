@@ -205,27 +205,8 @@ class ClipDataset(Dataset[Sample]):
             if caption is None:
                 raise ValueError("it has no caption to train on")
             texts = (Caption(""),)  # an evaluation may ask about a clip that nobody has described
-        encoded = encode_caption(texts[number % len(texts)], self.shape.max_tokens)
-        return Sample(
-            frames_TCHW=frames_TCHW,
-            tokens_L=encoded.tokens_L,
-            text_mask_L=encoded.text_mask_L,
-            noun_mask_L=encoded.noun_mask_L,
-            verb_mask_L=encoded.verb_mask_L,
-            word_end_L=encoded.word_end_L,
-            noun_labels_L=encoded.noun_labels_L,
-            boxes_TK4=boxes.boxes_TK4,
-            labels_TK=boxes.labels_TK,
-            scores_TK=boxes.scores_TK,
-            true_labels_TK=boxes.true_labels_TK,
-            clip_key=stable_hash(row.id),
-            caption_key=stable_hash(*encoded.tokens_L),
-            prefix=encoded.prefix,
-            target=encoded.target,
-            key=key,
-            attempt=attempt,
-            dropped_boxes=boxes.dropped,
-        )
+        text = texts[number % len(texts)]
+        return sample_of(row.id, frames_TCHW, boxes, text, self.shape.max_tokens, key=key, attempt=attempt)
 
     def _read(self, index: int, epoch: int) -> tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]:
         """A clip, its frames as the model sees them, (T, 3, S, S) uint8, or as stored, and the boxes on them."""
@@ -280,6 +261,40 @@ def _finding(error: Exception) -> DecodeError:
     finding = as_finding(error)
     assert isinstance(finding, DecodeError)
     return finding
+
+
+def sample_of(
+    clip: str,
+    frames_TCHW: torch.Tensor | EncodedFrames,
+    boxes: ClipBoxes,
+    text: Caption,
+    max_tokens: int,
+    *,
+    key: SampleKey,
+    attempt: int = 0,
+) -> Sample:
+    """A sample of its parts."""
+    encoded = encode_caption(text, max_tokens)
+    return Sample(
+        frames_TCHW=frames_TCHW,
+        tokens_L=encoded.tokens_L,
+        text_mask_L=encoded.text_mask_L,
+        noun_mask_L=encoded.noun_mask_L,
+        verb_mask_L=encoded.verb_mask_L,
+        word_end_L=encoded.word_end_L,
+        noun_labels_L=encoded.noun_labels_L,
+        boxes_TK4=boxes.boxes_TK4,
+        labels_TK=boxes.labels_TK,
+        scores_TK=boxes.scores_TK,
+        true_labels_TK=boxes.true_labels_TK,
+        clip_key=stable_hash(clip),
+        caption_key=stable_hash(*encoded.tokens_L),
+        prefix=encoded.prefix,
+        target=encoded.target,
+        key=key,
+        attempt=attempt,
+        dropped_boxes=boxes.dropped,
+    )
 
 
 class Bundle(NamedTuple):

@@ -6,7 +6,7 @@ Shape legend: B clips of a batch, Q questions, L text tokens, P tokens of a prom
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from stoa.objectives.masks import bidirectional_mask
 from stoa.questions import QuestionRow
 from stoa.tasks.generation import GenerationConfig, generate
 from stoa.tasks.trained import TrainedModel
-from stoa.tasks.videos import VideoReader
+from stoa.tasks.videos import Read
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ _TEXTS_AT_ONCE = 64
 
 @torch.inference_mode()
 def choose_answers(
-    trained: TrainedModel, videos: VideoReader, questions: Sequence[QuestionRow], answers: Sequence[str]
+    trained: TrainedModel, videos: Iterable[Read], questions: Sequence[QuestionRow], answers: Sequence[str]
 ) -> dict[str, str]:
     """The most likely of the model's answers, by id of the question."""
 
@@ -47,7 +47,7 @@ def choose_answers(
 @torch.inference_mode()
 def say_answers(
     trained: TrainedModel,
-    videos: VideoReader,
+    videos: Iterable[Read],
     questions: Sequence[QuestionRow],
     config: GenerationConfig,
     form: PlmForm,
@@ -68,7 +68,7 @@ def say_answers(
 
 @torch.inference_mode()
 def pick_options(
-    trained: TrainedModel, videos: VideoReader, questions: Sequence[QuestionRow]
+    trained: TrainedModel, videos: Iterable[Read], questions: Sequence[QuestionRow]
 ) -> dict[str, dict[str, str]]:
     """The option that fits the video best, by id of the question; per method, ``vtm`` (the matching head) and ``itc``
     (the towers' cosine).
@@ -104,7 +104,7 @@ def pick_options(
 
 def _ask(
     trained: TrainedModel,
-    videos: VideoReader,
+    videos: Iterable[Read],
     questions: Sequence[QuestionRow],
     answer: Callable[[VideoFeatures, list[QuestionRow]], list[T]],
 ) -> dict[str, T]:

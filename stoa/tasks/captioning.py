@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from stoa.models.incremental import PlmForm
 from stoa.tasks.generation import GenerationConfig, generate_captions
 from stoa.tasks.trained import TrainedModel
-from stoa.tasks.videos import VideoReader
+from stoa.tasks.videos import Read
 
 
 @torch.inference_mode()
 def caption_videos(
-    trained: TrainedModel, videos: VideoReader, config: GenerationConfig, form: PlmForm
+    trained: TrainedModel, videos: Iterable[Read], config: GenerationConfig, form: PlmForm
 ) -> dict[str, str]:
     """A caption by the id of each readable clip."""
     out: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The model that a command is given."""
+"""The model that a command, or a program, is given."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from stoa.tasks.trained import TrainedModel, load_trained
 from stoa.training import checkpoint
 
 
-def open_model(path: str) -> tuple[TrainedModel, Abilities, dict[str, Any], Path]:
+def open_model(path: str, device: torch.device | None = None) -> tuple[TrainedModel, Abilities, dict[str, Any], Path]:
     """A model from a run, one of its checkpoints, or what ``stoa export`` has written.
+
+    Args:
+        path: of it.
+        device: where to put it; none is the first GPU, or without one the CPU.
 
     Returns:
         the model, what it can do, facts of its training (``task``), and the folder for its reports.
@@ -23,7 +27,7 @@ def open_model(path: str) -> tuple[TrainedModel, Abilities, dict[str, Any], Path
     Raises:
         ValueError: there is none, or it is damaged.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if is_exported(Path(path)):
         if checkpoint.holds_checkpoints(Path(path)):
             raise ValueError(

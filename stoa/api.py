@@ -1,0 +1,270 @@
+"""A trained model as a program uses it; ``stoa.load`` makes one.
+
+Shape legend: N videos, Q texts, d joint width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar, overload
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from stoa.data.text import encode_caption
+from stoa.manifest import Caption
+from stoa.models.video_language import TextFeatures, VideoFeatures
+from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.vtc import temperature
+from stoa.questions import QuestionRow
+from stoa.tasks.answering import choose_answers, pick_options, say_answers
+from stoa.tasks.captioning import caption_videos
+from stoa.tasks.evaluation import Abilities
+from stoa.tasks.generation import GenerationConfig
+from stoa.tasks.inputs import Clip, VideoInput, VideoInputs, read_inputs
+from stoa.tasks.opened import open_model
+from stoa.tasks.trained import TrainedModel
+from stoa.tasks.videos import Read
+
+__all__ = ["Clip", "Hit", "Model", "Videos", "load"]
+
+T = TypeVar("T")
+_TEXTS_AT_ONCE = 64
+_PAIRS_AT_ONCE = 256
+_ONE = str | os.PathLike | np.ndarray | torch.Tensor | Clip
+
+
+class Videos(NamedTuple):
+    """Encoded videos, of which any number of things can be asked.
+
+    Attributes:
+        features: of N videos, on the device of the model.
+    """
+
+    features: VideoFeatures
+
+    def __len__(self) -> int:
+        return len(self.features.pooled_Bd)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A video that was found.
+
+    Attributes:
+        number: of the video among those that were searched.
+        score: by which hits are ordered: log-probability of the towers among the candidates and that of a match.
+        match: probability that the text is of the video, by the matching head.
+    """
+
+    number: int
+    score: float
+    match: float
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Model:
+    """Open a model.
+
+    Args:
+        path: a run, one of its checkpoints, or what ``stoa export`` has written.
+        device: where to put it; None is the first GPU, or without one the CPU.
+
+    Raises:
+        ValueError: there is no model, or it is damaged; the message names the folder.
+    """
+    trained, abilities, _, _ = open_model(os.fspath(path), None if device is None else torch.device(device))
+    return Model(trained, abilities)
+
+
+class Model:
+    """See :func:`load`. Every method takes one video or text, or a sequence of them, and gives as much back.
+
+    Args:
+        trained: the model.
+        abilities: what of its training matters here.
+
+    Attributes:
+        batch_size: videos that are encoded at a time.
+        num_workers: processes that read files; 0 reads here.
+        generation: the search for words of captions and answers.
+    """
+
+    def __init__(self, trained: TrainedModel, abilities: Abilities) -> None:
+        self.trained, self.abilities = trained, abilities
+        self.batch_size, self.num_workers, self.generation = 16, 0, GenerationConfig()
+
+    @property
+    def device(self) -> torch.device:
+        return self.trained.device
+
+    @property
+    def width(self) -> int:
+        """Of the joint space, d."""
+        return int(self.trained.model.clip.text_projection.shape[1])
+
+    def embed_video(self, videos: VideoInput | VideoInputs, *, progress: bool = False) -> torch.Tensor:
+        """Vectors of unit length, (N, d) float32 on the CPU, or (d,) of one video: their products with those of texts
+        are cosines.
+
+        Raises:
+            ValueError: a video cannot be read; names it.
+        """
+        given, single = _several(videos)
+        vectors = [self._features(read).pooled_Bd for read in self._read(given, progress)]
+        vectors_Nd = F.normalize(torch.cat(vectors).float(), dim=-1).cpu()
+        return vectors_Nd[0] if single else vectors_Nd
+
+    def embed_text(self, texts: str | Sequence[str]) -> torch.Tensor:
+        """Vectors of unit length, (Q, d) float32 on the CPU, or (d,) of one text."""
+        given, single = ([texts], True) if isinstance(texts, str) else (list(texts), False)
+        vectors = [text.pooled_Bd for text, _ in self._texts(given)]
+        vectors_Qd = F.normalize(torch.cat(vectors).float(), dim=-1).cpu()
+        return vectors_Qd[0] if single else vectors_Qd
+
+    def encode(self, videos: VideoInput | VideoInputs, *, progress: bool = False) -> Videos:
+        """All that the model sees of videos, for :meth:`search` and :meth:`match` of many texts. Raises as
+        :meth:`embed_video` does."""
+        found = [self._features(read) for read in self._read(_several(videos)[0], progress)]
+        return Videos(VideoFeatures(*(torch.cat(part) for part in zip(*found, strict=True))))
+
+    @torch.inference_mode()
+    def search(self, text: str, videos: Videos | VideoInput | VideoInputs, *, top_k: int = 5) -> list[Hit]:
+        """The videos that fit a text best: those with the largest cosines, in the order of :attr:`Hit.score`.
+
+        Raises:
+            ValueError: ``top_k`` is less than 1, or a video cannot be read.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k is {top_k}; expected at least 1")
+        shown = self._encoded(videos)
+        ((text_1, mask_1L),) = self._texts([text])
+        cosines_N = F.cosine_similarity(shown.pooled_Bd.float(), text_1.pooled_Bd.float())
+        best = (temperature(self.trained.model.clip.logit_scale) * cosines_N).topk(min(top_k, len(cosines_N)))
+        matches = self._log_match(_rows(shown, best.indices), text_1, mask_1L)
+        scores = best.values.log_softmax(dim=0) + matches
+        hits = zip(best.indices.tolist(), scores.tolist(), matches.exp().tolist(), strict=True)
+        return sorted((Hit(*hit) for hit in hits), key=lambda hit: -hit.score)
+
+    @torch.inference_mode()
+    def match(self, videos: Videos | VideoInput | VideoInputs, texts: str | Sequence[str]) -> torch.Tensor:
+        """Probability that each text is of its video, by the matching head: (N,) float32 on the CPU. One text is of all
+        videos.
+
+        Raises:
+            ValueError: there are other numbers of texts than of videos, or a video cannot be read.
+        """
+        shown = self._encoded(videos)
+        given = [texts] * len(shown.pooled_Bd) if isinstance(texts, str) else list(texts)
+        if len(given) != len(shown.pooled_Bd):
+            raise ValueError(f"{len(given)} texts for {len(shown.pooled_Bd)} videos; give one each, or one for all")
+        matches, first = [], 0
+        for text, mask_QL in self._texts(given):
+            rows = torch.arange(first, first + len(mask_QL), device=self.device)
+            matches.append(self._log_match(_rows(shown, rows), text, mask_QL).exp())
+            first += len(mask_QL)
+        return torch.cat(matches).cpu()
+
+    @overload
+    def caption(self, videos: VideoInput, *, progress: bool = False) -> str: ...  # type: ignore[overload-overlap]
+    @overload
+    def caption(self, videos: VideoInputs, *, progress: bool = False) -> list[str]: ...
+    def caption(self, videos: VideoInput | VideoInputs, *, progress: bool = False) -> str | list[str]:
+        """What is to be seen, in words.
+
+        Raises:
+            ValueError: the model has not learned to speak, or a video cannot be read.
+        """
+        if self.abilities.lacks("plm"):
+            raise ValueError("this model was trained without PLM, so it has no words; load another")
+        given, single = _several(videos)
+        said = caption_videos(self.trained, self._read(given, progress), self.generation, self.abilities.plm_form)
+        captions = [said[str(number)] for number in range(len(given))]
+        return captions[0] if single else captions
+
+    @overload
+    def answer(  # type: ignore[overload-overlap]
+        self, videos: VideoInput, question: str, *, options: Sequence[str] = ()
+    ) -> str: ...
+    @overload
+    def answer(self, videos: VideoInputs, question: str, *, options: Sequence[str] = ()) -> list[str]: ...
+    def answer(
+        self, videos: VideoInput | VideoInputs, question: str, *, options: Sequence[str] = ()
+    ) -> str | list[str]:
+        """The answer to a question about each video: the best of ``options``; without them of the answers that the
+        model was fine-tuned to choose from, or in its own words.
+
+        Raises:
+            ValueError: the model can answer none of these ways, or a video cannot be read.
+        """
+        given, single = _several(videos)
+        asked = [
+            QuestionRow(str(number), str(number), question, "", "", tuple(options)) for number in range(len(given))
+        ]
+        read = self._read(given, progress=False)
+        if options:
+            said = pick_options(self.trained, read, asked)["vtm"]
+        elif self.abilities.answers:
+            said = choose_answers(self.trained, read, asked, self.abilities.answers)
+        elif not self.abilities.lacks("plm"):
+            said = say_answers(self.trained, read, asked, self.generation, self.abilities.plm_form)
+        else:
+            raise ValueError("this model was trained without PLM and for no answers; give options, or load another")
+        answers = [said[str(number)] for number in range(len(given))]
+        return answers[0] if single else answers
+
+    def _read(self, videos: Sequence[VideoInput], progress: bool) -> Iterator[Read]:
+        if not videos:
+            raise ValueError("no videos are given; expected at least one")
+        return read_inputs(
+            videos,
+            self.trained.model.config,
+            self.trained.side,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            progress="videos" if progress else None,
+        )
+
+    @torch.inference_mode()
+    def _features(self, read: Read) -> VideoFeatures:
+        return self.trained.model.encode_video(read.batch.to(self.device))
+
+    def _encoded(self, videos: Videos | VideoInput | VideoInputs) -> VideoFeatures:
+        return (videos if isinstance(videos, Videos) else self.encode(videos)).features
+
+    @torch.inference_mode()
+    def _texts(self, texts: Sequence[str]) -> Iterator[tuple[TextFeatures, torch.Tensor]]:
+        """Features of some at a time, and their masks."""
+        if not texts:
+            raise ValueError("no texts are given; expected at least one")
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            some = texts[first : first + _TEXTS_AT_ONCE]
+            encoded = [encode_caption(Caption(text), self.trained.model.config.max_tokens) for text in some]
+            ids, mask = (
+                torch.from_numpy(np.stack(rows)).to(self.device)
+                for rows in zip(*((one.tokens_L, one.text_mask_L) for one in encoded), strict=True)
+            )
+            yield self.trained.model.encode_text(ids, mask), mask
+
+    def _log_match(self, video: VideoFeatures, text: TextFeatures, mask_QL: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (N,) of pairs; one text is of all videos."""
+        count = len(video.pooled_Bd)
+        out = []
+        for some in torch.arange(count, device=self.device).split(_PAIRS_AT_ONCE):
+            texts = some if len(mask_QL) == count else torch.zeros_like(some)
+            mask = mask_QL[texts]
+            seen = bidirectional_mask(mask, video.valid_BG[some])
+            logits = self.trained.model.match_logits(video.tokens_BGd[some], text.tokens_BLd[texts], seen, mask)
+            out.append(logits.float().log_softmax(dim=-1)[:, 1])
+        return torch.cat(out)
+
+
+def _several(videos: VideoInput | Iterable[VideoInput]) -> tuple[list[VideoInput], bool]:
+    """Videos, and whether it was one."""
+    return ([videos], True) if isinstance(videos, _ONE) else (list(videos), False)
+
+
+def _rows(video: VideoFeatures, rows: torch.Tensor) -> VideoFeatures:
+    return VideoFeatures(*(part[rows] for part in video))
