@@ -14,17 +14,20 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 1.0
+_OF_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")
+"""Variables that torchrun, and DeepSpeed's launcher, give to those that they start."""
 # As a script or as a module: torchrun, DeepSpeed's launcher for all machines, and the one of a machine.
 _LAUNCHER = re.compile(
     r"(.*/)?(torchrun|deepspeed|torch[./]distributed[./]run|deepspeed[./]launcher[./](runner|launch))(\.py)?"
 )
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the thread that started it ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Have this process killed when the thread that started it ends; ``parent`` is the process of it, where that has
+    been looked at already."""
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before it could be asked for
         _die()
@@ -33,11 +36,15 @@ def die_with_parent() -> None:
 def die_with_launcher() -> None:
     """Have this process killed when a launcher that started it ends; nothing where there is none.
 
-    Launchers may have launchers, as DeepSpeed's have. Those further up are looked for every second.
+    Launchers may have launchers, as DeepSpeed's have. Those further up are looked for every second. One may have ended
+    before this process came to look for it.
     """
     line = _up_to_launcher()
+    if not line and any(name in os.environ for name in _OF_LAUNCHERS) and _is_adopted():
+        print("the launcher of this process has ended, and so does it", file=sys.stderr, flush=True)
+        _die()
     if line:
-        die_with_parent()
+        die_with_parent(line[0])
     if len(line) > 1:
         threading.Thread(target=_die_with, args=(line,), daemon=True, name="launchers").start()
 
@@ -51,6 +58,18 @@ def _up_to_launcher() -> list[int]:
             launchers = len(line)
         pid = _parent(pid)
     return line[:launchers]
+
+
+def _is_adopted() -> bool:
+    """Whether the parent is what takes on those whose own has ended. In a container a launcher may be process 1, and is
+    a program of Python."""
+    parent = os.getppid()
+    try:
+        program = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").split("\0")[0]
+    except OSError:
+        return False
+    name = Path(program).name
+    return (parent == 1 and not name.startswith("python")) or name == "systemd"
 
 
 def _die_with(line: list[int]) -> None:

@@ -26,6 +26,7 @@ COLLECTIVE_LIMIT = timedelta(days=1)
 
 _START_MINUTES = 30.0  # the first rank may make a data set while the others wait
 _LEAST_POLL_SECONDS, _MOST_POLL_SECONDS = 0.005, 0.2
+_LAUNCHER_SECONDS = 30.0  # in which one that listens answers
 _TELL_SECONDS = 5.0
 
 # What gloo, NCCL and torch's store say when the other side has gone.
@@ -220,9 +221,10 @@ class _Wait:
 
 
 def _open_store(here: Place, wait: _Wait) -> dist.Store:
-    serves = here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and here.kind != "node"
+    serves = here.rank == 0 and not of_launcher
     if not serves:
-        _wait_for_server(here, wait)
+        _wait_for_server(here, wait, of_launcher=of_launcher)
     try:
         return dist.TCPStore(
             here.address,
@@ -250,14 +252,21 @@ def port_taken(port: int) -> str:
     )
 
 
-def _wait_for_server(here: Place, wait: _Wait) -> None:
-    """Until rank 0 listens. A store that tries itself writes a stack a minute."""
+def _wait_for_server(here: Place, wait: _Wait, *, of_launcher: bool) -> None:
+    """Until rank 0 listens, or the launcher, which does so before it starts a process. A store that tries itself writes
+    a stack a minute.
+
+    Raises:
+        LostProcess: the launcher does not.
+    """
     while True:
         try:
             socket.create_connection((here.address, here.port), timeout=5).close()
             return
         except OSError:
             time.sleep(_MOST_POLL_SECONDS)
+        if of_launcher and wait.seconds > _LAUNCHER_SECONDS:
+            raise LostProcess(f"torchrun does not listen at {here.where}, where it did: it has ended")
         wait.look(f"for {here.kind} 0 at {here.where}", True)
 
 

@@ -148,6 +148,36 @@ def test_ranks_die_with_whatever_launched_them(tmp_path, names, victim):
     assert bool(gone) is (victim is not None)
 
 
+LATE = """
+import os, time
+launcher = os.getpid()
+if not os.fork():
+    print(os.getpid(), flush=True)
+    while os.getppid() == launcher:
+        time.sleep(0.01)
+    from stoa.parents import die_with_launcher
+    die_with_launcher()
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RUN_ID", "CROSS_RANK", None])
+def test_a_rank_whose_launcher_ended_before_it_looked(variable):
+    """Of torchrun and of DeepSpeed's; what neither has started lives on."""
+    if Path("/proc/1/cmdline").read_bytes().split(b"\0")[0].rpartition(b"/")[2].startswith(b"python"):
+        pytest.skip("process 1 is of Python, as a launcher may be")
+    given = {name: value for name, value in os.environ.items() if name not in ("TORCHELASTIC_RUN_ID", "CROSS_RANK")}
+    environment = given | ({} if variable is None else {variable: "1"})
+    command = [sys.executable, "-c", LATE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT) as launcher:
+        rank = psutil.Process(int(launcher.stdout.readline()))
+        launcher.wait()
+    gone, _ = psutil.wait_procs([rank], timeout=10 if variable else 1)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        rank.kill()
+    assert bool(gone) is (variable is not None)
+
+
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 from launch import free_port
 
-from stoa.endings import complain
+from stoa.endings import LostProcess, complain
 from stoa.training import processes
 from stoa.training.processes import Place, meet, place
 
@@ -112,6 +112,16 @@ def test_who_waits_for_others_says_so_and_ends(impatient, capsys, rank, what):
         meet(Place(rank, rank, 2, "127.0.0.1", port))
     assert re.fullmatch(r"waited \d+ s " + re.escape(f"{what.format(port)} {advice}"), str(caught.value))
     assert capsys.readouterr().err.splitlines()[0].endswith(f" s {what.format(port)} {advice}")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_launcher_that_no_longer_listens_is_not_waited_for(impatient, monkeypatch, rank):
+    """Before it starts a process it listens."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv(processes.START_MINUTES, "10")
+    monkeypatch.setattr(processes, "_LAUNCHER_SECONDS", 0.5)
+    with pytest.raises(LostProcess, match="torchrun does not listen at 127.0.0.1:.*, where it did: it has ended"):
+        meet(Place(rank, rank, 2, "127.0.0.1", free_port()))
 
 
 def test_late_processes_are_waited_for(impatient, monkeypatch, capsys):
