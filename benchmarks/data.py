@@ -25,10 +25,11 @@ import torch
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips, FileClips
+from stoa.data.config import DataConfig
 from stoa.data.decoding.cpu import decode_clip
 from stoa.data.decoding.probe import probe
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, build_loader
+from stoa.data.loader import build_loader
 from stoa.data.media import FramePack, decode_pack
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.shards import ShardClips

@@ -24,8 +24,9 @@ from stoa.models.incremental import IncrementalText
 from stoa.models.video_language import VideoFeatures, VideoLanguageModel
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.tasks import generation
+from stoa.tasks.config import GenerationConfig
 from stoa.tasks.gallery import Gallery
-from stoa.tasks.generation import GenerationConfig, generate
+from stoa.tasks.generation import generate
 from stoa.tasks.retrieval import itc_scores, rerank
 from stoa.tasks.trained import TrainedModel
 

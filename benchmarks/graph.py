@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from values import check_graph, check_modules
 
 from stoa.costs.batches import full_batch
-from stoa.models.actions import ActionConfig
-from stoa.models.graph import GraphConfig, GraphEncoder
+from stoa.models.config import ActionConfig, GraphConfig, ModelConfig, ObjectConfig
+from stoa.models.graph import GraphEncoder
 from stoa.models.graph_attention import band_edges, density, graph_attention
-from stoa.models.objects import ObjectConfig
-from stoa.models.video_language import ModelConfig, VideoLanguageModel
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 from stoa.training.engine import choose_attention
 
 HEADS, HEAD_DIM, PATCHES, WIDTH, THRESHOLD = 12, 64, 196, 768, 0.5

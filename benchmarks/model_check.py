@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from stoa.costs.batches import START, full_batch
-from stoa.models.graph import GraphConfig
-from stoa.models.objects import ObjectConfig
-from stoa.models.video_language import ModelConfig, VideoLanguageModel
-from stoa.objectives.csal import CsalConfig
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
-from stoa.tasks.generation import GenerationConfig, generate
+from stoa.models.config import GraphConfig, ModelConfig, ObjectConfig
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.config import CsalConfig, ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
+from stoa.tasks.config import GenerationConfig
+from stoa.tasks.generation import generate
 from stoa.training.engine import choose_attention
 
 SECOND_STAGE = CsalConfig(share=1.0)

@@ -25,7 +25,8 @@ from stoa.config import Config, parse_run
 from stoa.costs.batches import full_batch
 from stoa.costs.tracing import Tracer
 from stoa.models import layers
-from stoa.models.video_language import VideoLanguageModel, recomputed_parts
+from stoa.models.config import recomputed_parts
+from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
 from stoa.planning.imagined import ImaginedRun
 from stoa.planning.memory import memory_of

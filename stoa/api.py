@@ -22,8 +22,8 @@ from stoa.objectives.vtc import temperature
 from stoa.questions import QuestionRow
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
 from stoa.tasks.captioning import caption_videos
+from stoa.tasks.config import GenerationConfig
 from stoa.tasks.evaluation import Abilities
-from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.inputs import Clip, VideoInput, VideoInputs, read_inputs
 from stoa.tasks.opened import open_model
 from stoa.tasks.trained import TrainedModel

@@ -13,9 +13,9 @@ import jsonargparse
 from stoa.arguments import Command, parse
 from stoa.arguments.messages import nearest, one_line
 from stoa.arguments.needs import PRETRAINING
-from stoa.data.loader import DataConfig
-from stoa.models.video_language import ModelConfig
-from stoa.objectives.total import ObjectivesConfig
+from stoa.data.config import DataConfig
+from stoa.models.config import ModelConfig
+from stoa.objectives.config import ObjectivesConfig
 from stoa.training.config import TrainingConfig
 
 COMMAND = Command(PRETRAINING, recipes=("a recipe for pre-training", "a recipe"), default_recipe="recipes/stoa.yaml")

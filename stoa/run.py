@@ -17,20 +17,23 @@ from stoa.config import Config, model_from_dict
 from stoa.costs.flops import flops_per_batch
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
+from stoa.data.config import DataConfig
 from stoa.data.counts import Use
 from stoa.data.dataset import LoadedBatch
 from stoa.data.ledger import LEDGER_FILE, Ledger
-from stoa.data.loader import DataConfig, build_loader, open_clips, opening_lines, to_train_on
+from stoa.data.loader import build_loader, open_clips, opening_lines, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.workers import cores_of_rank
 from stoa.locks import only_writer
 from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
 from stoa.models.clip_formats import FOLDER_FILES
-from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.models.config import ModelConfig
+from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import Trained, initialize, is_run, load_pretrained, locate
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.gather import from_first_rank, rank, world_size
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.total import TrainingObjective
 from stoa.planning.advice import what_fits
 from stoa.planning.automatic import recomputed_on
 from stoa.training import checkpoint

@@ -10,11 +10,8 @@ import numpy as np
 import torch
 
 from stoa.batch import VideoTextBatch
-from stoa.models.actions import ActionConfig
-from stoa.models.clip import BackboneConfig
-from stoa.models.fusion import FusionConfig
-from stoa.models.objects import ObjectConfig
-from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.models.config import ActionConfig, BackboneConfig, FusionConfig, ModelConfig, ObjectConfig
+from stoa.models.video_language import VideoLanguageModel
 
 START, END = 49406, 49407
 WORDS = range(320, 360)

@@ -17,7 +17,7 @@ from stoa.data.clips import FileClips
 from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import ObjectivesConfig
+from stoa.objectives.config import ObjectivesConfig
 from stoa.tasks.gallery import encode_galleries
 from stoa.tasks.retrieval import retrieval_scores
 from stoa.tasks.videos import VideoReader

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 
 from stoa.cli import COMMANDS
 from stoa.config import Config, from_dict, parse_run, valid_keys
-from stoa.objectives.total import LOSSES
+from stoa.objectives.config import LOSSES
 from stoa.training.deepspeed_config import read_config
 from stoa.training.engine import choose_attention, fit_precision
 

@@ -9,10 +9,10 @@ import torch
 from factories import BOXES, random_batch, tiny_config, tiny_model
 from torch.nn import functional as F
 
-from stoa.models.clip import PRESETS, BackboneConfig
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import PRESETS, BackboneConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import PRETRAINING_LOSSES, ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import PRETRAINING_LOSSES, ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

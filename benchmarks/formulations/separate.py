@@ -16,9 +16,10 @@ from stoa.batch import VideoTextBatch
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives import mlm, plm, vtm
 from stoa.objectives.alignment import alignment_loss
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.matching import at_columns, null_positions, word_columns
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.total import TrainingObjective
 from stoa.objectives.vtc import similarities, vtc_loss
 
 

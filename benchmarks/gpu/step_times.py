@@ -22,7 +22,8 @@ import torch
 
 from stoa.config import parse_run
 from stoa.costs.batches import END, START, full_batch
-from stoa.models.video_language import VideoLanguageModel, recomputed_parts
+from stoa.models.config import recomputed_parts
+from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
 from stoa.training.engine import choose_attention
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.metadata
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
@@ -35,8 +38,10 @@ COMMANDS = {
     "synth": "stoa.cli.synth",
     "train": "stoa.cli.train",
 }
-"""Module of each subcommand, imported when it is called. It has a docstring, ``add_arguments`` and ``run``,
-which may return an exit status, and perhaps a ``COMMAND``."""
+"""Module of each subcommand, imported when it is called. It has a docstring, whose first sentence says what the
+command is for, an ``EXAMPLE``, ``add_arguments`` and ``run``, which may return an exit status, and perhaps a
+``COMMAND``. What the command computes with is imported by ``run``, so that its help and its complaints come at
+once."""
 
 
 def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> int:
@@ -55,7 +60,7 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         given = [*given[1:], given[0]]
     name, *rest = given
     if name in ("-h", "--help"):
-        print(f"usage: stoa {{{','.join(COMMANDS)}}} ...\n\n'stoa COMMAND --help' lists the options of a command")
+        print("\n".join(_overview()))
         return 0
     if name == "--version":
         print(f"stoa {importlib.metadata.version('stoa')}")
@@ -71,7 +76,13 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
     module = importlib.import_module(COMMANDS[name])
     program = program or f"stoa {name}"
     call(program)
-    parser = ArgumentParser(prog=program, description=module.__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=program,
+        description=module.__doc__,
+        epilog=f"example: {module.EXAMPLE}",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     module.add_arguments(parser)
     try:
         arguments = parse(parser, rest, getattr(module, "COMMAND", Command()))
@@ -85,3 +96,13 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
             return end_with(program, error)
         raise
     return status or Status.GOOD
+
+
+def _overview() -> list[str]:
+    """The commands, and what each is for, read from their files."""
+    lines = ["usage: stoa COMMAND ...", ""]
+    for name, module in COMMANDS.items():
+        file = Path(__file__).with_name(f"{module.rpartition('.')[2]}.py")
+        said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        lines.append(f"  {name:16} {re.split('(?<=[.?]) ', ' '.join(said.split()))[0]}")
+    return [*lines, "", "'stoa COMMAND --help' lists the options of a command, with an example"]

@@ -11,11 +11,9 @@ from jsonargparse.typing import PositiveInt
 from stoa.arguments import Command
 from stoa.arguments.needs import ABLATION
 from stoa.shipped import found
-from stoa.tasks.ablation.plan import read_plan
-from stoa.tasks.ablation.run import run_plan
-from stoa.tasks.ablation.tables import format_tables, tabulate
 
 COMMAND = Command(ABLATION)
+EXAMPLE = "stoa ablate recipes/study/plan.yaml --workers 2"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -32,6 +30,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.tasks.ablation.plan import read_plan
+    from stoa.tasks.ablation.run import run_plan
+    from stoa.tasks.ablation.tables import format_tables, tabulate
+
     plan = read_plan(Path(found(args.plan)))
     if args.results is not None:
         if not args.tables:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.training.conversion import convert
+EXAMPLE = "stoa ckpt convert runs/stoa --out runs/on-16 --processes 16"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,6 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.training.conversion import convert
+
     if args.processes < 1:
         raise ValueError(f"--processes is {args.processes}; expected at least 1")
     lines = convert(args.run, args.out, processes=args.processes, deepspeed_config=args.deepspeed_config)

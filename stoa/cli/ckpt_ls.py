@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.training.inspection import described, folders
+EXAMPLE = "stoa ckpt ls runs/stoa"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -14,5 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.training.inspection import described, folders
+
     for path in folders(args.run):
         print(described(path))

@@ -7,9 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.locks import only_writer
-from stoa.training.checkpoint import CHECKPOINTS
-from stoa.training.inspection import folders
-from stoa.training.saving import prune
+
+EXAMPLE = "stoa ckpt prune runs/stoa --keep 2"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -18,6 +17,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.training.checkpoint import CHECKPOINTS
+    from stoa.training.inspection import folders
+    from stoa.training.saving import prune
+
     if args.keep < 1:
         raise ValueError(f"--keep is {args.keep}; expected at least 1: a run without checkpoints is deleted by hand")
     folders(args.run / CHECKPOINTS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.training.inspection import folders, verified
+EXAMPLE = "stoa ckpt verify runs/stoa"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -14,6 +14,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from stoa.training.inspection import folders, verified
+
     status = 0
     for path in folders(args.run):
         sound, line = verified(path)

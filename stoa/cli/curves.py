@@ -8,7 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
 from stoa.files import require_writable
-from stoa.viz.curves import draw_curves
+
+EXAMPLE = "stoa curves --run runs/a --run runs/b --metrics '[loss, \"vtc,vtm\"]'"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,6 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.viz.curves import draw_curves
+
     runs = [Path(run) for run in args.run]
     out = Path(args.out) if args.out else runs[0] / "curves.png"
     require_writable(out.parent, "--out")

@@ -11,6 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from stoa.prepare.check import CheckConfig, check
 
+EXAMPLE = "stoa data check data/manifest.jsonl --workers 8"
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("data", type=str, help="manifest, folder of videos, or store (a folder or URL)")

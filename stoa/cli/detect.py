@@ -6,9 +6,10 @@ from dataclasses import fields
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.prepare.detections.detector import DetectorConfig
+from stoa.prepare.detections.config import DetectorConfig
 from stoa.prepare.detections.filtering import FilterConfig
-from stoa.prepare.detections.run import detect_manifest
+
+EXAMPLE = "stoa detect data/manifest.jsonl --out data/detected"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,6 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.prepare.detections.run import detect_manifest
+
     settings = {field.name: args[field.name] for field in fields(DetectorConfig) if field.name != "filter"}
     config = DetectorConfig(**settings, filter=args.filter)
     detect_manifest(config, args.manifest, args.out, split=args.split, videos=args.videos)

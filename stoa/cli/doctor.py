@@ -9,10 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.doctor.examination import examine
-from stoa.doctor.findings import as_json, lines
-from stoa.doctor.hang import as_findings, hang
-from stoa.doctor.hang import as_json as hang_as_json
+EXAMPLE = "stoa doctor --manifest data/manifest.jsonl"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,6 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    from stoa.doctor.examination import examine
+    from stoa.doctor.findings import as_json, lines
+    from stoa.doctor.hang import as_findings, hang
+    from stoa.doctor.hang import as_json as hang_as_json
+
     if args.hang is not None:
         verdicts = hang(args.hang)
         return _tell(hang_as_json(verdicts), lines(as_findings(verdicts)), in_json=args.json)

@@ -9,14 +9,10 @@ from jsonargparse import ArgumentParser, Namespace
 from stoa.arguments import Command
 from stoa.arguments.needs import EXPLANATION
 from stoa.files import require_writable
-from stoa.manifest import read_manifest
 from stoa.names import file_name
-from stoa.prepare.detections import read_class_names
-from stoa.tasks.explain import explain
-from stoa.tasks.opened import open_model
-from stoa.viz.explain import draw_explanation
 
 COMMAND = Command(EXPLANATION)
+EXAMPLE = "stoa explain --run runs/demo --manifest data/demo/manifest.jsonl"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,6 +27,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.manifest import read_manifest
+    from stoa.prepare.detections import read_class_names
+    from stoa.tasks.explain import explain
+    from stoa.tasks.opened import open_model
+    from stoa.viz.explain import draw_explanation
+
     trained, abilities, _, folder = open_model(args.run)
     manifest = Path(args.manifest)
     rows = read_manifest(manifest, split=None if args.clip else args.split)

@@ -7,8 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.locks import only_writer
-from stoa.tasks.export import CONFIG, WEIGHTS, export_dual_encoder, export_model, require_own_folder
-from stoa.tasks.opened import open_model
+
+EXAMPLE = "stoa export --run runs/demo --out exported"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -18,6 +18,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.tasks.export import CONFIG, WEIGHTS, export_dual_encoder, export_model, require_own_folder
+    from stoa.tasks.opened import open_model
+
     out = Path(args.out)
     require_own_folder(out, "--out")
     with only_writer(out, "--out"):

@@ -14,8 +14,7 @@ from stoa.arguments import Command
 from stoa.arguments.needs import FINETUNING
 from stoa.arguments.parse import Given
 from stoa.config import add_launch_arguments, from_dict
-from stoa.tasks.finetune import FinetuneConfig, finetune
-from stoa.training import checkpoint
+from stoa.tasks.config import FinetuneConfig
 from stoa.training.config import TrainingConfig
 
 
@@ -44,6 +43,10 @@ def settle_length(given: Mapping[str, Given], values: Namespace) -> list[str]:
 
 
 COMMAND = Command(FINETUNING, recipes=("a recipe for fine-tuning", "a recipe"), settle=settle_length)
+EXAMPLE = (
+    "stoa finetune --recipe recipes/finetune/small/captioning.yaml --run runs/demo "
+    "--deepspeed_config ds_configs/demo.json"
+)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -57,6 +60,9 @@ def config_of(args: Namespace) -> FinetuneConfig:
 
 
 def run(args: Namespace) -> None:
+    from stoa.tasks.finetune import finetune
+    from stoa.training import checkpoint
+
     config = config_of(args)
     folder = checkpoint.find(config.run)
     pretrained = from_dict(checkpoint.read_run(folder)["config"])

@@ -9,9 +9,10 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.config import COMMAND, add_recipe_arguments, run_of
-from stoa.planning.request import Request, plan
 
-__all__ = ["COMMAND", "add_arguments", "run"]
+__all__ = ["COMMAND", "EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "stoa plan --recipe recipes/stoa.yaml --gpu V100-32 --nodes 16"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,6 +31,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.planning.request import Request, plan
+
     request = Request(**{field.name: args[field.name] for field in dataclasses.fields(Request)})
     found = plan(run_of(args), request, write=args.write)
     print(json.dumps(found.as_json(), indent=2) if args.json else "\n".join(found.lines()))

@@ -13,9 +13,9 @@ from stoa.arguments import Command
 from stoa.arguments.needs import PREPARATION
 from stoa.prepare.adapters import ADAPTERS, open_annotations
 from stoa.prepare.config import PrepareConfig
-from stoa.prepare.pipeline import prepare
 
 COMMAND = Command(PREPARATION)
+EXAMPLE = "stoa prepare --dataset msrvtt --annotations msrvtt --videos msrvtt/videos --out data/msrvtt --workers 8"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,6 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.prepare.pipeline import prepare
+
     given = Path(args.annotations)
     prepare(
         PrepareConfig(**{field.name: args[field.name] for field in fields(PrepareConfig)}),

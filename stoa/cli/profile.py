@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser, Namespace
 
-from stoa.cli.train import moving_shapes
 from stoa.config import COMMAND, add_run_arguments, run_of
-from stoa.profiling.run import profile
 
-__all__ = ["COMMAND", "add_arguments", "run"]
+__all__ = ["COMMAND", "EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "stoa profile --recipe recipes/demo.yaml --deepspeed_config ds_configs/demo.json --steps 50"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -18,6 +18,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.cli.train import moving_shapes
+    from stoa.profiling.run import profile
+
     profile(
         run_of(args),
         args.deepspeed_config,

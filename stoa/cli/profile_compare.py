@@ -7,9 +7,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.files import write_whole
-from stoa.profiling.measure import read
-from stoa.profiling.page import page
-from stoa.profiling.table import lines
+
+EXAMPLE = "stoa profile compare runs/a/profile runs/b/profile --out both.html"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -19,6 +18,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.profiling.measure import read
+    from stoa.profiling.page import page
+    from stoa.profiling.table import lines
+
     profiles = [read(Path(args.first)), read(Path(args.second))]
     print("\n".join(lines(profiles)))
     if args.out is not None:

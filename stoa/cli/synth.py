@@ -8,6 +8,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from stoa.synthetic import SynthConfig, build_data_set
 
+EXAMPLE = "stoa synth --out data/demo --num_train 10000 --workers 2"
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, required=True, help="folder to write; a finished one is left as it is")

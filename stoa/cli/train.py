@@ -11,11 +11,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from stoa.config import COMMAND, add_run_arguments, run_of
-from stoa.profiling.run import profile
-from stoa.run import pretrain
 from stoa.synthetic import SynthConfig, build_data_set
 
-__all__ = ["COMMAND", "add_arguments", "run"]
+__all__ = ["COMMAND", "EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "stoa train --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -26,6 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    from stoa.profiling.run import profile
+    from stoa.run import pretrain
+
     if args.profile is not None:
         profile(run_of(args), args.deepspeed_config, steps=args.profile, option="--profile", default_data=moving_shapes)
         return

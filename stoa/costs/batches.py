@@ -6,7 +6,7 @@ import torch
 
 from stoa.batch import VideoTextBatch
 from stoa.models.clip import image_side
-from stoa.models.video_language import ModelConfig
+from stoa.models.config import ModelConfig
 
 START, END = 49406, 49407
 LABELS = 30

@@ -18,8 +18,8 @@ from torch import nn
 from stoa.models.cls_encoder import ClsEncoder
 from stoa.models.graph import GraphBlock, GraphEncoder
 from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.mlm import num_masked
-from stoa.objectives.total import ObjectivesConfig
 
 
 class Flops(NamedTuple):

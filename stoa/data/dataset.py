@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, default_collate
 from stoa.batch import VideoTextBatch
 from stoa.data.boxes import ClipBoxes, ClipShape
 from stoa.data.clips import Clips
+from stoa.data.config import CpuDecoder, View
 from stoa.data.decoding.base import DecodeError
-from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.decoding.encoded import EncodedFrames
 from stoa.data.decoding.findings import as_finding
 from stoa.data.decoding.guard import Guard
@@ -27,7 +27,7 @@ from stoa.data.reading import ReadClip, read_clip, read_encoded
 from stoa.data.sampler import SampleKey
 from stoa.data.text import encode_caption
 from stoa.data.transforms import resize_and_crop
-from stoa.data.views import View, viewed
+from stoa.data.views import viewed
 from stoa.manifest import Caption, ClipRow
 
 # A manifest in which this many replacements in a row fail is broken as a whole.

@@ -12,8 +12,9 @@ import numpy as np
 
 from stoa.data.boxes import ClipBoxes, ClipShape, boxes_on_frames
 from stoa.data.clips import ClipPlace
+from stoa.data.config import CpuDecoder
 from stoa.data.decoding.base import DecodedFrames
-from stoa.data.decoding.cpu import CpuDecoder, decode_and_tell
+from stoa.data.decoding.cpu import decode_and_tell
 from stoa.data.decoding.encoded import EncodedFrames, choose
 from stoa.data.decoding.findings import attempt
 from stoa.data.decoding.guard import Guard

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 
 from stoa.data.boxes import ClipBoxes
-
-View = Literal["whole", "blind", "one_frame", "shuffled"]
-"""``blind``: black frames and no boxes; ``one_frame``: the middle one, again and again; ``shuffled``: the frames, each
-with its boxes, in an order drawn once for each clip."""
+from stoa.data.config import View
 
 
 def viewed(view: View, frames_TCHW: torch.Tensor, boxes: ClipBoxes, draw: int) -> tuple[torch.Tensor, ClipBoxes]:

@@ -6,37 +6,14 @@ h vision width, d joint width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from stoa.models.clip import VisionTower
 from stoa.models.cls_encoder import ClsEncoder
+from stoa.models.config import ActionConfig
 from stoa.models.layers import POSITION_SCALE, at_least_fp32, exact_product
 from stoa.models.objects import Boxes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ActionConfig:
-    """Action tokens.
-
-    Attributes:
-        num_tokens: action tokens of a clip (M); 0 leaves the action module out.
-        layers: of the encoder over frames, at most the depth of the vision tower they are initialised from.
-        tap_from_top: the patch tokens attended to are the output of vision block ``depth - tap_from_top``.
-        detach_tap: let no gradient through the tap.
-    """
-
-    num_tokens: int = 4
-    layers: int = 2
-    tap_from_top: int = 1
-    detach_tap: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"model.actions.{name} is {getattr(self, name)}; expected at least {least}")
 
 
 class ActionEncoder(nn.Module):

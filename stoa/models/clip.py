@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -17,78 +16,15 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import nn
 
+from stoa.models.config import PRESETS, BackboneConfig
 from stoa.models.eva import PlainVision, is_eva, plain_state
 from stoa.models.layers import Attend, Block, causal, recomputed
-
-_FAST_GELU = {"approximate": "tanh"}  # a third faster than erf on a CPU
-_SMALL_TEXT = {
-    "context_length": 32,
-    "vocab_size": 49408,
-    "width": 128,
-    "heads": 4,
-    "layers": 4,
-    "act_kwargs": _FAST_GELU,
-}
-
-#: Architectures of ours beside open_clip's, in its format, that train on a CPU in minutes: a step of ``stoa-small-16``
-#: costs as much as one of ``stoa-small``, whose tower is narrower and sees four times the patches.
-PRESETS: dict[str, dict[str, Any]] = {
-    "stoa-small": {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 64,
-            "patch_size": 8,
-            "width": 96,
-            "layers": 3,
-            "head_width": 32,
-            "act_kwargs": _FAST_GELU,
-        },
-        "text_cfg": _SMALL_TEXT,
-    },
-    "stoa-small-16": {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 64,
-            "patch_size": 16,
-            "width": 128,
-            "layers": 4,
-            "head_width": 32,
-            "act_kwargs": _FAST_GELU,
-        },
-        "text_cfg": _SMALL_TEXT,
-    },
-    "stoa-tiny": {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 48, "layers": 2, "head_width": 16},
-        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    },
-}
-
 
 # Of open_clip's keys those that change what this module takes for granted; it ignores them otherwise.
 _PLAIN: dict[str, dict[str, Any]] = {
     "text_cfg": {"hf_tokenizer_name": None, "vocab_size": 49408, "no_causal_mask": False, "pool_type": "argmax"},
     "vision_cfg": {"pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which CLIP.
-
-    Attributes:
-        name: an open_clip architecture, or one of ``PRESETS``. The activation is part of it:
-            OpenAI's weights need ``ViT-B-16-quickgelu``, LAION's ``ViT-B-16``.
-    """
-
-    name: str = "ViT-B-16-quickgelu"
-
-    def __post_init__(self) -> None:
-        if self.name not in PRESETS and self.name not in open_clip.list_models():
-            raise ValueError(
-                f"model.backbone.name {self.name!r} is neither one of {sorted(PRESETS)} nor an open_clip architecture "
-                "(python -c 'import open_clip; print(open_clip.list_models())' lists them)"
-            )
 
 
 class VisionTower(nn.Module):

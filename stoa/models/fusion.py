@@ -7,29 +7,14 @@ w text width, d joint width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from stoa.models.config import FusionConfig
 from stoa.models.layers import POSITION_SCALE, Attend, Block, masked, recomputed
-
-
-@dataclass(frozen=True, kw_only=True)
-class FusionConfig:
-    """The fusion encoder.
-
-    Attributes:
-        layers: blocks, at most the depth of the text tower they are initialised from.
-    """
-
-    layers: int = 6
-
-    def __post_init__(self) -> None:
-        if self.layers < 1:
-            raise ValueError(f"model.fusion.layers is {self.layers}; expected at least 1")
 
 
 class FusionPass(NamedTuple):

@@ -9,65 +9,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from stoa.models.clip import VisionTower
-from stoa.models.graph_attention import EdgeMode, Edges, band_edges, density, graph_attention
+from stoa.models.config import EdgeMode, GraphConfig
+from stoa.models.graph_attention import Edges, band_edges, density, graph_attention
 from stoa.models.layers import POSITION_SCALE, Block, SelfAttention, at_least_fp32, recomputed
-
-Pool = Literal["rowcol", "mean", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GraphConfig:
-    """The graph module.
-
-    Attributes:
-        layers: of the module; 0 leaves it out.
-        reach: frames on either side that a patch sees; 0 its own alone, null all.
-        threshold: least cosine of two patches that are joined by an edge.
-        edge_mode: what the cosine of an edge does to the logit of attention: ``multiply`` it, as released, add its
-            logarithm (``log_bias``), or nothing but keep the edge (``mask_only``).
-        pool: what leaves a frame beside its [CLS]: ``rowcol`` the maxima of each column and row of its patches,
-            ``mean`` one token, ``none`` all of them.
-        contrast: how many times a token's difference from its mean over the frames is added to it when it leaves.
-            What all frames show alike is most of a token, and hides from attention what moves. 0 is the paper.
-        global_repeats: how often the block over the [CLS] tokens of the frames is applied.
-        residual: normalise before the graph attention and add what it gives, zero at first, so that a fresh module
-            leaves CLIP's features as they are. The release replaces the patches.
-        positions: ``sincos``, or fixed ``random`` vectors as in the release.
-        tap_from_top: it reads the output of vision block ``depth - tap_from_top``.
-        detach_tap: let no gradient through the tap.
-    """
-
-    layers: int = 0
-    reach: int | None = 1
-    threshold: float = 0.5
-    edge_mode: EdgeMode = "multiply"
-    pool: Pool = "rowcol"
-    contrast: float = 0.0
-    global_repeats: int = 1
-    residual: bool = True
-    positions: Literal["sincos", "random"] = "sincos"
-    tap_from_top: int = 1
-    detach_tap: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("layers", 0), ("contrast", 0), ("global_repeats", 1), ("tap_from_top", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"model.graph.{name} is {getattr(self, name)}; expected at least {least}")
-        if self.reach is not None and self.reach < 0:
-            raise ValueError(f"model.graph.reach is {self.reach}; expected 0 or more, or null for all frames")
-
-    def tokens_of_frame(self, grid_hw: tuple[int, int]) -> int:
-        """Tokens that leave a frame (R)."""
-        height, width = grid_hw
-        return 1 + {"rowcol": height + width, "mean": 1, "none": height * width}[self.pool]
 
 
 class GraphFeatures(NamedTuple):

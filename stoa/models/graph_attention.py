@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
+from stoa.models.config import EdgeMode
 from stoa.models.layers import at_least_fp32, attention, exact_product
-
-EdgeMode = Literal["multiply", "log_bias", "mask_only"]
 
 
 class Edges(NamedTuple):

@@ -6,16 +6,12 @@ of one pass, S keys, H heads, D head width, d joint width, w text width, V vocab
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch.nn import functional as F
 
+from stoa.models.config import PlmForm
 from stoa.models.layers import Attend, at_least_fp32, attention
 from stoa.models.video_language import VideoFeatures, VideoLanguageModel
-
-PlmForm = Literal["one_pass", "two_stream"]
-"""Where the model has learned to predict the next token: see :func:`stoa.objectives.plm.plm_loss`."""
 
 
 class KeyValueCache:

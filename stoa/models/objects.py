@@ -6,7 +6,6 @@ h vision width, d joint width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -16,44 +15,9 @@ from torch import nn
 from stoa.batch import VideoTextBatch
 from stoa.models.clip import VisionTower
 from stoa.models.cls_encoder import ClsEncoder
+from stoa.models.config import ObjectConfig
 from stoa.models.layers import POSITION_SCALE, at_least_fp32, coordinate_mlp
 from stoa.ops import roi_align_max, trajectory_attention
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectConfig:
-    """Objects and trajectories.
-
-    Attributes:
-        num_trajectories: trajectories kept of a clip, the labels of highest summed confidence (N); 0 leaves the
-            object module out.
-        max_boxes: detected boxes read per frame, the most confident (K).
-        layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
-        tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
-        detach_tap: let no gradient through the tap.
-        motion: add to each trajectory token an embedding of how its boxes move, which the paper has not. It otherwise
-            shows motion by the order of its boxes alone, of which hardly anything is left in its token.
-        word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
-            paper has not. The token itself may then hold what no noun says.
-    """
-
-    num_trajectories: int = 20
-    max_boxes: int = 10
-    layers: int = 2
-    tap_from_top: int = 2
-    detach_tap: bool = False
-    motion: bool = False
-    word_head: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_trajectories", 0), ("max_boxes", 0), ("layers", 1), ("tap_from_top", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"model.objects.{name} is {getattr(self, name)}; expected at least {least}")
-        if self.num_trajectories and not self.max_boxes:
-            raise ValueError(
-                f"model.objects.max_boxes is 0 and num_trajectories {self.num_trajectories}: trajectories are made of "
-                "boxes; raise max_boxes, or set num_trajectories to 0 to train without objects"
-            )
 
 
 class Boxes(NamedTuple):

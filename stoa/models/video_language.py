@@ -7,96 +7,32 @@ V vocabulary (of the language head), Q wanted rows, h vision width, w text width
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.actions import ActionConfig, ActionEncoder
-from stoa.models.clip import BackboneConfig, Clip, grid_hw
-from stoa.models.fusion import FusionConfig, FusionEncoder, FusionPass
-from stoa.models.graph import GraphConfig, GraphEncoder
+from stoa.models.actions import ActionEncoder
+from stoa.models.clip import Clip
+from stoa.models.config import (
+    RECOMPUTABLE,
+    ActionConfig,
+    GraphConfig,
+    ModelConfig,
+    ObjectConfig,
+    Recomputable,
+    recomputed_parts,
+)
+from stoa.models.fusion import FusionEncoder, FusionPass
+from stoa.models.graph import GraphEncoder
 from stoa.models.motion import MotionEncoder
-from stoa.models.objects import Boxes, ObjectConfig, ObjectEncoder, TrajectoryEncoder
+from stoa.models.objects import Boxes, ObjectEncoder, TrajectoryEncoder
 from stoa.parts import part
 
 FRAMEWISE = ("frames", "graph")
 """Groups of video-side tokens that hold the same number of tokens for every frame, frame by frame."""
-
-Recomputable = Literal["towers", "graph", "fusion"]
-"""Parts of the model whose activations the backward pass can compute again."""
-RECOMPUTABLE: tuple[Recomputable, ...] = get_args(Recomputable)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The model.
-
-    Attributes:
-        backbone: which CLIP.
-        joint_last_blocks: vision blocks, the last ones, in which the tokens of all frames see each other.
-        objects: object features and trajectories.
-        actions: action tokens.
-        graph: the spatio-temporal graph of patches.
-        fusion: the fusion encoder.
-        num_frames: frames sampled from a clip (T).
-        max_tokens: text length with start and end token (L); longer captions are cut.
-        lm_vocab: ``full`` predicts over all BPE entries; ``used`` over those that occur in the training
-            captions (a head over all 49,408 would cost more than a small model).
-        num_answers: classes of an answer head for question answering; 0 is none.
-        activation_checkpointing: parts whose activations are not kept but computed again in the backward pass:
-            ``towers``, ``graph``, ``fusion``; true is all and false none. ``auto`` is as few as the memory of the GPU
-            asks for, and without a GPU all.
-    """
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    joint_last_blocks: int = 0
-    objects: ObjectConfig = field(default_factory=ObjectConfig)
-    actions: ActionConfig = field(default_factory=ActionConfig)
-    graph: GraphConfig = field(default_factory=GraphConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    num_frames: int = 12
-    max_tokens: int = 32
-    lm_vocab: Literal["full", "used"] = "full"
-    num_answers: int = 0
-    activation_checkpointing: Literal["auto"] | bool | tuple[Recomputable, ...] = False
-
-    def __post_init__(self) -> None:
-        if self.num_frames < 1:
-            raise ValueError(f"model.num_frames is {self.num_frames}; expected at least 1")
-        if self.max_tokens < 3:
-            raise ValueError(f"model.max_tokens is {self.max_tokens}; expected at least 3 (start, a word, end)")
-        if self.joint_last_blocks < 0:
-            raise ValueError(f"model.joint_last_blocks is {self.joint_last_blocks}; expected 0 or more")
-        if self.num_answers < 0:
-            raise ValueError(f"model.num_answers is {self.num_answers}; expected 0 (no answer head) or more")
-
-    @property
-    def num_boxes(self) -> int:
-        """Boxes per frame (K) that the model reads."""
-        return self.objects.max_boxes if self.objects.num_trajectories else 0
-
-    @property
-    def group_sizes(self) -> dict[str, int]:
-        """Tokens of each video-side group of the fusion encoder, in order."""
-        sizes = {
-            "frames": self.num_frames,
-            "pooled": 1,
-            "objects": self.objects.num_trajectories,
-            "actions": self.actions.num_tokens,
-            "graph": self.num_frames * self.graph.tokens_of_frame(grid_hw(self.backbone)) if self.graph.layers else 0,
-        }
-        return {name: size for name, size in sizes.items() if size}
-
-
-def recomputed_parts(value: bool | Collection[Recomputable]) -> tuple[Recomputable, ...]:
-    """What a value of ``activation_checkpointing`` other than ``auto`` says."""
-    if isinstance(value, bool):
-        return RECOMPUTABLE if value else ()
-    return tuple(part for part in RECOMPUTABLE if part in value)
 
 
 class VideoFeatures(NamedTuple):

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from stoa.downloads import from_hub
-from stoa.models.clip import BackboneConfig, Clip, architecture
+from stoa.models.clip import Clip, architecture
 from stoa.models.clip_formats import FOLDER_FILES, ClipWeights, is_weights_folder, names_of, read_clip, sizes
-from stoa.models.video_language import FRAMEWISE, ModelConfig, VideoLanguageModel
+from stoa.models.config import BackboneConfig, ModelConfig
+from stoa.models.video_language import FRAMEWISE, VideoLanguageModel
 
 
 def initialize(model: VideoLanguageModel, init: str) -> str:

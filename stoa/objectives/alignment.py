@@ -6,7 +6,7 @@ the null) of a clip, X = A * C columns of all clips, L text tokens, d joint widt
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from stoa.batch import VideoTextBatch
 from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.config import AlignLoss, NullToken
 from stoa.objectives.gather import all_sum, gather_rows_no_grad, global_mean
 from stoa.objectives.matching import (
     MATCH_TEMPERATURE,
     Columns,
     Match,
-    NullToken,
     at_columns,
     judge_match,
     majority_class,
@@ -30,8 +30,6 @@ from stoa.objectives.matching import (
     word_keys,
 )
 from stoa.objectives.vtc import own_pairs, same_pairs
-
-AlignLoss = Literal["mse", "cosine", "nce"]
 
 
 class Repeats(NamedTuple):

@@ -5,54 +5,9 @@ Shape legend: A clips of all ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 
 RELEASED_SCALE = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CsalConfig:
-    """Self-similarity as the target of VTC.
-
-    Attributes:
-        share: of the target; the rest is on the own pair. 1 is the second stage of STGT, 0 leaves it out.
-        from_step: optimiser steps before it, with the own pair as the target: similarities mean nothing at first.
-        scale: by which similarities are multiplied before the softmax: the release's is 5. ``auto`` (or null) is the
-            least from 5 to 100 that leaves ``mass`` on the own pairs, since a fixed one leaves the less the larger the
-            batch is.
-        mass: see ``scale``. Where all pairs are alike 100 leaves less; ``csal_own`` in the log says how much.
-        cut: pairs less alike than this are left out of the target; above 1 these are all but the own pair.
-        smoothing: share of the target that is spread over all pairs.
-    """
-
-    share: float = 0.0
-    from_step: int = 0
-    scale: float | Literal["auto"] | None = "auto"
-    mass: float = 0.5
-    cut: float = 0.05
-    smoothing: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name in ("share", "mass", "smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"objectives.csal.{name} is {getattr(self, name)}; expected 0 to 1")
-        if self.from_step < 0:
-            raise ValueError(f"objectives.csal.from_step is {self.from_step}; expected 0 or more")
-        if self.fixed_scale is not None and not self.fixed_scale > 0:
-            raise ValueError(f"objectives.csal.scale is {self.scale}; expected more than 0, or auto")
-        if self.fixed_scale is not None and self.mass != CsalConfig.mass:
-            raise ValueError(
-                f"objectives.csal.mass is {self.mass} and scale {self.scale}; only a scale of auto holds a mass: leave "
-                "one of them out"
-            )
-
-    @property
-    def fixed_scale(self) -> float | None:
-        """``scale``, or None where it is chosen."""
-        return None if self.scale == "auto" else self.scale
 
 
 @torch.no_grad()

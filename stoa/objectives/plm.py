@@ -6,20 +6,16 @@ width, w text width.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from stoa.batch import VideoTextBatch
+from stoa.models.config import PlmForm
 from stoa.models.fusion import FusionPass
-from stoa.models.incremental import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.config import Prefix
 from stoa.objectives.masks import prefix_mask, two_stream_mask
 from stoa.objectives.mlm import language_loss
 from stoa.objectives.random import Stream
-
-Prefix = Literal["random", "start"]
-"""Which prefix a caption has: one drawn at random, or the start token alone, which is captioning."""
 
 
 def draws_of(batch: VideoTextBatch) -> dict[Stream, int]:

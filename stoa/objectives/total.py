@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,94 +10,14 @@ from torch import nn
 
 from stoa.batch import VideoTextBatch
 from stoa.models.fusion import FusionPass
-from stoa.models.incremental import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives import answer, mlm, plm, vtm
-from stoa.objectives.alignment import AlignLoss, asp_loss, ota_loss
+from stoa.objectives.alignment import asp_loss, ota_loss
 from stoa.objectives.cached import encode_in_chunks
-from stoa.objectives.csal import CsalConfig
-from stoa.objectives.matching import NullToken
-from stoa.objectives.plm import Prefix
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.vtc import Similarities, csal_loss, similarities, temperature, vtc_loss
 from stoa.parts import part
-
-PRETRAINING_LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
-LOSSES = (*PRETRAINING_LOSSES, "answer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectivesConfig:
-    """Weights of the losses (0 leaves a loss out) and their forms.
-
-    Attributes:
-        vtc: video-text contrast.
-        vtm: video-text matching.
-        mlm: masked words.
-        plm: the next word of a caption or an answer.
-        ota: trajectories and the nouns that they are matched to.
-        asp: action tokens and the verbs that they are matched to.
-        answer: the choice of an answer, of question answering alone.
-        vtc_smoothing: share of VTC's target that is spread over all pairs.
-        csal: the target of VTC's second stage.
-        vtm_hard_share: share of VTM's negatives that are drawn by their scores, the others being any other clips.
-        vtm_ramp_steps: optimiser steps over which that share grows from 0. A fusion encoder that starts with hard
-            negatives alone may not learn to match at all.
-        mlm_kept_share: share of MLM's words that are left in place. Such a word is easy to tell if the text tower lets
-            it through, and nothing else makes a tower do so with words that no video of its training tells apart.
-        plm_form: where a word is predicted: ``one_pass`` at the word before it, as in a language model; ``two_stream``
-            at a blank that reads the text before it, which takes a pass for every word of a caption, as released.
-        plm_prefix: what of a caption is given: as many words as a draw says (``random``), or none (``start``).
-        align_loss: of OTA and ASP: ``mse``, the squared distance to the word; ``cosine``, one minus the cosine;
-            ``nce``, the cross-entropy of the cosines over the words of all captions of the global batch.
-        null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
-            nothing of the caption.
-        pad_null: in ASP draw every unmatched action token to the null, not one alone.
-    """
-
-    vtc: float = 1.0
-    vtm: float = 1.0
-    mlm: float = 1.0
-    plm: float = 1.0
-    ota: float = 1.0
-    asp: float = 1.0
-    answer: float = 0.0
-    vtc_smoothing: float = 0.0
-    csal: CsalConfig = field(default_factory=CsalConfig)
-    vtm_hard_share: float = 1.0
-    vtm_ramp_steps: int = 0
-    mlm_kept_share: float = 0.0
-    plm_form: PlmForm = "one_pass"
-    plm_prefix: Prefix = "random"
-    align_loss: AlignLoss = "mse"
-    null_token: NullToken = "end"
-    pad_null: bool = False
-
-    def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if not weight >= 0:
-                raise ValueError(f"objectives.{name} is {weight}; a weight is >= 0 (0 leaves it out)")
-        for name in ("vtc_smoothing", "vtm_hard_share", "mlm_kept_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"objectives.{name} is {getattr(self, name)}; expected 0 to 1")
-        if self.vtm_ramp_steps < 0:
-            raise ValueError(f"objectives.vtm_ramp_steps is {self.vtm_ramp_steps}; expected 0 or more")
-        if self.csal.share and not self.vtc:
-            raise ValueError(
-                f"objectives.csal.share is {self.csal.share} and objectives.vtc, whose target it is a share of, is 0; "
-                "raise vtc or set the share to 0"
-            )
-        if not any(self.weights.values()):
-            raise ValueError("all weights under objectives are 0; give at least one a positive weight")
-
-    @property
-    def trained(self) -> list[str]:
-        """Names of the losses that are not left out."""
-        return [name for name, weight in self.weights.items() if weight]
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in LOSSES}
 
 
 class Encoded(NamedTuple):

@@ -12,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from stoa.models.layers import at_least_fp32, exact_product
-from stoa.objectives.csal import CsalConfig, csal_targets
+from stoa.objectives.config import CsalConfig
+from stoa.objectives.csal import csal_targets
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, rank
 
 MAX_LOGIT_SCALE = math.log(100.0)

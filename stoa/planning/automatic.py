@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stoa.models.video_language import RECOMPUTABLE, ModelConfig, Recomputable
-from stoa.objectives.total import ObjectivesConfig
+from stoa.models.config import RECOMPUTABLE, ModelConfig, Recomputable
+from stoa.objectives.config import ObjectivesConfig
 from stoa.planning.imagined import ImaginedRun
 from stoa.planning.memory import Memory, memory_of, room
 from stoa.planning.states import precision_of, states

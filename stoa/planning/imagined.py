@@ -11,9 +11,11 @@ import torch
 
 from stoa.costs.batches import full_batch
 from stoa.costs.tracing import Tracer, Work
-from stoa.models.video_language import ModelConfig, Recomputable, VideoLanguageModel
+from stoa.models.config import ModelConfig, Recomputable
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.gather import Collective, imagined_ranks
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.total import TrainingObjective
 from stoa.training.config import TrainingConfig
 from stoa.training.optim import parameter_groups
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stoa.costs.devices import Gpu
-from stoa.models.video_language import Recomputable
+from stoa.models.config import Recomputable
 from stoa.planning.imagined import ImaginedRun, Step
 from stoa.planning.links import Cluster, communication, gathering, waiting
 from stoa.planning.memory import Memory, memory_of, room

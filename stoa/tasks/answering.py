@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from stoa.data.text import decode_tokens, encode_caption
 from stoa.manifest import Caption, Prompt
-from stoa.models.incremental import PlmForm
+from stoa.models.config import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives.answer import answer_logits, answer_pass
 from stoa.objectives.masks import bidirectional_mask
 from stoa.questions import QuestionRow
-from stoa.tasks.generation import GenerationConfig, generate
+from stoa.tasks.config import GenerationConfig
+from stoa.tasks.generation import generate
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import Read
 

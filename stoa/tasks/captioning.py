@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from stoa.models.incremental import PlmForm
-from stoa.tasks.generation import GenerationConfig, generate_captions
+from stoa.models.config import PlmForm
+from stoa.tasks.config import GenerationConfig
+from stoa.tasks.generation import generate_captions
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import Read
 

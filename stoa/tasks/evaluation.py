@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from stoa.data.clips import Clips
-from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.ledger import Ledger
 from stoa.data.loader import ids_of_all, open_clips
-from stoa.data.views import View
-from stoa.models.incremental import PlmForm
-from stoa.objectives.matching import NullToken
+from stoa.models.config import PlmForm
+from stoa.objectives.config import NullToken
 from stoa.questions import QuestionRow, questions_of_split
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
 from stoa.tasks.captioning import caption_videos
+from stoa.tasks.config import EvaluationConfig, GenerationConfig, Task
 from stoa.tasks.coverage import Coverage, coverage_of, coverage_of_questions
 from stoa.tasks.gallery import Gallery, encode_galleries
-from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.matching import evaluate_matching
 from stoa.tasks.metrics.answers import answer_accuracy, chance_accuracy
 from stoa.tasks.metrics.captions import CaptionScores, require_scorers, score_captions
@@ -33,7 +30,6 @@ from stoa.tasks.videos import VideoReader
 from stoa.training.validation import Metric
 
 METRICS = "pycocoevalcap, PTB tokenizer"
-Task = Literal["retrieval", "captioning", "answering", "multiple_choice"]
 
 HEADLINES: dict[Task, Metric] = {
     "retrieval": Metric("R@1 text-to-video (itc+vtm)"),
@@ -42,50 +38,6 @@ HEADLINES: dict[Task, Metric] = {
     "multiple_choice": Metric("accuracy (vtm)"),
 }
 """By task, what :attr:`Evaluation.headline` is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What to evaluate on.
-
-    Attributes:
-        manifest: a ``.jsonl`` or ``.csv`` file, or a store of ``stoa prepare``.
-        split: clips of it.
-        questions: a ``.jsonl`` file, or a folder with one a split, for ``answering`` and ``multiple_choice``.
-        question_types: questions of these types only; null is all.
-        hard: folder of hard-set manifests (``<kind>.jsonl``), for ``retrieval``.
-        top_k: candidates per query that the matching head re-ranks.
-        dual_softmax: report retrieval with a dual softmax as well.
-        baseline: evaluate the same architecture with random weights as well.
-        generation: the search for captions and for answers that are said.
-        decoder: of videos.
-        decode_timeout_seconds: a video that takes longer counts as unreadable; 0 decodes without a process of its own.
-        batch_size: videos encoded at once.
-        num_workers: loader processes; 0 decodes in this one.
-        view: what of a clip is seen; less than ``whole`` is a control.
-    """
-
-    manifest: str
-    split: str = "test"
-    questions: str | None = None
-    question_types: list[str] | None = None
-    hard: str | None = None
-    top_k: int = 32
-    dual_softmax: bool = False
-    baseline: bool = True
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    decoder: CpuDecoder = "auto"
-    decode_timeout_seconds: float = 60.0
-    batch_size: int = 16
-    num_workers: int = 0
-    view: View = "whole"
-
-    def __post_init__(self) -> None:
-        for name, least in (("top_k", 1), ("batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
-        if not self.decode_timeout_seconds >= 0:
-            raise ValueError(f"decode_timeout_seconds is {self.decode_timeout_seconds}; expected 0 or more")
 
 
 class Abilities(NamedTuple):

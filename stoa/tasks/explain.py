@@ -17,15 +17,8 @@ from stoa.data.clips import FileClips
 from stoa.data.dataset import ClipDataset, collate
 from stoa.data.text import word_ending_at
 from stoa.manifest import ClipRow
-from stoa.objectives.matching import (
-    Columns,
-    NullToken,
-    at_columns,
-    match_probabilities,
-    match_rows,
-    null_positions,
-    word_columns,
-)
+from stoa.objectives.config import NullToken
+from stoa.objectives.matching import Columns, at_columns, match_probabilities, match_rows, null_positions, word_columns
 from stoa.tasks.trained import TrainedModel
 
 

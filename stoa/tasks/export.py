@@ -22,9 +22,11 @@ from torch.nn import functional as F
 from stoa.data.text import tokenizer
 from stoa.files import replacing, sha256, write_whole, writing
 from stoa.models.clip import Clip, architecture, image_side, require_architecture
-from stoa.models.video_language import ModelConfig, VideoLanguageModel, select_rows
+from stoa.models.config import ModelConfig
+from stoa.models.video_language import VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
-from stoa.tasks.evaluation import Abilities, Task
+from stoa.tasks.config import Task
+from stoa.tasks.evaluation import Abilities
 from stoa.tasks.trained import TrainedModel
 from stoa.text_files import read_own
 from stoa.training import checkpoint

@@ -5,37 +5,13 @@ Shape legend: B clips, K beams, P tokens of the prefix, L text positions, V voca
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from stoa.data.text import decode_tokens, tokenizer
-from stoa.models.incremental import IncrementalText, PlmForm
+from stoa.models.config import PlmForm
+from stoa.models.incremental import IncrementalText
 from stoa.models.video_language import VideoFeatures, VideoLanguageModel
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationConfig:
-    """How text is searched for.
-
-    Attributes:
-        beams: hypotheses kept a clip; 1 is greedy search.
-        length_penalty: a finished text scores its log-probability over (its tokens, the end token included) to this
-            power; 0 favours short texts, 1 is the mean.
-        max_new_tokens: words and the end token at most; null is what the model's ``max_tokens`` leaves.
-    """
-
-    beams: int = 5
-    length_penalty: float = 1.0
-    max_new_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.beams < 1:
-            raise ValueError(f"generation.beams is {self.beams}; expected at least 1 (1 is greedy search)")
-        if not self.length_penalty >= 0:
-            raise ValueError(f"generation.length_penalty is {self.length_penalty}; expected 0 or more")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"generation.max_new_tokens is {self.max_new_tokens}; expected at least 1")
+from stoa.tasks.config import GenerationConfig
 
 
 @torch.inference_mode()

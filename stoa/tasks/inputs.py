@@ -22,7 +22,7 @@ from stoa.data.loading import loader_timeout, one_line_errors, start_worker, sta
 from stoa.data.sampler import SampleKey
 from stoa.data.transforms import resize_and_crop
 from stoa.manifest import Caption, ClipRow
-from stoa.models.video_language import ModelConfig
+from stoa.models.config import ModelConfig
 from stoa.tasks.videos import Read
 
 _TIMEOUT_SECONDS = 60.0

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from stoa.objectives.matching import NullToken, at_columns, judge_match, match_rows, null_positions, word_columns
+from stoa.objectives.config import NullToken
+from stoa.objectives.matching import at_columns, judge_match, match_rows, null_positions, word_columns
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.trained import TrainedModel
 

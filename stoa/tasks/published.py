@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from stoa.data.published import TEST_IDS_SHA256
+from stoa.tasks.config import Task
 from stoa.tasks.coverage import Coverage, published_counts
-from stoa.tasks.evaluation import Task
-from stoa.tasks.report import report_json
 
 SOURCE = "STOA-VLP, AAAI 2023, whose authors print those of other methods beside their own"
 
@@ -207,6 +206,8 @@ def comparison(task: Task, data_set: str, report: Mapping[str, Any]) -> list[str
     Raises:
         ValueError: as :func:`published_of` and :func:`require_comparable`.
     """
+    from stoa.tasks.report import report_json  # of numbers on tensors; the names of data sets need none
+
     tables, of = published_of(task, data_set), report["coverage"]
     require_comparable(data_set, of)
 

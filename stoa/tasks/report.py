@@ -12,8 +12,8 @@ import numpy as np
 from stoa.fields import name_of, show
 from stoa.files import replacing, write_whole
 from stoa.manifest import jsonl_rows
+from stoa.tasks.config import Task
 from stoa.tasks.coverage import Coverage
-from stoa.tasks.evaluation import Task
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics
 from stoa.tasks.retrieval import GALLERY_SIZE, RetrievalScores

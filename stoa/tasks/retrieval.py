@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from stoa.models.incremental import PlmForm
+from stoa.models.config import PlmForm
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.plm import next_word_pass
 from stoa.objectives.vtc import temperature

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from stoa.models.clip import image_side, require_architecture
-from stoa.models.video_language import ModelConfig, VideoLanguageModel
+from stoa.models.config import ModelConfig
+from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import Trained, load_pretrained, load_strictly
 from stoa.training import checkpoint
 

@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from stoa.batch import VideoTextBatch
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import Clips
+from stoa.data.config import CpuDecoder, View
 from stoa.data.dataset import ClipDataset, Sample, collate
-from stoa.data.decoding.cpu import CpuDecoder
 from stoa.data.loading import loader_timeout, one_line_errors, started
-from stoa.data.views import View
 from stoa.manifest import ClipRow
-from stoa.models.video_language import ModelConfig
+from stoa.models.config import ModelConfig
 
 
 class Read(NamedTuple):

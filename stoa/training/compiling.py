@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from stoa.models.layers import Block
-
-Compiled = Literal["none", "blocks", "forward"]
+from stoa.training.config import Compiled
 
 
 def compile_parts(objective: nn.Module, what: Compiled, **options: Any) -> None:

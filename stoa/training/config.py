@@ -5,8 +5,46 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stoa.training.compiling import Compiled
-from stoa.training.optim import OptimConfig
+Compiled = Literal["none", "blocks", "forward"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a cosine to zero. The values are ours: the papers give none.
+
+    Attributes:
+        clip_lr: peak learning rate of the CLIP towers and the temperature.
+        new_lr: peak learning rate of everything that is not in CLIP.
+        objects_lr: peak learning rate of the modules of objects, motion, trajectories and actions; null is ``new_lr``.
+        weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
+        beta1: decay of AdamW's mean of gradients.
+        beta2: decay of AdamW's mean of their squares.
+        eps: what AdamW adds to the root of the latter; gradients that are not larger move a weight less than the
+            learning rate says.
+        warmup_steps: optimiser steps from 0 to the peak.
+        frozen_vision_blocks: blocks of the vision tower, from the first, that are not trained, nor are its embeddings;
+            0 trains the whole tower. None is as in the run that fine-tuning starts from, and 0 in pre-training.
+    """
+
+    clip_lr: float = 1e-5
+    new_lr: float = 1e-4
+    objects_lr: float | None = None
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-8
+    warmup_steps: int = 500
+    frozen_vision_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("clip_lr", "new_lr", "objects_lr", "weight_decay", "warmup_steps", "frozen_vision_blocks"):
+            if not (getattr(self, name) or 0) >= 0:
+                raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more and less than 1")
+        if not self.eps > 0:
+            raise ValueError(f"training.optim.eps is {self.eps}; expected more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)

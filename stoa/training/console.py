@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 
-from stoa.objectives.total import LOSSES
+from stoa.objectives.config import LOSSES
 
 CLIPPED_OFTEN = 0.5
 """Share of steps with clipped gradients from which on it is shown."""

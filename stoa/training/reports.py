@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from stoa.data.ledger import Replacements
+from stoa.objectives.config import LOSSES
 from stoa.objectives.gather import from_first_rank, mean_over_ranks, world_size
-from stoa.objectives.total import LOSSES
 from stoa.training import engine as ds
 from stoa.training.console import Console, duration, progress_line
 from stoa.training.metrics import MetricsLog

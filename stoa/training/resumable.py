@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stoa.models.video_language import ModelConfig
+from stoa.models.config import ModelConfig
 from stoa.training.deepspeed_config import layout
 
 # Keys of the model that change neither its weights nor its outputs.

@@ -5,7 +5,7 @@ from commands import REQUIRED, parsed, parser_of
 
 from stoa.arguments import needs
 from stoa.arguments.needs import Need, idle
-from stoa.cli import evaluate
+from stoa.cli import _evaluation
 
 # Command, options that turn a part off, values of which each does nothing then.
 TURNED_OFF = [
@@ -103,7 +103,7 @@ OF_OTHER_TASKS = {
 def test_what_a_task_of_evaluation_has_no_use_for_is_refused(task, values):
     args = parsed("evaluate", *(f"--{value}" for value in values.split()))
     with pytest.raises(ValueError, match=rf"and does nothing: task is {task}; leave it out"):
-        evaluate._require_used(args, task)
+        _evaluation._require_used(args, task)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_what_a_task_of_evaluation_has_no_use_for_is_refused(task, values):
     ],
 )
 def test_what_a_task_of_evaluation_uses_is_taken(task, values):
-    assert evaluate._require_used(parsed("evaluate", *(f"--{value}" for value in values.split())), task) is None
+    assert _evaluation._require_used(parsed("evaluate", *(f"--{value}" for value in values.split())), task) is None
 
 
 def test_an_option_that_does_nothing_is_refused():

@@ -8,12 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stoa.costs.flops import flops_per_batch, total_flops
 from stoa.models import objects
-from stoa.models.actions import ActionConfig
-from stoa.models.clip import BackboneConfig
-from stoa.models.graph import GraphConfig
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import ActionConfig, BackboneConfig, GraphConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 from stoa.ops.trajectory_attention import reference as by_products
 
 TRAJECTORIES = ObjectConfig(num_trajectories=4, max_boxes=3)

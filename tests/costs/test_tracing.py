@@ -7,7 +7,8 @@ from factories import USED, tiny_config
 from stoa.costs.batches import full_batch
 from stoa.costs.tracing import Tracer
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -7,8 +7,8 @@ from factories import gray_frames, write_video
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import CaptionClips, FileClips
+from stoa.data.config import DataConfig
 from stoa.data.dataset import ClipDataset
-from stoa.data.loader import DataConfig
 from stoa.data.sampler import SampleKey
 from stoa.data.text import decode_tokens
 from stoa.manifest import Caption, ClipRow

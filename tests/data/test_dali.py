@@ -15,13 +15,14 @@ from factories import gray_frames, gray_number, write_video
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import FileClips
+from stoa.data.config import DataConfig
 from stoa.data.dataset import ClipDataset, stable_hash
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import decode_clip
 from stoa.data.decoding.dali import DaliDecoder
 from stoa.data.decoding.encoded import choose
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, build_loader, open_clips
+from stoa.data.loader import build_loader, open_clips
 from stoa.data.media import FramePack, choose_of_pack
 from stoa.data.sampler import GlobalBatchSampler, SampleKey
 from stoa.data.shards import ShardClips

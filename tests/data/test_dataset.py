@@ -17,11 +17,12 @@ from factories import gray_frames, gray_number, write_video
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import FileClips
+from stoa.data.config import DataConfig
 from stoa.data.dataset import ClipDataset, collate, stable_hash
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.probe import as_decode_error
 from stoa.data.ledger import Ledger
-from stoa.data.loader import DataConfig, build_loader, open_clips
+from stoa.data.loader import build_loader, open_clips
 from stoa.data.sampler import GlobalBatchSampler, SampleKey
 from stoa.data.text import encode_caption
 from stoa.detections import Detections

@@ -54,7 +54,7 @@ from pathlib import Path
 from factories import gray_frames, write_video
 from stoa.data.clips import FileClips
 from stoa.manifest import Caption, ClipRow
-from stoa.models.video_language import ModelConfig
+from stoa.models.config import ModelConfig
 from stoa.tasks.videos import VideoReader
 import tempfile
 if __name__ == "__main__":

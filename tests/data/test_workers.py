@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stoa.data.loader import DataConfig
+from stoa.data.config import DataConfig
 from stoa.data.workers import cores_of_rank, loader_processes
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from factories import has_gradient, random_batch, tiny_model
 
-from stoa.models.actions import ActionConfig, gather_actions
-from stoa.models.objects import Boxes, ObjectConfig
+from stoa.models.actions import gather_actions
+from stoa.models.config import ActionConfig, ObjectConfig
+from stoa.models.objects import Boxes
 
 
 def naive(queries, patches, boxes):

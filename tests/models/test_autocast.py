@@ -8,7 +8,7 @@ from stoa.models.actions import gather_actions
 from stoa.models.graph_attention import band_edges
 from stoa.models.objects import Boxes
 from stoa.objectives.alignment import Repeats, alignment_loss
-from stoa.objectives.csal import CsalConfig
+from stoa.objectives.config import CsalConfig
 from stoa.objectives.matching import Columns, Match, match_probabilities
 from stoa.objectives.vtc import csal_loss, similarities
 

@@ -6,7 +6,8 @@ import torch
 from factories import tiny_model
 from torch.nn import functional as F
 
-from stoa.models.clip import PRESETS, BackboneConfig, Clip, build_open_clip, image_side
+from stoa.models.clip import Clip, build_open_clip, image_side
+from stoa.models.config import PRESETS, BackboneConfig
 from stoa.models.layers import Block, QuickGelu
 
 

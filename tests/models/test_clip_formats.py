@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from stoa.models.clip import PRESETS, BackboneConfig, Clip, build_open_clip
+from stoa.models.clip import Clip, build_open_clip
 from stoa.models.clip_formats import names_of, read_clip, sizes
+from stoa.models.config import PRESETS, BackboneConfig
 from stoa.models.weights import load_clip
 
 TINY = BackboneConfig(name="stoa-tiny")

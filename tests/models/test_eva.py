@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from timm.models import register_model
 from timm.models.eva import Eva
 
-from stoa.models.clip import BackboneConfig, Clip, architecture, grid_hw
-from stoa.models.graph import GraphConfig
+from stoa.models.clip import Clip, architecture, grid_hw
+from stoa.models.config import BackboneConfig, GraphConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.models.weights import initialize, load_clip
 

@@ -5,7 +5,7 @@ import torch
 from factories import fuse, random_batch, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from stoa.models.fusion import FusionConfig
+from stoa.models.config import FusionConfig
 from stoa.objectives.masks import bidirectional_mask
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from stoa.models.clip import PRESETS, BackboneConfig, Clip, image_side
-from stoa.models.graph import GraphConfig, GraphEncoder, sincos_positions
+from stoa.models.clip import Clip, image_side
+from stoa.models.config import PRESETS, BackboneConfig, GraphConfig
+from stoa.models.graph import GraphEncoder, sincos_positions
 from stoa.models.graph_attention import band_edges, density, graph_attention
 
 MODES = ("multiply", "log_bias", "mask_only")

@@ -6,12 +6,10 @@ import pytest
 import torch
 from factories import USED, random_batch, tiny_config
 
-from stoa.models.actions import ActionConfig
-from stoa.models.clip import BackboneConfig
-from stoa.models.graph import GraphConfig
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import ActionConfig, BackboneConfig, GraphConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
-from stoa.objectives.total import PRETRAINING_LOSSES, ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import PRETRAINING_LOSSES, ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 
 FRAMES, SIDE, TOKENS, BOXES = 4, 64, 24, 5
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoa.data.sampling import sample_times
+from stoa.models.config import ObjectConfig
 from stoa.models.motion import MotionEncoder, box_moves
-from stoa.models.objects import ObjectConfig
 
 
 def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int):

@@ -6,7 +6,7 @@ import torch
 from factories import random_batch, tiny_model
 
 from stoa.batch import VideoTextBatch
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import ObjectConfig
 from stoa.objectives.masks import bidirectional_mask
 
 

@@ -7,9 +7,9 @@ import torch
 from factories import random_batch, tiny_model
 
 from stoa.costs.tracing import Tracer
-from stoa.models.graph import GraphConfig
-from stoa.models.video_language import RECOMPUTABLE, recomputed_parts
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.models.config import RECOMPUTABLE, GraphConfig, recomputed_parts
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 
 CHOICES = [parts for count in range(4) for parts in itertools.combinations(RECOMPUTABLE, count)]
 

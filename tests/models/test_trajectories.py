@@ -8,8 +8,9 @@ from factories import fuse, has_gradient, random_batch, tiny_config, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stoa.models.config import ObjectConfig
 from stoa.models.layers import masked
-from stoa.models.objects import Boxes, ObjectConfig, TrajectoryEncoder, top_labels, usable_boxes
+from stoa.models.objects import Boxes, TrajectoryEncoder, top_labels, usable_boxes
 
 
 def dense_trajectories(encoder: TrajectoryEncoder, boxes: Boxes, labels_BTK, labels_BN):

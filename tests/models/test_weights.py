@@ -6,12 +6,9 @@ import torch
 from factories import USED, tiny_model
 from safetensors.torch import save_file
 
-from stoa.models.actions import ActionConfig
-from stoa.models.clip import BackboneConfig, Clip, build_open_clip
-from stoa.models.fusion import FusionConfig
-from stoa.models.graph import GraphConfig
+from stoa.models.clip import Clip, build_open_clip
+from stoa.models.config import ActionConfig, BackboneConfig, FusionConfig, GraphConfig, ObjectConfig
 from stoa.models.layers import POSITION_SCALE
-from stoa.models.objects import ObjectConfig
 from stoa.models.weights import (
     Trained,
     initialize,

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from factories import random_batch, tiny_model  # noqa: E402
 
 from stoa.batch import VideoTextBatch  # noqa: E402
-from stoa.models.graph import GraphConfig  # noqa: E402
-from stoa.objectives.csal import CsalConfig  # noqa: E402
+from stoa.models.config import GraphConfig
+from stoa.objectives.config import CsalConfig, ObjectivesConfig
 from stoa.objectives.gather import mean_over_ranks  # noqa: E402
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
+from stoa.objectives.total import TrainingObjective
 from stoa.training import engine as ds  # noqa: E402
 
 GLOBAL_BATCH, STEP = 8, 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import ObjectConfig
 from stoa.objectives.alignment import Repeats, alignment_loss, asp_loss, ota_loss
 from stoa.objectives.matching import (
     Columns,

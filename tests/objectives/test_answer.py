@@ -8,10 +8,11 @@ from factories import fuse, has_gradient, random_batch, tiny_model
 from torch.nn import functional as F
 
 from stoa.objectives.answer import answer_loss, answer_pass
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.objectives.plm import draws_of, plm_loss, plm_pass
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.total import TrainingObjective
 
 ONLY = dict.fromkeys(("vtc", "vtm", "mlm", "plm", "ota", "asp"), 0.0)
 

@@ -8,10 +8,10 @@ from factories import random_batch, tiny_model
 from torch import nn
 
 from stoa.costs.tracing import Tracer
-from stoa.models.graph import GraphConfig
+from stoa.models.config import GraphConfig
 from stoa.objectives.cached import encode_in_chunks
-from stoa.objectives.csal import CsalConfig
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import CsalConfig, ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 
 ALL = ObjectivesConfig(vtm_hard_share=0.7, csal=CsalConfig(share=1.0), align_loss="nce")
 PLAIN = ObjectivesConfig(mlm=0)

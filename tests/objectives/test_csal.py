@@ -8,8 +8,9 @@ import torch
 from factories import random_batch, tiny_model
 from torch.nn import functional as F
 
-from stoa.objectives.csal import CsalConfig, csal_targets
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import CsalConfig, ObjectivesConfig
+from stoa.objectives.csal import csal_targets
+from stoa.objectives.total import TrainingObjective
 from stoa.objectives.vtc import csal_loss, similarities, vtc_loss
 
 AS_RELEASED = {"scale": 5.0, "mass": 0.5, "cut": 0.05}

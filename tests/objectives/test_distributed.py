@@ -6,7 +6,7 @@ import pytest
 import torch
 from launch import Program, finish, free_port
 
-from stoa.objectives.total import PRETRAINING_LOSSES
+from stoa.objectives.config import PRETRAINING_LOSSES
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from stoa.objectives import mlm
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.objectives.mlm import choose_masked, hide_words, language_loss, mlm_loss, mlm_pass
 from stoa.objectives.plm import blanks_pass, draw_prefix, plm_loss, plm_pass
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.total import ObjectivesConfig
 
 
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=8), seed=st.integers(0, 100))

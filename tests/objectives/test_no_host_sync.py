@@ -18,10 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stoa.batch import VideoTextBatch
-from stoa.models.graph import GraphConfig
-from stoa.models.objects import ObjectConfig
-from stoa.objectives.csal import CsalConfig
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.models.config import GraphConfig, ObjectConfig
+from stoa.objectives.config import CsalConfig, ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 
 
 class FlagCopies(TorchDispatchMode):

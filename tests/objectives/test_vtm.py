@@ -7,9 +7,10 @@ import torch
 from factories import fuse, random_batch, tiny_model
 from torch.nn import functional as F
 
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.random import Stream, uniform
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.total import TrainingObjective
 from stoa.objectives.vtc import similarities
 from stoa.objectives.vtm import draw_negatives, draws_of, vtm_loss, vtm_pass
 

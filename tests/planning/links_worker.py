@@ -15,10 +15,12 @@ from factories import USED, tiny_config  # noqa: E402
 
 from stoa.costs.batches import full_batch  # noqa: E402
 from stoa.models.video_language import VideoLanguageModel  # noqa: E402
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.gather import rank  # noqa: E402
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
+from stoa.objectives.total import TrainingObjective
 from stoa.training import engine as ds  # noqa: E402
-from stoa.training.optim import OptimConfig, build_optimizer  # noqa: E402
+from stoa.training.config import OptimConfig
+from stoa.training.optim import build_optimizer
 
 NAMES = {
     "allreduce_": "all_reduce",

@@ -10,7 +10,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "training"), str(Path(__file_
 from operations_worker import DEEP_AND_NARROW  # noqa: E402
 from plan_memory import case_config, deepspeed_config, measured, planned  # noqa: E402
 
-from stoa.models.clip import PRESETS, BackboneConfig  # noqa: E402
+from stoa.models.config import PRESETS, BackboneConfig  # noqa: E402
 
 
 def main(out: str, case: str) -> None:

@@ -10,8 +10,8 @@ from factories import USED, tiny_config
 from launch import Program, finish, free_port
 
 from stoa.costs.devices import GPUS, gpu_named
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.gather import Collective
-from stoa.objectives.total import ObjectivesConfig
 from stoa.planning.imagined import ImaginedRun
 from stoa.planning.links import LINKS, UNEVEN, Cluster, communication, gathering, seconds, traffic, waiting
 from stoa.training.config import TrainingConfig

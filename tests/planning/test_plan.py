@@ -14,8 +14,9 @@ from stoa.costs.batches import full_batch
 from stoa.costs.devices import GPUS, gpu_named
 from stoa.costs.flops import flops_per_batch, total_flops
 from stoa.costs.tracing import Tracer, Work
-from stoa.models.graph import GraphConfig
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.models.config import GraphConfig
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 from stoa.planning import request
 from stoa.planning.automatic import recomputed_on
 from stoa.planning.imagined import ImaginedRun

@@ -7,7 +7,7 @@ from factories import USED, tiny_config
 
 from stoa.cli import main
 from stoa.costs.devices import gpu_named
-from stoa.objectives.total import ObjectivesConfig
+from stoa.objectives.config import ObjectivesConfig
 from stoa.planning.imagined import ImaginedRun
 from stoa.planning.links import Cluster
 from stoa.planning.plan import Choice, Planner

@@ -15,7 +15,8 @@ from stoa.detections import Detections
 from stoa.manifest import Caption, ClipRow, read_manifest, write_manifest
 from stoa.prepare.detections import FilterConfig
 from stoa.prepare.detections import run as detect_run
-from stoa.prepare.detections.detector import Detector, DetectorConfig
+from stoa.prepare.detections.config import DetectorConfig
+from stoa.prepare.detections.detector import Detector
 from stoa.prepare.detections.run import detect_manifest
 
 MODEL = "fasterrcnn_mobilenet_v3_large_320_fpn"

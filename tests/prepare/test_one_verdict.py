@@ -20,7 +20,7 @@ from stoa.prepare.adapters import open_annotations
 from stoa.prepare.check import CheckConfig, check
 from stoa.prepare.config import PrepareConfig, StoreConfig
 from stoa.prepare.detections import run as detect_run
-from stoa.prepare.detections.detector import DetectorConfig
+from stoa.prepare.detections.config import DetectorConfig
 from stoa.prepare.pipeline import prepare
 
 

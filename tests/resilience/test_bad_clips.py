@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stoa.data.boxes import ClipShape
 from stoa.data.clips import FileClips
+from stoa.data.config import DataConfig
 from stoa.data.dataset import ClipDataset
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.clip import PartReader, open_part
@@ -26,7 +27,6 @@ from stoa.data.decoding.cpu import decode_clip
 from stoa.data.decoding.findings import attempt
 from stoa.data.decoding.guard import Guard
 from stoa.data.ledger import Ledger, Replacements
-from stoa.data.loader import DataConfig
 from stoa.data.loading import one_line_errors, started
 from stoa.data.media import decode_pack
 from stoa.data.members import parse_clip, tar_members

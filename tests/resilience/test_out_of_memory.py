@@ -9,7 +9,7 @@ from launch import WORKER, checkpoints, finish
 
 from stoa.cli import main
 from stoa.endings import Status
-from stoa.objectives.total import ObjectivesConfig
+from stoa.objectives.config import ObjectivesConfig
 from stoa.planning.advice import what_fits
 from stoa.planning.automatic import recomputed_on
 from stoa.planning.memory import memory_of, room

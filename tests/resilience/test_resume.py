@@ -10,7 +10,7 @@ import torch
 from launch import finish, free_port
 from safetensors.torch import load_file
 
-from stoa.objectives.total import PRETRAINING_LOSSES
+from stoa.objectives.config import PRETRAINING_LOSSES
 from stoa.training.metrics import read_metrics
 
 LAST = Path("checkpoints/step-00000010")

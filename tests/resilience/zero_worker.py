@@ -13,12 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from factories import random_batch, tiny_model  # noqa: E402
 
-from stoa.models.graph import GraphConfig  # noqa: E402
+from stoa.models.config import GraphConfig
+from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.gather import mean_over_ranks, rank, world_size  # noqa: E402
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
+from stoa.objectives.total import TrainingObjective
 from stoa.training import engine as ds  # noqa: E402
 from stoa.training import states  # noqa: E402
-from stoa.training.optim import OptimConfig, build_optimizer  # noqa: E402
+from stoa.training.config import OptimConfig
+from stoa.training.optim import build_optimizer
 
 CLIPS = 6
 """Of all ranks."""

@@ -15,15 +15,9 @@ from stoa.manifest import Caption, Prompt, read_manifest
 from stoa.models.video_language import VideoLanguageModel
 from stoa.questions import QuestionRow, questions_of_split, read_questions
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
-from stoa.tasks.evaluation import (
-    Abilities,
-    EvaluationConfig,
-    evaluate,
-    open_split,
-    score_file,
-)
+from stoa.tasks.config import EvaluationConfig, GenerationConfig
+from stoa.tasks.evaluation import Abilities, evaluate, open_split, score_file
 from stoa.tasks.gallery import encode_galleries
-from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.answers import answer_accuracy
 from stoa.tasks.report import format_report, read_predictions, write_predictions, write_report
 from stoa.tasks.retrieval import itc_scores, match_scores

@@ -11,8 +11,8 @@ from stoa.data.text import used_token_ids
 from stoa.manifest import read_manifest
 from stoa.models.video_language import VideoLanguageModel
 from stoa.tasks.captioning import caption_videos
-from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split, score_file
-from stoa.tasks.generation import GenerationConfig
+from stoa.tasks.config import EvaluationConfig, GenerationConfig
+from stoa.tasks.evaluation import Abilities, evaluate, open_split, score_file
 from stoa.tasks.report import format_report, write_predictions, write_report
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader

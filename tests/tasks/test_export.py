@@ -10,7 +10,7 @@ from factories import USED, random_batch, tiny_model
 from stoa.cli import main
 from stoa.config import model_from_dict
 from stoa.data.text import encode_caption
-from stoa.models.graph import GraphConfig
+from stoa.models.config import GraphConfig
 from stoa.tasks.evaluation import Abilities, open_split
 from stoa.tasks.export import export_dual_encoder, export_model, load_exported
 from stoa.tasks.gallery import encode_galleries

@@ -9,7 +9,8 @@ from factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
 from stoa.models.incremental import IncrementalText
 from stoa.objectives.masks import prefix_mask
 from stoa.objectives.plm import blanks_pass
-from stoa.tasks.generation import GenerationConfig, generate, generate_captions
+from stoa.tasks.config import GenerationConfig
+from stoa.tasks.generation import generate, generate_captions
 
 L = 8
 

@@ -14,7 +14,7 @@ from stoa.data.clips import FileClips
 from stoa.data.text import used_token_ids
 from stoa.detections import Detections
 from stoa.manifest import read_manifest
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.tasks import matching
 from stoa.tasks.gallery import encode_galleries

@@ -12,13 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stoa.data.text import used_token_ids
 from stoa.manifest import Caption, read_manifest
-from stoa.models.graph import GraphConfig
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import GraphConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.questions import read_questions
-from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate
+from stoa.tasks.config import EvaluationConfig, GenerationConfig
+from stoa.tasks.evaluation import Abilities, evaluate
 from stoa.tasks.explain import explain
-from stoa.tasks.generation import GenerationConfig
 from stoa.tasks.metrics.ranking import chance_metrics
 from stoa.tasks.report import write_report, write_scores
 from stoa.tasks.trained import TrainedModel, resized, untrained

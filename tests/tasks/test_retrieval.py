@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoa.manifest import Caption, ClipRow, write_manifest
-from stoa.models.clip import PRESETS
+from stoa.models.config import PRESETS
 from stoa.models.incremental import IncrementalText
 from stoa.models.video_language import VideoFeatures
-from stoa.tasks.evaluation import Abilities, EvaluationConfig, evaluate, open_split
+from stoa.tasks.config import EvaluationConfig
+from stoa.tasks.evaluation import Abilities, evaluate, open_split
 from stoa.tasks.gallery import Gallery, encode_galleries
 from stoa.tasks.metrics.ranking import rank_metrics
 from stoa.tasks.report import format_report, write_report, write_scores

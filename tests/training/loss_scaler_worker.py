@@ -14,9 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from factories import random_batch, tiny_model  # noqa: E402
 
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective  # noqa: E402
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 from stoa.training import engine as ds  # noqa: E402
-from stoa.training.optim import OptimConfig, build_optimizer, set_learning_rates  # noqa: E402
+from stoa.training.config import OptimConfig
+from stoa.training.optim import build_optimizer, set_learning_rates
 
 STEPS, PLANTED = 9, {2, 3, 5}
 

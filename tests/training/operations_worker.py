@@ -13,7 +13,7 @@ import torch
 from stoa.config import parse_run
 from stoa.costs.batches import full_batch
 from stoa.costs.tracing import Tracer
-from stoa.models.clip import PRESETS
+from stoa.models.config import PRESETS
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
 from stoa.training import engine as ds

@@ -8,10 +8,10 @@ from factories import random_batch, tiny_model
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from stoa.models.graph import GraphConfig
+from stoa.models.config import GraphConfig
 from stoa.models.layers import Block, masked
-from stoa.objectives.csal import CsalConfig
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
+from stoa.objectives.config import CsalConfig, ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 from stoa.training.compiling import compile_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's compiler looks at it

@@ -17,7 +17,7 @@ from stoa.data.dataset import stable_hash
 from stoa.data.ledger import Ledger
 from stoa.data.loader import open_clips
 from stoa.manifest import read_manifest, write_manifest
-from stoa.models.video_language import ModelConfig
+from stoa.models.config import ModelConfig
 from stoa.run import Process
 from stoa.tasks import finetune as module
 from stoa.training import checkpoint

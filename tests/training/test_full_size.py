@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ from stoa.planning.states import states
 from stoa.synthetic import SynthConfig
 
 MOST_GIB = 9.0
-LIBRARIES_GIB = 2.5
+LIBRARIES_GIB = 3.5
 """Python, torch, DeepSpeed and what they read, of a process that trains."""
 READER_GIB = 1.5
 """Of a process that reads clips."""
@@ -38,10 +39,18 @@ pytestmark = [
 ]
 
 
-def peaks(command: Sequence[str], folder: Path) -> tuple[list[float], str]:
-    """The most that each of its processes has held until it ends, GiB, the largest first; and what was said."""
+class Peak(NamedTuple):
+    """The most that a process has held, GiB: in all, and of that its own, which it does not share with the one that it
+    was forked from; the latter as often as it was looked at."""
+
+    all: float
+    own: float
+
+
+def peaks(command: Sequence[str], folder: Path) -> tuple[list[Peak], str]:
+    """Of all of its processes, the largest first; and what was said."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    found: dict[int, float] = {}
+    found: dict[int, Peak] = {}
     with open(folder / "log", "w") as log:
         given: Mapping[str, str] = environment | {"CUDA_VISIBLE_DEVICES": "", "MASTER_PORT": "0"}
         run = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=given)
@@ -52,18 +61,20 @@ def peaks(command: Sequence[str], folder: Path) -> tuple[list[float], str]:
                 continue
             for process in family:
                 try:
-                    found[process.pid] = max(found.get(process.pid, 0.0), _peak_gib(process))
+                    before, now = found.get(process.pid, Peak(0.0, 0.0)), _peak(process)
+                    found[process.pid] = Peak(*map(max, before, now))
                 except (OSError, TypeError, psutil.Error):  # it ends meanwhile
                     continue
-            time.sleep(0.1)
+            time.sleep(0.2)
     said = (folder / "log").read_text()
     assert run.returncode == 0, said
     return sorted(found.values(), reverse=True), said
 
 
-def _peak_gib(process: psutil.Process) -> float:
+def _peak(process: psutil.Process) -> Peak:
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20
+    own = re.findall(r"^Private_\w+:\s+(\d+) kB", Path(f"/proc/{process.pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return Peak(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**20, sum(map(int, own)) / 2**20)
 
 
 def planned_gib(recipe: str) -> float:
@@ -87,8 +98,8 @@ def test_two_steps_and_the_save_of_the_launch_line_fit_into_nine_gib(tmp_path):
         [*command, "--deepspeed_config", "ds_configs/pretrain.json", "--training.max_steps", "2"], tmp_path
     )
     assert (tmp_path / "runs/stoa/checkpoints/step-00000002/model.safetensors").is_file(), said
-    print(f"largest process {most[0]:.2f} GiB")
-    assert 3 < most[0] < MOST_GIB
+    print(f"largest process {most[0].all:.2f} GiB")
+    assert 3 < most[0].all < MOST_GIB
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -99,14 +110,14 @@ def test_a_recipe_trains_and_is_evaluated_in_what_is_planned(clips, tmp_path, re
     options = ["--deepspeed_config", "ds.json", "--recipe", str(ROOT / "recipes" / recipe), *data, *training]
     planned = planned_gib(recipe)
     most, said = peaks([sys.executable, str(ROOT / "train.py"), *options], tmp_path)
-    print(f"{recipe}: planned {planned:.2f} GiB, {most[0]:.2f} measured, then {most[1]:.2f}")
+    readers = [peak.own for peak in most[1:]]
+    print(f"{recipe}: planned {planned:.2f} GiB, {most[0].all:.2f} measured, of readers {max(readers):.2f}")
     # Under ZeRO on a CPU DeepSpeed holds the weights once more than the plan for a GPU has them.
     weights = (tmp_path / "run/checkpoints/step-00000002/model.safetensors").stat().st_size / 2**30
-    assert planned < most[0] < planned + weights + LIBRARIES_GIB, said
-    # A loader is forked, and counts what it shares with the training at that time.
-    assert all(gib < READER_GIB + LIBRARIES_GIB for gib in most[1:]), most
+    assert planned < most[0].all < planned + weights + LIBRARIES_GIB, said
+    assert max(readers) < READER_GIB, most
 
     evaluating = ["--manifest", str(clips / "manifest.jsonl"), "--num_workers", "1", "--batch_size", "2"]
     most, _ = peaks([sys.executable, "-m", "stoa.cli", "evaluate", "--run", "run", *evaluating], tmp_path)
-    print(f"{recipe}: evaluation {most[0]:.2f} GiB, weights {weights:.2f}")
-    assert most[0] < 3 * weights + LIBRARIES_GIB
+    print(f"{recipe}: evaluation {most[0].all:.2f} GiB, weights {weights:.2f}")
+    assert most[0].all < 3 * weights + LIBRARIES_GIB

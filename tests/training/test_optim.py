@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 from factories import random_batch, tiny_model
 
-from stoa.models.objects import ObjectConfig
-from stoa.objectives.total import ObjectivesConfig, TrainingObjective
-from stoa.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, set_learning_rates
+from stoa.models.config import ObjectConfig
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
+from stoa.training.config import OptimConfig
+from stoa.training.optim import build_optimizer, lr_factor, parameter_groups, set_learning_rates
 
 CONFIG = OptimConfig(clip_lr=1e-5, new_lr=1e-3, weight_decay=0.1)
 

@@ -17,9 +17,7 @@ from stoa.cli import main
 from stoa.config import Config
 from stoa.data.text import encode_caption, used_token_ids, word_ending_at
 from stoa.manifest import Caption, read_manifest
-from stoa.models.actions import ActionConfig
-from stoa.models.clip import PRESETS
-from stoa.models.objects import ObjectConfig
+from stoa.models.config import PRESETS, ActionConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.synthetic import SynthConfig, build_data_set
 from stoa.tasks.explain import Explanation, MatchedWord, Track, explain

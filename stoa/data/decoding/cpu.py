@@ -6,11 +6,11 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import av
 import numpy as np
 
+from stoa.data.config import CpuDecoder
 from stoa.data.decoding.base import DecodedFrames, DecodeError, FrameIndex, Video
 from stoa.data.decoding.clip import Look, Part, PartReader, look_of, numbered_frames, open_part, remember, to_rgb
 from stoa.data.decoding.findings import as_decode_error, attempt
@@ -18,7 +18,6 @@ from stoa.data.decoding.guard import Guard, alive
 from stoa.data.decoding.opening import open_container
 from stoa.data.decoding.orientation import UPRIGHT
 
-CpuDecoder = Literal["auto", "decord", "pyav"]
 # Of others decord gives wrong pictures without an error: MPEG-PS and AVI with B-frames, HEVC after a seek.
 _DECORD_CONTAINERS = {"mov", "matroska"}
 _DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # time and source line of its build

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch import nn
 
 from stoa.detections import Detections
 from stoa.downloads import from_url
-from stoa.prepare.detections.filtering import FilterConfig, filter_detections
+from stoa.prepare.detections.config import DetectorConfig
+from stoa.prepare.detections.filtering import filter_detections
 from stoa.prepare.detections.labels import read_class_names
 from stoa.tensor_files import read_tensors
 
@@ -26,54 +26,22 @@ from stoa.tensor_files import read_tensors
 _UNUSED = "N/A"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorConfig:
-    """Which detector sees which frames.
-
-    Attributes:
-        model: a builder of ``torchvision.models.detection``.
-        weights: a file with its state_dict, or ``DEFAULT`` for those that torchvision downloads.
-        labels: file of class names without the background, for weights of other classes than torchvision's.
-        num_frames: frames of a clip, spread over it as training spreads them.
-        min_size: shorter side in pixels that frames are resized to; ``None`` is the model's own.
-        max_size: longer side that they may not exceed; ``None`` is the model's own.
-        batch_frames: frames in one pass.
-        device: ``auto`` is ``cuda`` where there is one, else ``cpu``.
-        filter: which boxes are kept.
-    """
-
-    model: str = "fasterrcnn_resnet50_fpn_v2"
-    weights: str = "DEFAULT"
-    labels: str | None = None
-    num_frames: int = 12
-    min_size: int | None = None
-    max_size: int | None = None
-    batch_frames: int = 4
-    device: str = "auto"
-    filter: FilterConfig = field(default_factory=FilterConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("num_frames", "batch_frames", "min_size", "max_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; pass 1 or more")
-        known = torchvision.models.list_models(module=torchvision.models.detection)
-        if self.model not in known:
-            close = difflib.get_close_matches(self.model, known, n=1)
-            raise ValueError(
-                f"model is {self.model!r}; "
-                + (f"did you mean {close[0]!r}?" if close else f"torchvision has {', '.join(known)}")
-            )
-
-
 class Detector:
     """Runs a detector. ``class_names`` is what the labels of its boxes are an index into.
 
     Raises:
-        ValueError: the weights are missing or do not fit the model, or the labels do not fit the weights.
+        ValueError: torchvision has no such model, the weights are missing or do not fit it, or the labels do not fit
+            the weights.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
+        known = torchvision.models.list_models(module=torchvision.models.detection)
+        if config.model not in known:
+            close = difflib.get_close_matches(config.model, known, n=1)
+            raise ValueError(
+                f"model is {config.model!r}; "
+                + (f"did you mean {close[0]!r}?" if close else f"torchvision has {', '.join(known)}")
+            )
         self._config = config
         device = config.device
         if device == "auto":

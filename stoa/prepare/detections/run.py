@@ -25,7 +25,8 @@ from stoa.files import replacing, sha256, write_whole, writing
 from stoa.locks import only_writer
 from stoa.manifest import ClipRow, read_manifest, write_manifest
 from stoa.names import file_name
-from stoa.prepare.detections.detector import Detector, DetectorConfig
+from stoa.prepare.detections.config import DetectorConfig
+from stoa.prepare.detections.detector import Detector
 from stoa.prepare.detections.labels import write_class_names
 from stoa.text_files import on_disk, read_own
 

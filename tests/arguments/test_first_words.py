@@ -1,0 +1,53 @@
+"""What a command says of itself, and of a mistake in its options, comes without what it would compute with."""
+
+import importlib
+import shlex
+import subprocess
+import sys
+
+import pytest
+from jsonargparse import ArgumentParser
+
+from stoa.arguments import Command, parse
+from stoa.cli import COMMANDS, main
+
+SAY = """
+import sys
+from stoa.cli import main
+try:
+    status = main([*sys.argv[1:]])
+except SystemExit as error:
+    status = error.code
+heavy = sorted({"torch", "deepspeed", "open_clip", "matplotlib", "spacy", "ray"} & sys.modules.keys())
+assert status in (0, None, 2), status
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("options", ["--help", "--no_such_option"])
+def test_torch_is_not_imported(command, options):
+    said = subprocess.run([sys.executable, "-c", SAY, *command.split(), options], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    told = said.stdout if options == "--help" else said.stderr
+    assert told.startswith(f"usage: stoa {command}") if options == "--help" else "unknown option" in told
+
+
+def test_the_overview_says_what_each_is_for(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    said = {line[2:18].strip(): line[19:] for line in lines if line.startswith("  ")}
+    assert said.keys() == COMMANDS.keys()
+    assert all(30 < len(line) < 130 and line[-1] in ".?" for line in said.values()), said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_a_command_is_understood(command, repo_root, monkeypatch):
+    monkeypatch.chdir(repo_root)
+    module = importlib.import_module(COMMANDS[command])
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    module.add_arguments(parser)
+    program, *words = shlex.split(module.EXAMPLE)
+    named = command.split()
+    assert [program, *words[: len(named)]] == ["stoa", *named]
+    parse(parser, words[len(named) :], getattr(module, "COMMAND", Command()))
