@@ -9,6 +9,8 @@ import sys
 import time
 from enum import IntEnum
 
+from stoa.fields import printable
+
 _LONGEST = 3000
 
 
@@ -51,8 +53,8 @@ class LostProcess(Exception):
 
 
 def _in_one_line(message: str) -> str:
-    """A path or a key may hold anything: what a terminal does not print is written out, and what is long is cut."""
-    line = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in message)
+    """What is long is cut."""
+    line = printable(" ".join(message.splitlines()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST * 2 // 3]} ... {line[-_LONGEST // 3 :]}"
 
 

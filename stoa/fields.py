@@ -30,6 +30,8 @@ def name_of(value: Any, key: str, where: str) -> str:
         hint = ", as pandas writes a missing value" if is_nan(value) else ""
         raise ValueError(f"{where}: field {key!r} is {show(value)}{hint}; expected a text or a whole number")
     text = nfc(str(value)).strip()
+    if not _is_encodable(text):
+        raise ValueError(f"{where}: field {key!r} is {show(value)}, which holds half a character; write it whole")
     if not text:
         raise ValueError(f"{where}: field {key!r} is empty; expected a text or a whole number")
     return re.sub(r"^(\d+)\.0+$", r"\1", text)
@@ -72,6 +74,20 @@ def refuse_placeholder(value: Any, key: str, where: str) -> None:
         raise ValueError(
             f"{where}: field {key!r} is {show(value)}, as programs write a missing value; leave it empty, in JSON null"
         )
+
+
+def _is_encodable(text: str) -> bool:
+    """JSON can hold half a pair of surrogates, and nothing else can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """A line for a terminal: names and paths may hold anything, and what does not print is written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def show(value: Any) -> str:

@@ -28,6 +28,7 @@ _OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Libraries tell of a disk that refuses in words of their own.
 _OF_WRITING = re.compile(r"PytorchStreamWriter|unexpected pos|inline_container|iostream error|basic_ios")
 _PROBE_BYTES = 1 << 20
+_SMALL_BYTES = 1 << 26
 
 
 class StorageError(OSError):
@@ -65,6 +66,47 @@ def descriptor_of(path: str | os.PathLike[str]) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def read_small(path: str | os.PathLike[str], most: int = _SMALL_BYTES) -> bytes:
+    """A file of facts, whole.
+
+    Raises:
+        ValueError: it is larger than such a file can be.
+        OSError: as :func:`descriptor_of` does.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise ValueError(f"it has {size:,} bytes; no more than {most:,} are read")
+        return file.read()
+
+
+def descriptor_to_append(path: str | os.PathLike[str]) -> int:
+    """A file to write to, made if it is not there, and to read. A link is not followed: in a folder from elsewhere it
+    may lead anywhere.
+
+    Raises:
+        OSError: it is a link, or no file, or cannot be written.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
+        raise
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file of this name. One that cannot be, or in a folder that is closed, is none."""
+    return os.path.isfile(path)
 
 
 def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stoa.files import making, remove_temporaries, writing
+from stoa.files import descriptor_to_append, making, remove_temporaries, writing
 
 LOCK_FILE = ".stoa.lock"
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -44,11 +44,24 @@ def only_writer(folder: Path, option: str, *, wait: Callable[[str], None] | None
 
     Raises:
         InUse: another process writes to it; the message says which one, where, and since when.
-        ValueError: it is a file.
+        ValueError: it is a file, or holds a link.
         StorageError: it cannot be written to.
     """
-    with making(folder, option), _locked(folder / LOCK_FILE, folder, option, wait):
-        yield
+    with making(folder, option):
+        _refuse_links(folder, option)
+        with _locked(folder / LOCK_FILE, folder, option, wait):
+            yield
+
+
+def _refuse_links(folder: Path, option: str) -> None:
+    """In a folder from elsewhere they may lead anywhere, and what is written, or deleted, would be there."""
+    with os.scandir(folder) as entries:
+        link = min((entry.name for entry in entries if entry.is_symlink()), default=None)
+    if link is not None:
+        raise ValueError(
+            f"{folder} holds a link, {link} -> {os.readlink(folder / link)}, and what is written goes to folders "
+            f"themselves; remove it, or name the place that it leads to as {option}"
+        )
 
 
 @contextlib.contextmanager
@@ -96,7 +109,7 @@ def _take(path: Path, what: Path, option: str) -> int:
     """The descriptor that holds the lock."""
     while True:
         with writing(what, then=f"choose another {option}"):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = descriptor_to_append(path)
         try:
             _lock(descriptor, what)
             if _is_there(descriptor, path):

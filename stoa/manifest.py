@@ -264,6 +264,9 @@ def row_from_json(raw: dict[str, Any], where: str) -> ClipRow:
     video, detections = raw["video"], raw.get("detections")
     if not isinstance(video, str):
         video = name_of(video, "video", where)
+    for key, path in (("video", video), ("detections", detections)):
+        if isinstance(path, str) and not _is_path(path):
+            raise ValueError(f"{where}: field {key!r} is {show(path)}, which is no path: it holds half a character")
     if not isinstance(detections, str | None) or detections == "":
         raise ValueError(
             f"{where}: field 'detections' is {show(detections)}; expected the path of a .npz file, or null"
@@ -281,6 +284,15 @@ def row_from_json(raw: dict[str, Any], where: str) -> ClipRow:
         end_seconds=end,
         detections=detections,
     )
+
+
+def _is_path(text: str) -> bool:
+    """Of a system whose names are bytes; those that are no UTF-8 are spelled with halves of surrogates."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parse_caption(raw: Any, where: str) -> Caption:

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stoa.files import read_small
+
 _OTHER_ENCODINGS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -119,7 +121,7 @@ def read_own(path: Path, keys: Collection[str], then: str) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_small(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {then}") from None
     if not isinstance(found, dict) or (lost := sorted(set(keys) - found.keys())):
@@ -180,13 +182,13 @@ def on_disk(path: str | os.PathLike[str]) -> Path:
     """A path as the file system spells it, where that differs in composed and decomposed letters alone; else the path
     itself."""
     path = Path(path)
-    if str(path).isascii() or path.exists():
+    if str(path).isascii() or os.path.exists(path):
         return path
     here = Path(path.anchor)
     for part in path.parts[len(here.parts) :]:
         spelled = (unicodedata.normalize(form, part) for form in ("NFC", "NFD"))
-        here /= next((name for name in (part, *spelled) if (here / name).exists()), part)
-    return here if here.exists() else path
+        here /= next((name for name in (part, *spelled) if os.path.exists(here / name)), part)
+    return here if os.path.exists(here) else path
 
 
 def _unique_keys(pairs: list[tuple[str, Any]], where: str) -> Mapping[str, Any]:

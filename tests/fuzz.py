@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,6 +32,8 @@ from stoa.prepare.config import PrepareConfig, StoreConfig
 from stoa.prepare.pipeline import prepare
 
 _STEPS = 50
+_SKIPPED = {"prepare": ("frames", "video"), "detect": ("detect",)}
+"""Commands that may be left out, with the verdicts that are then missing."""
 _LONGEST_SECONDS = 4 * 3600
 _DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -43,6 +45,7 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=3000, help="mutated pieces of shards, in two hundreds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--skip", nargs="*", default=[], choices=list(_SKIPPED), help="commands to leave out, for time")
     arguments = parser.parse_args()
     # With half as many sound ones they make whole batches, so that training meets all of them.
     of_videos, of_members = (
@@ -52,7 +55,7 @@ def main() -> int:
         status = 0
         if of_videos:
             (Path(folder) / "videos").mkdir()
-            status |= _fuzz(Path(folder) / "videos", of_videos, arguments.seed, arguments.workers)
+            status |= _fuzz(Path(folder) / "videos", of_videos, arguments.seed, arguments.workers, arguments.skip)
         for kind in ("frames", "video") if of_members else ():
             (Path(folder) / kind).mkdir()
             status |= _fuzz_members(Path(folder) / kind, kind, of_members, arguments.seed, arguments.workers)
@@ -136,11 +139,13 @@ def _fuzz_members(folder: Path, kind: str, count: int, seed: int, workers: int) 
     return int(bool(failed or unseen or falsely))
 
 
-def _fuzz(folder: Path, count: int, seed: int, workers: int) -> int:
+def _fuzz(folder: Path, count: int, seed: int, workers: int, skip: Sequence[str]) -> int:
     what = _write(folder, count, seed)
     print(f"{len(what):,} mutated videos, and half as many sound clips", flush=True)
-    tracebacks = _run(folder, _commands(folder, len(what), workers))
-    found = _verdicts(folder)
+    commands = _commands(folder, len(what), workers)
+    tracebacks = _run(folder, {name: command for name, command in commands.items() if name not in skip})
+    left_out = {name for command in skip for name in _SKIPPED[command]}
+    found = {name: verdicts for name, verdicts in _verdicts(folder).items() if name not in left_out}
     bad = set().union(*found.values()) & what.keys()
     print(f"{'':12}" + "".join(f"{name:>10}" for name in found))
     for label, clips in (("bad", bad), *_by(what, bad)):

@@ -10,7 +10,7 @@ import yaml
 
 from stoa.arguments.messages import one_line
 
-_MOST_VALUES = 100_000
+_MOST_VALUES, _MOST_CHARACTERS = 100_000, 1 << 20
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,8 +37,12 @@ def load_yaml(text: str) -> Any:
     """The value of a text.
 
     Raises:
-        ValueError: it is not valid, a key stands twice, or aliases make it grow without bound.
+        ValueError: it is not valid, a key stands twice, or it is too long, as it stands or by its aliases.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(
+            f"not valid YAML of ours: {len(text):,} characters; no more than {_MOST_CHARACTERS:,} are read"
+        )
     try:
         loader = _Loader(text)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from stoa.endings import LostProcess, Status, called_as, complain
 from stoa.files import tells_of_room
 from stoa.parents import die_with_launcher
 
+_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
 _FORESEEN = (ValueError, FloatingPointError, OSError, LostProcess, KeyboardInterrupt)
 
 _LAUNCHER_SECONDS = 10.0
@@ -35,6 +37,8 @@ def foreseen(error: BaseException) -> BaseException | None:
     """What is told in one line: the error itself, or what one of torch's means that may come up anywhere."""
     if isinstance(error, _FORESEEN):
         return error
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return ValueError(f"out of memory on this machine ({' '.join(str(error).split())[:200]})")
     torch = sys.modules.get("torch")  # which commands that do not use it do not import
     if torch is None or not isinstance(error, RuntimeError):
         return None

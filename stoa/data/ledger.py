@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stoa.files import writing
+from stoa.files import descriptor_to_append, writing
 
 LEDGER_FILE = "ledger.jsonl"
 """In the folder of a run."""
@@ -53,7 +53,7 @@ class Ledger:
 
     def _append(self, path: Path, line: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = descriptor_to_append(path)
         try:
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a kill cut the line before short

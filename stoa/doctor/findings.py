@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from stoa.fields import printable
+
 Verdict = Literal["good", "missing", "bad"]
 
 
@@ -27,7 +29,7 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     width = max(len(one.name) for one in findings)
     marks = {"good": "ok", "missing": "--", "bad": "BAD"}
     return [
-        f"{marks[one.verdict]:>3}  {one.name:{width}}  {one.said}{f'; {one.remedy}' if one.remedy else ''}"
+        printable(f"{marks[one.verdict]:>3}  {one.name:{width}}  {one.said}{f'; {one.remedy}' if one.remedy else ''}")
         for one in findings
     ]
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from stoa.files import read_small
+
 _NAME = re.compile(r"(?:.*\D)?(?P<rank>\d{1,7})(?:\.json)?", re.ASCII)  # what is before the rank is the user's choice
 
 
@@ -76,6 +78,8 @@ def read_dumps(folder: Path) -> dict[int, Dump]:
         if name is None or not path.is_file():
             continue
         rank = int(name["rank"])
+        if rank > _MOST_RANKS:
+            raise ValueError(f"{path}: no run has a rank {rank}; expected rank_0 and so on")
         if rank in files:
             raise ValueError(f"{folder}: {files[rank].name} and {path.name} are both of rank {rank}; leave one run's")
         files[rank] = path
@@ -103,6 +107,9 @@ def in_words(ranks: list[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {said}"
 
 
+_MOST_RANKS, _MOST_BYTES = 1 << 20, 1 << 30
+
+
 class _Plain(pickle.Unpickler):
     """Of containers, numbers and strings only: a dump is a file from elsewhere, and a pickle can name any function."""
 
@@ -111,8 +118,8 @@ class _Plain(pickle.Unpickler):
 
 
 def _read(path: Path) -> Dump:
-    content = path.read_bytes()
     try:
+        content = read_small(path, _MOST_BYTES)
         plain = json.loads(content) if content.lstrip()[:1] == b"{" else _Plain(io.BytesIO(content)).load()
     except Exception as error:  # whatever damage makes of an opcode
         raise ValueError(f"{path}: damaged, or no dump of the flight recorder: {_one_line(error)}") from None
@@ -127,7 +134,7 @@ def _read(path: Path) -> Dump:
                 if group["name"]
             },
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         version = plain.get("version") if isinstance(plain, dict) else None
         raise ValueError(
             f"{path}: not a dump as torch 2.15 writes it (version 2.10; this one: {version}): {_one_line(error)}"

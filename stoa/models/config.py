@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,15 @@ Recomputable = Literal["towers", "graph", "fusion"]
 RECOMPUTABLE: tuple[Recomputable, ...] = get_args(Recomputable)
 
 
+_MOST = {
+    **dict.fromkeys(("layers", "tap_from_top", "global_repeats", "contrast"), 256),
+    **dict.fromkeys(("num_trajectories", "max_boxes", "num_tokens", "num_frames", "max_tokens"), 10_000),
+    "num_answers": 1_000_000,
+}
+"""Beyond what anybody trains: a configuration may be of a file from elsewhere, and is built before its weights are
+looked at."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Which CLIP.
@@ -122,6 +132,8 @@ class ObjectConfig:
         for name, least in (("num_trajectories", 0), ("max_boxes", 0), ("layers", 1), ("tap_from_top", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"model.objects.{name} is {getattr(self, name)}; expected at least {least}")
+            if getattr(self, name) > _MOST[name]:
+                raise ValueError(f"model.objects.{name} is {getattr(self, name)}; expected at most {_MOST[name]}")
         if self.num_trajectories and not self.max_boxes:
             raise ValueError(
                 f"model.objects.max_boxes is 0 and num_trajectories {self.num_trajectories}: trajectories are made of "
@@ -149,6 +161,8 @@ class ActionConfig:
         for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"model.actions.{name} is {getattr(self, name)}; expected at least {least}")
+            if getattr(self, name) > _MOST[name]:
+                raise ValueError(f"model.actions.{name} is {getattr(self, name)}; expected at most {_MOST[name]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +203,8 @@ class GraphConfig:
         for name, least in (("layers", 0), ("contrast", 0), ("global_repeats", 1), ("tap_from_top", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"model.graph.{name} is {getattr(self, name)}; expected at least {least}")
+            if getattr(self, name) > _MOST[name]:
+                raise ValueError(f"model.graph.{name} is {getattr(self, name)}; expected at most {_MOST[name]}")
         if self.reach is not None and self.reach < 0:
             raise ValueError(f"model.graph.reach is {self.reach}; expected 0 or more, or null for all frames")
 
@@ -211,6 +227,8 @@ class FusionConfig:
     def __post_init__(self) -> None:
         if self.layers < 1:
             raise ValueError(f"model.fusion.layers is {self.layers}; expected at least 1")
+        if self.layers > _MOST["layers"]:
+            raise ValueError(f"model.fusion.layers is {self.layers}; expected at most {_MOST['layers']}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +265,9 @@ class ModelConfig:
     activation_checkpointing: Literal["auto"] | bool | tuple[Recomputable, ...] = False
 
     def __post_init__(self) -> None:
+        for name in ("num_frames", "max_tokens", "num_answers"):
+            if getattr(self, name) > _MOST[name]:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; expected at most {_MOST[name]}")
         if self.num_frames < 1:
             raise ValueError(f"model.num_frames is {self.num_frames}; expected at least 1")
         if self.max_tokens < 3:
@@ -284,7 +305,11 @@ def recomputed_parts(value: bool | Collection[Recomputable]) -> tuple[Recomputab
 
 
 def _is_of_open_clip(name: str) -> bool:
-    """As ``open_clip.list_models`` has it, whose import takes seconds: a file of that name in its package."""
+    """As ``open_clip.list_models`` has it, or where that is not imported yet, which takes seconds: a file of that name
+    in its package."""
+    open_clip = sys.modules.get("open_clip")
+    if open_clip is not None and hasattr(open_clip, "list_models"):
+        return name in open_clip.list_models()
     found = importlib.util.find_spec("open_clip")
     places = () if found is None else found.submodule_search_locations or ()
     named = re.fullmatch(r"[\w.-]+", name) is not None

@@ -298,6 +298,10 @@ class LanguageHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(size))
         if used_token_ids is not None:
+            if not 0 <= min(used_token_ids) <= max(used_token_ids) < num_ids:
+                raise ValueError(
+                    f"used_token_ids go from {min(used_token_ids)} to {max(used_token_ids)}; there are {num_ids} ids"
+                )
             used = torch.tensor(used_token_ids)
             class_of_id = torch.full((max(used_token_ids) + 1,), -1)
             class_of_id[used] = torch.arange(size)

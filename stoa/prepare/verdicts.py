@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from stoa.files import descriptor_to_append
 from stoa.prepare.adapters.seen import SeenIds
 
 PartSeconds = tuple[float | None, float | None]
 """Start and end of a part; None is the video's own."""
 
+_BEGINNING = b'{"path": '
+"""Of a verdict as it is written."""
 _RULES = 3
 """Of what is bad; verdicts by other ones are not believed."""
 
@@ -72,7 +76,7 @@ class CheckLedger:
         self._known = SeenIds()
         self._told: dict[str, dict[str | None, Verdict]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab")  # noqa: SIM115
+        self._file = os.fdopen(descriptor_to_append(path), "ab")
         try:
             self._file.truncate(self._read())  # a kill may have cut the last line
         except BaseException:
@@ -110,6 +114,10 @@ class CheckLedger:
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
+                    if not _BEGINNING.startswith(line[: len(_BEGINNING)]):
+                        raise ValueError(
+                            f"{self.path}, row {number}: is no verdict of a check; pass another file as --ledger"
+                        )
                     break
                 end += len(line)
                 try:

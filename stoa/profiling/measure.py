@@ -21,11 +21,12 @@ from stoa.costs.devices import peak_tflops
 from stoa.costs.flops import total_flops
 from stoa.costs.tracing import Tracer
 from stoa.data.dataset import LoadedBatch
-from stoa.files import replacing, write_whole
+from stoa.files import read_small, replacing, write_whole
 from stoa.objectives.gather import rank, world_size
 from stoa.parts import watching
 from stoa.profiling.snapshot import memory_snapshot
 from stoa.profiling.stopwatch import STEP, Stopwatch
+from stoa.shapes import AT_LEAST_1, NUMBER, NUMBERS, TEXT, Shape, Value, problem_in
 from stoa.training import engine as ds
 from stoa.training.trainer import Trainer
 
@@ -67,6 +68,16 @@ class Profile:
     counts: dict[str, int]
     memory_gib: dict[str, float]
     flops: dict[str, float]
+
+
+_PARTS = Value("an object of seconds, not all 0", lambda parts: NUMBERS.fits(parts) and sum(parts.values()) > 0)
+_SHAPE: Shape = {
+    **dict.fromkeys(("device", "precision"), TEXT),
+    **dict.fromkeys(("ranks", "clips", "steps"), AT_LEAST_1),
+    **dict.fromkeys(("step_seconds", "overhead"), NUMBER),
+    **dict.fromkeys(("metrics", "counts", "memory_gib", "flops"), NUMBERS),
+    "parts": _PARTS,
+}
 
 
 def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, folder: Path) -> Profile:
@@ -138,8 +149,11 @@ def read(path: Path) -> Profile:
     """
     path = path / "profile.json" if path.is_dir() else path
     try:
-        return Profile(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+        found = json.loads(read_small(path))
+        if (problem := problem_in(found, _SHAPE, "")) is not None:
+            raise ValueError(problem)
+        return Profile(**found)
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no profile ({error}); 'stoa profile' writes one") from None
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from stoa.files import sha256
+from stoa.files import read_small, sha256
 from stoa.training.facts import read_facts
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def _score(path: Path) -> tuple[float, str]:
     """Of validation, where there was one, and then by step: a run that was resumed may find better weights at an
     earlier step than it had."""
     try:
-        score = json.loads((path / RUN).read_bytes())["validation"]
+        score = json.loads(read_small(path / RUN))["validation"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         score = None
     known = isinstance(score, float | int) and not math.isnan(score)
@@ -146,7 +146,7 @@ def _sums(path: Path) -> dict[str, str]:
     try:
         if (path / MANIFEST).is_symlink():
             raise ValueError("it is a link")
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = json.loads(read_small(path / MANIFEST))
     except RecursionError:
         raise ValueError("nested too deep") from None
     sums = manifest.get("sha256") if isinstance(manifest, dict) else None

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 
+from stoa.fields import printable
 from stoa.objectives.config import LOSSES
 
 CLIPPED_OFTEN = 0.5
@@ -24,7 +25,7 @@ class Console:
         """A line that stays."""
         if self.enabled:
             self._clear()
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def progress(self, text: str) -> None:
         """The live line, or a plain one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from stoa.fields import printable
 from stoa.files import bytes_of, in_units
 from stoa.training import checkpoint
 from stoa.training.resumable import Shape
@@ -31,11 +32,11 @@ def described(path: Path) -> str:
         written = datetime.fromtimestamp((path / checkpoint.MANIFEST).stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         use = f"{run['validation metric']} {run['validation']:.4f}" if "validation" in run else str(Shape.of(run))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{path}  damaged: {' '.join(str(error).split())}"
-    return f"{path}  {in_units(bytes_of(path)):>9}  {written}  {use}"
+        return printable(f"{path}  damaged: {' '.join(str(error).split())}")
+    return printable(f"{path}  {in_units(bytes_of(path)):>9}  {written}  {use}")
 
 
 def verified(path: Path) -> tuple[bool, str]:
     """Whether each file of a checkpoint is what was written, and a line that says so."""
     problem = checkpoint.damage(path)
-    return problem is None, f"{path}  {'sound' if problem is None else f'damaged: {problem}'}"
+    return problem is None, printable(f"{path}  {'sound' if problem is None else f'damaged: {problem}'}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from stoa.files import write_whole, writing
+from stoa.files import descriptor_to_append, write_whole, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -27,7 +28,7 @@ class MetricsLog:
         with writing(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             _keep_before(self.path, last_step)
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+            self._file = os.fdopen(descriptor_to_append(self.path), "a", encoding="utf-8")
         self._generation = {"generation": generation} if generation else {}
         self._writer: Any = None
         if tensorboard:
@@ -97,7 +98,18 @@ def _record(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):  # that it is no UTF-8 is a ValueError too
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    if not isinstance(record, dict) or not _is_count(record.get("step")) or not _is_count(record.get("generation", 0)):
+        return None
+    return record if all(map(_is_of_a_log, record.values())) else None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _is_of_a_log(value: Any) -> bool:
+    """A number that a float can be; NaN and infinities are, and None where there was nothing to tell."""
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 1000)
 
 
 def _keep_before(path: Path, last_step: int) -> None:

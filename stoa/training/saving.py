@@ -281,12 +281,21 @@ def _delete_old(folder: Path, keep: int) -> None:
 def _delete(path: Path) -> None:
     """In one step for who reads it."""
     aside = path.with_name(f"{path.name}.deleted{TEMPORARY}")
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     path.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or what has its name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _delete_temporaries(folder: Path) -> None:
     """What killed runs have left."""
     for path in folder.glob(f"{PREFIX}*{TEMPORARY}"):
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)

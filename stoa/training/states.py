@@ -126,9 +126,10 @@ class _Saved:
         self._steps: dict[str, int] = {}
         for file in opened:
             for key in file.keys():  # noqa: SIM118, it is no dict
-                named, shape = _KEY.fullmatch(key), file.get_slice(key).get_shape()
-                if named is None or len(shape) != 1:
-                    raise KeyError(f"{key!r}, {shape}, is not a piece of a moment")
+                piece = file.get_slice(key)
+                named, shape, dtype = _KEY.fullmatch(key), piece.get_shape(), piece.get_dtype()
+                if named is None or len(shape) != 1 or dtype != "F32":
+                    raise KeyError(f"{key!r}, {shape} {dtype}, is not a piece of a moment")
                 name, start = named["name"], int(named["start"])
                 self._slices[name, named["moment"]].append(_Slice(start, start + shape[0], key, file))
                 self._steps[name] = int(named["steps"])

@@ -169,6 +169,65 @@ def linked_step(place: Place) -> list[list[str]]:
     return commands
 
 
+def run_of_links(name: str) -> Callable[[Place], list[list[str]]]:
+    """A run in which a name that a training writes to leads elsewhere."""
+
+    def made(place: Place) -> list[list[str]]:
+        commands = place.seal(place.run())
+        run, elsewhere = place.inside / "run", place.outside / "elsewhere"
+        if name == "checkpoints":
+            (run / name).rename(elsewhere)
+        else:
+            elsewhere.write_text("precious")
+        (run / name).symlink_to(elsewhere)
+        return [*commands, ["ckpt", "prune", str(run)], ["curves", "--run", str(run), "--out", str(run / "c.png")]]
+
+    return made
+
+
+def facts_that_are(make: Callable[[Path, Place], None], name: str = "run.json") -> Callable[[Place], list[list[str]]]:
+    """A file of a checkpoint that is none, or without end."""
+
+    def made(place: Place) -> list[list[str]]:
+        step = place.run()
+        commands = place.seal(step)
+        (step / name).unlink()
+        make(step / name, place)
+        return commands
+
+    return made
+
+
+def _sparse(path: Path, place: Place) -> None:
+    with open(path, "wb") as file:
+        file.truncate(5 << 30)
+
+
+def sizes(**model: object) -> Callable[[Place], list[list[str]]]:
+    """Right sums, and a model that nothing has room for."""
+
+    def made(place: Place) -> list[list[str]]:
+        step = place.run()
+        facts = json.loads((step / "run.json").read_text())
+        for dotted, value in model.items():
+            *groups, key = dotted.split("__")
+            inner = facts if groups[:1] == ["facts"] else facts["config"]["model"]
+            for group in [group for group in groups if group != "facts"]:
+                inner = inner[group]
+            inner[key] = value
+        (step / "run.json").write_text(json.dumps(facts))
+        return place.seal(step)
+
+    return made
+
+
+def ledger_of_somebody(place: Place) -> list[list[str]]:
+    """A file that is no ledger must stay."""
+    write_video(place.inside / "v.mp4", gray_frames(8))
+    (place.outside / "precious.json").write_text('{"precious": 1}')
+    return [["data", "check", str(place.manifest("v.mp4")), "--ledger", str(place.outside / "precious.json")]]
+
+
 def endless_header(place: Place) -> list[list[str]]:
     step = place.run()
     (step / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
@@ -341,6 +400,20 @@ CASES: dict[str, Callable[[Place], list[list[str]]]] = {
     "checkpoint: facts without end": deep_facts,
     "checkpoint: facts that name files": facts_of_another_shape,
     "checkpoint: a number without end": bomb,
+    "checkpoint: run.json is a pipe": facts_that_are(lambda path, place: os.mkfifo(path)),
+    "checkpoint: run.json is a device": facts_that_are(lambda path, place: path.symlink_to("/dev/zero")),
+    "checkpoint: run.json of 5 GiB": facts_that_are(_sparse),
+    "checkpoint: the list is a pipe": facts_that_are(lambda path, place: os.mkfifo(path), "manifest.json"),
+    "checkpoint: the list of 5 GiB": facts_that_are(_sparse, "manifest.json"),
+    "checkpoint: frames without end": sizes(num_frames=10**9),
+    "checkpoint: trajectories without end": sizes(objects__num_trajectories=10**9),
+    "checkpoint: layers without end": sizes(graph__layers=10**6),
+    "checkpoint: answers without end": sizes(num_answers=10**10),
+    "checkpoint: ids without end": sizes(facts__used_token_ids=[1 << 62]),
+    "run: its lock is a link": run_of_links(".stoa.lock"),
+    "run: its log is a link": run_of_links("metrics.jsonl"),
+    "run: its checkpoints are a link": run_of_links("checkpoints"),
+    "check: a ledger of somebody else": ledger_of_somebody,
     "weights: a pickle": weights_file("w.pt", lambda place, path: path.write_bytes(place.payload)),
     "weights: torch.save": weights_file("w.pt", lambda place, path: torch.save([Payload(place.marker)], path)),
     "weights: TorchScript": weights_file("w.pt", _torchscript),

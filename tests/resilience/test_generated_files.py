@@ -24,12 +24,15 @@ from stoa.data.sampler import GlobalBatchSampler
 from stoa.doctor.flight_recorder import read_dumps
 from stoa.manifest import read_manifest
 from stoa.prepare.detections.labels import read_class_names
+from stoa.profiling.measure import read as read_profile
+from stoa.profiling.table import lines
 from stoa.questions import read_questions
 from stoa.tasks.ablation.plan import read_plan
 from stoa.tasks.report import read_predictions
 from stoa.training.checkpoint import read_run
 from stoa.training.deepspeed_config import read_config
 from stoa.training.inspection import described
+from stoa.training.metrics import read_metrics
 from stoa.training.resumable import Shape, require_same_run
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
@@ -50,7 +53,20 @@ DUMP = {
     "version": "2.10", "entries": [ENTRY], "pg_config": {"0": {"name": "0", "desc": "default_pg", "ranks": "[0]"}},
 }  # fmt: skip
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["a", "0", 1])
+PROFILE = {
+    "device": "cpu", "precision": "fp32", "ranks": 1, "clips": 8, "steps": 3, "step_seconds": 0.5, "overhead": 0.01,
+    "parts": {"video": 0.3, "unexplained": 0.1}, "metrics": {"MFU": 0.2}, "counts": {"operations": 3},
+    "memory_gib": {"weights": 0.1}, "flops": {"video": 1.0},
+}  # fmt: skip
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["a", "[Infinity]", 10**400])
+)
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
 )
@@ -109,6 +125,10 @@ def questions(path: Path) -> Any:
     return list(read_questions(path))
 
 
+def log(path: Path) -> Any:
+    return read_metrics(path)
+
+
 def dumps(path: Path) -> Any:
     return read_dumps(path.parent)
 
@@ -131,6 +151,8 @@ FILES: dict[str, tuple[str, Any, Callable[[Any], bytes], Callable[[Path], Any]]]
     "deepspeed": ("d.json", *of_json("ds_configs/pretrain.json"), read_config),
     "offloading": ("d.json", *of_json("ds_configs/zero3_offload_bf16.json"), read_config),
     "class names": ("labels.json", ["a", "b"], in_json, read_class_names),
+    "profile": ("profile.json", PROFILE, in_json, lambda path: lines([read_profile(path)] * 2)),
+    "log": ("metrics.jsonl", {"step": 3, "loss": 2.5, "generation": 1, "left_out": 1}, in_json, log),
     "flight recorder": ("rank_0", DUMP, in_json, dumps),
 }
 

@@ -7,6 +7,7 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -105,6 +106,14 @@ def _key(stem: str) -> int:
     return zlib.crc32(nfc(stem).encode("utf-8", "surrogatepass"))
 
 
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file"] | None:
+    """None for what is neither, such as a link to itself."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError:
+        return None
+
+
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """(path relative to the root, names of videos) for every folder that holds some, each folder once."""
     waiting, visited = [""], set()
@@ -118,9 +127,10 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
             visited.add((status.st_dev, status.st_ino))
             with os.scandir(root / parent) as entries:
                 for entry in entries:
-                    if entry.is_dir():
+                    kind = _kind(entry)
+                    if kind == "folder":
                         waiting.append(f"{parent}/{entry.name}" if parent else entry.name)
-                    elif entry.name.rpartition(".")[2].lower() in VIDEO_SUFFIXES and entry.is_file():
+                    elif kind == "file" and entry.name.rpartition(".")[2].lower() in VIDEO_SUFFIXES:
                         videos.append(entry.name)
         except OSError as error:
             raise ValueError(f"video folder {root / parent} cannot be read ({error.strerror})") from None
