@@ -35,7 +35,7 @@ from stoa.training.inspection import described
 from stoa.training.metrics import read_metrics
 from stoa.training.resumable import Shape, require_same_run
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "20"))
 ROOT = Path(__file__).parent.parent.parent
 ROW = {
     "id": "a", "video": "a.mp4", "split": "train", "start_seconds": 0.5, "end_seconds": 2, "detections": "a.npz",
