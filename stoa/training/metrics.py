@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -57,8 +58,15 @@ class MetricsLog:
                 self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
+        """Hand it to the system.
+
+        Raises:
+            StorageError: the disk refuses, or the file has been removed or replaced.
+        """
         with writing(self.path):
             self._file.flush()
+            if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path)):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             if self._writer is not None:
                 self._writer.flush()
 

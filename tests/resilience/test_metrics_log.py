@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from stoa.files import StorageError
 from stoa.training.console import duration, progress_line
 from stoa.training.metrics import MetricsLog, read_metrics
 
@@ -115,3 +116,17 @@ def test_durations():
         "3h07m",
         "2d04h",
     ]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_log_that_is_taken_away_is_told(tmp_path, how):
+    log = MetricsLog(tmp_path, last_step=0, tensorboard=False)
+    log.write(1, {"loss": 1.0})
+    log.flush()
+    log.path.unlink()
+    if how == "replaced":
+        log.path.write_text("")
+    log.write(2, {"loss": 1.0})
+    with pytest.raises(StorageError, match=r"metrics.jsonl cannot be written: (No such file|Stale file handle)"):
+        log.flush()
+    log.close()
