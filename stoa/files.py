@@ -59,13 +59,7 @@ def descriptor_of(path: str | os.PathLike[str]) -> int:
         OSError: it cannot be reached, or is a folder, pipe, socket or device.
     """
     _require_regular(os.stat(path), path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe
-    try:
-        _require_regular(os.fstat(descriptor), path)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return _opened(path, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe
 
 
 def read_small(path: str | os.PathLike[str], most: int = _SMALL_BYTES) -> bytes:
@@ -91,22 +85,22 @@ def descriptor_to_append(path: str | os.PathLike[str]) -> int:
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o666)
+        return _opened(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link", os.fspath(path)) from None
         raise
+
+
+def _opened(path: str | os.PathLike[str], flags: int) -> int:
+    """What is no file is closed again."""
+    descriptor = os.open(path, flags, 0o666)
     try:
         _require_regular(os.fstat(descriptor), path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file of this name. One that cannot be, or in a folder that is closed, is none."""
-    return os.path.isfile(path)
 
 
 def _require_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
@@ -309,7 +303,7 @@ def _try_to_write(path: Path, size: int) -> None:
 def _why_refused(error: Exception, path: Path) -> tuple[int | None, str]:
     """(number, words) of the system's error behind this one; (None, "") where no disk is to blame."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno, os.strerror(error.errno)
+        return error.errno, error.strerror or os.strerror(error.errno)
     of_rust = re.search(r"\b(?:os error|code:) (\d+)", str(error))
     if of_rust is not None:
         return int(of_rust[1]), os.strerror(int(of_rust[1]))

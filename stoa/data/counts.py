@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from stoa.box_conventions import Conventions, Evidence
 from stoa.data.placement import unusable_boxes
 from stoa.data.text import token_ids
 from stoa.detections import Detections
-from stoa.files import is_file
 from stoa.manifest import Caption, ClipRow, RowCounts
 from stoa.text_files import on_disk
 
@@ -156,7 +156,7 @@ def file_lines(rows: Sequence[ClipRow], root: Path, name: str, use: Use) -> Iter
         ("video", dict.fromkeys(row.video for row in some)),
         ("detections", dict.fromkeys(row.detections for row in some if row.detections is not None)),
     ):
-        missing = [path for path in paths if not is_file(on_disk(root / path))]
+        missing = [path for path in paths if not os.path.isfile(on_disk(root / path))]
         if not missing:
             continue
         of = share(len(missing), len(paths), f"{what} files") + looked_at(len(some), len(rows))

@@ -27,13 +27,15 @@ from stoa.data.decoding.cpu import decode_clip
 from stoa.data.decoding.findings import attempt
 from stoa.data.decoding.guard import Guard
 from stoa.data.ledger import Ledger, Replacements
+from stoa.data.loader import open_clips
 from stoa.data.loading import one_line_errors, started
 from stoa.data.media import decode_pack
 from stoa.data.members import parse_clip, tar_members
 from stoa.data.sampler import SampleKey
 from stoa.data.shards import INDEX_FILE, STORE_FILE, ShardClips
 from stoa.detections import Detections
-from stoa.manifest import Caption, ClipRow
+from stoa.manifest import Caption, ClipRow, read_manifest, write_manifest
+from stoa.prepare.adapters.videos import _walk
 from stoa.prepare.check import CheckConfig, check
 
 SHAPE = ClipShape(num_frames=2, side=32, max_tokens=12, max_boxes=2)
@@ -495,3 +497,28 @@ def test_the_worst_are_named(tmp_path):
     worst = said.worst()
     assert worst.startswith(" (4 corrupt; the worst: clip 'b' (3 times) /v/b.mp4: why b; clip 'c' (2 times)")
     assert str(ledger.path) in worst
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "y/" * 3000 + "v.mp4", "v.mp4/inside.mp4"])
+def test_a_path_that_cannot_be_is_a_missing_clip(tmp_path, name):
+    write_video(tmp_path / "v.mp4", gray_frames(8))
+    rows = [ClipRow("sound", "v.mp4", (Caption("x"),)), ClipRow("bad", name, (Caption("x"),))]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    assert not check(str(tmp_path / "manifest.jsonl"), CheckConfig(ledger=str(tmp_path / "c.jsonl")), lambda line: None)
+    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert {line["path"]: line["error"] for line in lines} == {"v.mp4": None, name: "missing"}
+    assert replaced(open_clips(str(tmp_path / "manifest.jsonl"), None, Ledger(None)), 1, tmp_path) == "missing"
+
+
+def test_a_link_to_itself_among_videos(tmp_path):
+    write_video(tmp_path / "v.mp4", gray_frames(8))
+    (tmp_path / "l.mp4").symlink_to(tmp_path / "l.mp4")
+    assert [(folder, names) for folder, names in _walk(tmp_path)] == [("", ["v.mp4"])]
+
+
+@pytest.mark.parametrize("field", ["id", "video", "detections"])
+def test_half_a_character_is_refused_by_row(tmp_path, field):
+    row = {"id": "a", "video": "v.mp4", "caption": "x", field: "\ud800"}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=rf"row 1: field '{field}' is .*half a character"):
+        read_manifest(tmp_path / "manifest.jsonl")
