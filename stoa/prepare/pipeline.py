@@ -188,11 +188,7 @@ def _finish(
     ids, boxes = list[str](), Counter[str]()
     ledger = Ledger(out / "ledger.jsonl")
     for number, path in enumerate(paths):
-        shard = read_own(
-            path.with_suffix(".json"),
-            ("offsets", "clips", "splits", "ids", "name", "bytes", "sha256", "tallies", "failures"),
-            f"delete it and {path.name}, and call again",
-        )
+        shard = read_own(path.with_suffix(".json"), _OF_A_SHARD, f"delete it and {path.name}, and call again")
         offsets = np.array(shard["offsets"], dtype=np.int64)
         part = np.zeros(shard["clips"], dtype=INDEX_DTYPE)
         part["shard"], part["offset"], part["size"] = number, offsets[:-1], np.diff(offsets)
