@@ -107,6 +107,7 @@ def in_words(ranks: list[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {said}"
 
 
+_IN_PACKAGE = frozenset(path.name for path in Path(__file__).parents[1].iterdir())
 _MOST_RANKS, _MOST_BYTES = 1 << 20, 1 << 30
 
 
@@ -181,6 +182,11 @@ def _is_own(file: PurePath) -> bool:
 
 
 def _short(file: PurePath) -> str:
-    """From the package on, or the last two parts."""
-    folders = [number for number, part in enumerate(file.parts[:-1]) if part == "stoa"]
+    """From the package on, or the last two parts. A checkout may have the package's name too."""
+    parts = file.parts
+    folders = [
+        number
+        for number, (part, inner) in enumerate(zip(parts, parts[1:], strict=False))
+        if part == "stoa" and inner in _IN_PACKAGE
+    ]
     return str(PurePath(*file.parts[folders[-1] if folders else -2 :]))

@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 from launch import Program, finish, free_port
@@ -240,3 +240,18 @@ def test_lines_of_libraries_are_passed_over():
         {"filename": name, "line": line, "name": "f"} for line, name in enumerate((*files, "/home/stoa/train.py"))
     ]
     assert flight_recorder._where(frames) == ("stoa/a/b.py:3 in f", "stoa/train.py:4 in f")
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("/a/stoa/stoa/training/trainer.py", "stoa/training/trainer.py"),
+        ("/lib/python3.11/site-packages/stoa/run.py", "stoa/run.py"),
+        ("/a/stoa/tests/doctor/flight_worker.py", "doctor/flight_worker.py"),
+        ("/a/stoa/train.py", "stoa/train.py"),
+        ("/a/other/train.py", "other/train.py"),
+    ],
+)
+def test_files_are_told_from_the_package_on(file, shown):
+    """Whatever a checkout is called."""
+    assert flight_recorder._short(PurePath(file)) == shown
