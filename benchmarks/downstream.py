@@ -102,7 +102,7 @@ def captions(model: VideoLanguageModel, clips: int, beams: int, rounds: int) -> 
 
     def run(state: type) -> Callable[[], Any]:
         def once() -> Any:
-            generation.IncrementalText = state  # type: ignore[attr-defined, assignment]
+            generation.IncrementalText = state  # type: ignore[attr-defined]
             return generate(model, video, start, ones, GenerationConfig(beams=beams), "one_pass")
 
         return once
@@ -142,7 +142,6 @@ def reranking(model: VideoLanguageModel, size: int, top_k: int, rounds: int) -> 
         noun_QL=none,
         noun_labels_QL=none,
         video_of_text_Q=torch.arange(size),
-        unreadable=[],
     )
     trained = TrainedModel(model, torch.device("cpu"), 0, {})
     scores = itc_scores(trained, gallery)

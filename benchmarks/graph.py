@@ -53,7 +53,8 @@ class AttentionCase:
 
     def band(self) -> Tensor:
         edges = band_edges(self.patches, reach=1, threshold=THRESHOLD)
-        return graph_attention(*self.inputs, edges, "multiply")
+        q, k, v = self.inputs
+        return graph_attention(q, k, v, edges, "multiply")
 
     def all_pairs(self) -> Tensor:
         frames = self.patches.shape[1]

@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 
 from stoa.batch import VideoTextBatch
-from stoa.cli._model import open_model
 from stoa.synthetic.actions import SOLO_ACTIONS
 from stoa.tasks.evaluation import Abilities, open_split
 from stoa.tasks.gallery import encode_galleries
+from stoa.tasks.opened import open_model
 from stoa.tasks.retrieval import caption_scores, match_scores
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader

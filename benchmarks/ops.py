@@ -149,10 +149,12 @@ class AttentionCase:
         self.weight = torch.randn(shape, device=device, dtype=dtype)
 
     def ours(self) -> Tensor:
-        return trajectory_attention(*self.inputs, self.labels)
+        q, k, v = self.inputs
+        return trajectory_attention(q, k, v, self.labels)
 
     def sdpa(self) -> Tensor:
-        return F.scaled_dot_product_attention(*self.inputs, attn_mask=self.mask)
+        q, k, v = self.inputs
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
 
     def step(self, name: str) -> Step:
         return forward_and_backward(getattr(self, name), self.inputs, self.weight)

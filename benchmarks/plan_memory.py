@@ -68,7 +68,7 @@ def planned(config: Config, deepspeed: dict[str, Any], world: int) -> int:
 def measured(config: Config, deepspeed: dict[str, Any]) -> int:
     """Most live bytes of tensors in a step of this process."""
     device = ds.init_distributed()
-    layers.computes_slowly = lambda q: False  # type: ignore[assignment]
+    layers.computes_slowly = lambda q: False
     model = VideoLanguageModel(config.model)
     model.clip.visual.freeze(config.training.optim.frozen_vision_blocks or 0)
     objective = TrainingObjective(model, config.objectives, seed=0)
