@@ -108,6 +108,7 @@ def in_words(ranks: list[int]) -> str:
 
 
 _IN_PACKAGE = frozenset(path.name for path in Path(__file__).parents[1].iterdir())
+_INSTALLED = ("site-packages", "dist-packages")
 _MOST_RANKS, _MOST_BYTES = 1 << 20, 1 << 30
 
 
@@ -175,7 +176,7 @@ def _where(frames: list[dict[str, Any]]) -> tuple[str, ...]:
 def _is_own(file: PurePath) -> bool:
     """Neither of Python nor of an installed package other than this one."""
     parts = file.parts
-    installed = [number for number, part in enumerate(parts) if part in ("site-packages", "dist-packages")]
+    installed = [number for number, part in enumerate(parts) if part in _INSTALLED]
     if installed:
         return parts[installed[-1] + 1 : installed[-1] + 2] == ("stoa",)
     return not any(re.fullmatch(r"python3\.\d+t?", part) for part in parts) and not file.name.startswith("<")
@@ -187,6 +188,6 @@ def _short(file: PurePath) -> str:
     folders = [
         number
         for number, (part, inner) in enumerate(zip(parts, parts[1:], strict=False))
-        if part == "stoa" and inner in _IN_PACKAGE
+        if part == "stoa" and (inner in _IN_PACKAGE or (number and parts[number - 1] in _INSTALLED))
     ]
-    return str(PurePath(*file.parts[folders[-1] if folders else -2 :]))
+    return str(PurePath(*parts[folders[-1] if folders else -2 :]))
