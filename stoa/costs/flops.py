@@ -122,10 +122,8 @@ def _objects(model: VideoLanguageModel) -> Flops:
     trajectories = _encoder(model.trajectories.encoder, N + boxes, N)
     parts = [_trained(features + embedded + trajectories), Flops(coordinates, coordinates)]
     if config.motion:
-        coordinates = _product(boxes, 4, d // 2)
-        parts += [Flops(coordinates, coordinates), _trained(_product(boxes, d // 2, d))]
-        mean = _product(N, boxes, d)
-        parts.append(Flops(mean, mean))
+        coordinates = _product(N, 4, d // 2)
+        parts += [Flops(coordinates, coordinates), _trained(_product(N, d // 2, d))]
     return _sum(parts)
 
 

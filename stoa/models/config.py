@@ -114,7 +114,7 @@ class ObjectConfig:
         layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
-        motion: add to each trajectory token an embedding of how its boxes move, which the paper has not. It otherwise
+        motion: add to each trajectory token an embedding of the way its boxes go, which the paper has not. It otherwise
             shows motion by the order of its boxes alone, of which hardly anything is left in its token.
         word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
             paper has not. The token itself may then hold what no noun says.

@@ -13,9 +13,12 @@ from stoa.models.layers import coordinate_mlp
 MOTION_SCALE = 2.0
 """Gain at first of what is added to a fresh trajectory token of 1, nearly all of which is the same for every one."""
 
+LEAST_WEIGHT = 1e-3
+"""Of a box whose detector gave it no confidence: it counts where there is no better one."""
+
 
 class MotionEncoder(nn.Module):
-    """The mean, over the boxes of a trajectory, of an embedding of how each has moved since the frame before.
+    """An embedding of the line that the boxes of each trajectory follow.
 
     It is added to the token that leaves the trajectory encoder: of what enters a fresh one hardly anything comes out,
     see docs/study.md.
@@ -27,44 +30,58 @@ class MotionEncoder(nn.Module):
         self.ln = nn.LayerNorm(width)
         nn.init.constant_(self.ln.weight, MOTION_SCALE)
 
-    def forward(self, boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor, labels_BN: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, boxes_BTK4: torch.Tensor, scores_BTK: torch.Tensor, labels_BTK: torch.Tensor, labels_BN: torch.Tensor
+    ) -> torch.Tensor:
         """Embed motion.
 
         Args:
             boxes_BTK4: fp32, in parts of the frame.
+            scores_BTK: fp32, the detector's confidence.
             labels_BTK: int64, -1 where there is no usable box.
             labels_BN: int64, the label of each trajectory, -1 where there is none.
 
         Returns:
-            (B, N, d), zero for a trajectory without boxes in two frames on end.
+            (B, N, d), zero for a trajectory without boxes in two frames.
         """
-        moves_BTK4, has_moved_BTK = box_moves(boxes_BTK4, labels_BTK)
-        embedded_BSd = self.mlp(moves_BTK4.to(self.ln.weight.dtype)).flatten(1, 2)
-        moved_BS = labels_BTK.where(has_moved_BTK, -1).flatten(1)
-        own_BNS = (labels_BN[..., None] == moved_BS[:, None]) & (labels_BN >= 0)[..., None]
-        weights_BNS = own_BNS / own_BNS.sum(dim=-1, keepdim=True).clamp(min=1)
-        embedded_BNd = self.ln(weights_BNS.to(embedded_BSd.dtype) @ embedded_BSd)
-        return embedded_BNd.where(own_BNS.any(dim=-1, keepdim=True), 0)
+        slopes_BN4, moves_BN = slopes(boxes_BTK4, scores_BTK, labels_BTK, labels_BN)
+        embedded_BNd = self.ln(self.mlp(slopes_BN4.to(self.ln.weight.dtype)))
+        return embedded_BNd.where(moves_BN[..., None], 0)
 
 
-def box_moves(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How fast each box moves, in parts of the frame a clip: the difference to the mean of the boxes of its label in
-    the frame before, times T, since frames are the middles of T equal parts (:func:`stoa.data.sampling.sample_times`).
-    So it is the same for more or fewer frames of a clip.
+def slopes(
+    boxes_BTK4: torch.Tensor, scores_BTK: torch.Tensor, labels_BTK: torch.Tensor, labels_BN: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How fast each trajectory moves: the slope, over the time of a clip, of the least-squares line through its boxes,
+    weighted by their confidence. Unlike the mean of moves from frame to frame it needs no boxes in consecutive frames,
+    and a wrong box at one end does not decide it.
+
+    Time goes from 0 to 1 over a clip, whose frames are the middles of T equal parts of it
+    (:func:`stoa.data.sampling.sample_times`); so a slope is the same for more or fewer frames.
 
     Args:
         boxes_BTK4: fp32, in half precision differences would be mostly rounding; finite where there is a box.
+        scores_BTK: fp32.
         labels_BTK: int64, -1 where there is no box.
+        labels_BN: int64, -1 where there is no trajectory.
 
     Returns:
-        moves (B, T, K, 4) fp32, also under autocast, and which boxes (B, T, K) have one; the others' are zero.
+        slopes (B, N, 4) fp32, also under autocast, in parts of the frame a clip; and which trajectories (B, N) have
+        boxes in two frames or more. The others' slopes are zero.
     """
-    now_BTK, before_BTK = labels_BTK[:, 1:], labels_BTK[:, :-1]
-    same_BTKK = (now_BTK[..., :, None] == before_BTK[..., None, :]) & (now_BTK >= 0)[..., None]
-    count_BTK1 = same_BTKK.sum(dim=-1, keepdim=True)
+    T = labels_BTK.shape[1]
+    own_BNTK = (labels_BN[..., None, None] == labels_BTK[:, None]) & (labels_BN >= 0)[..., None, None]
+    weights_BNTK = own_BNTK * scores_BTK.clamp(min=LEAST_WEIGHT)[:, None]
+    weights_BNTK = weights_BNTK / weights_BNTK.sum(dim=(2, 3), keepdim=True).clamp(min=LEAST_WEIGHT)
+    times_T = torch.arange(T, device=boxes_BTK4.device, dtype=torch.float32).add(0.5).div(T)
+    mean_BN = (weights_BNTK.sum(dim=-1) * times_T).sum(dim=-1)
+    since_BNT = times_T - mean_BN[..., None]
+    lever_BNTK = weights_BNTK * since_BNT[..., None]
+    spread_BN = (lever_BNTK.sum(dim=-1) * since_BNT).sum(dim=-1)
     boxes_BTK4 = boxes_BTK4.where((labels_BTK >= 0)[..., None], 0)
-    # A sum, not a product of matrices, which autocast would round.
-    mean_BTK4 = (same_BTKK[..., None] * boxes_BTK4[:, :-1, None]).sum(dim=-2) / count_BTK1.clamp(min=1)
-    moves_BTK4 = ((boxes_BTK4[:, 1:] - mean_BTK4) * labels_BTK.shape[1]).where(count_BTK1 > 0, 0)
-    has_moved_BTK = torch.cat([torch.zeros_like(labels_BTK[:, :1], dtype=torch.bool), count_BTK1[..., 0] > 0], dim=1)
-    return torch.cat([torch.zeros_like(boxes_BTK4[:, :1]), moves_BTK4], dim=1), has_moved_BTK
+    # Around their mean, else large coordinates cancel; a sum, not a product of matrices, which autocast would round.
+    centre_BN4 = (weights_BNTK[..., None] * boxes_BTK4[:, None]).sum(dim=(2, 3))
+    apart_BNTK4 = boxes_BTK4[:, None] - centre_BN4[:, :, None, None]
+    slopes_BN4 = (lever_BNTK[..., None] * apart_BNTK4).sum(dim=(2, 3))
+    moves_BN = own_BNTK.any(dim=-1).sum(dim=-1) > 1
+    return (slopes_BN4 / spread_BN.where(moves_BN, 1)[..., None]).where(moves_BN[..., None], 0), moves_BN

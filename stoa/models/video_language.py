@@ -210,7 +210,7 @@ class VideoLanguageModel(nn.Module):
         if not self.config.objects.motion:
             return trajectories.labels_BN, trajectories.tokens_BNd
         labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
-        motion_BNd = self.motion(batch.boxes_BTK4, labels_BTK, trajectories.labels_BN)
+        motion_BNd = self.motion(batch.boxes_BTK4, batch.scores_BTK, labels_BTK, trajectories.labels_BN)
         return trajectories.labels_BN, trajectories.tokens_BNd + motion_BNd
 
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:

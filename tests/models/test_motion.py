@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 
+import numpy as np
+import pytest
 import torch
 from factories import has_gradient, random_batch, tiny_model
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from stoa.data.sampling import sample_times
 from stoa.models.config import ObjectConfig
-from stoa.models.motion import MotionEncoder, box_moves
+from stoa.models.motion import MotionEncoder, slopes
 
 
 def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int):
@@ -19,55 +21,69 @@ def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int
 
 
 @settings(max_examples=60)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
-def test_a_move_is_since_the_mean_of_the_label_in_the_frame_before(frames, slots, seed):
-    boxes, labels = random_boxes(torch.Generator().manual_seed(seed), 2, frames, slots)
-    expected, expected_has = torch.zeros_like(boxes), torch.zeros_like(labels, dtype=torch.bool)
-    for b, t, k in itertools.product(range(2), range(1, frames), range(slots)):
-        before = [boxes[b, t - 1, j] for j in range(slots) if labels[b, t - 1, j] == labels[b, t, k] >= 0]
-        if before:
-            expected[b, t, k] = frames * (boxes[b, t, k] - torch.stack(before).mean(dim=0))
-            expected_has[b, t, k] = True
-    moves, has_moved = box_moves(boxes, labels)
-    torch.testing.assert_close(moves, expected)
-    assert torch.equal(has_moved, expected_has)
-
-
-def test_moves_are_not_rounded_under_autocast():
-    boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
-    with torch.autocast("cpu", torch.bfloat16):
-        moves, _ = box_moves(boxes, torch.zeros(1, 2, 1, dtype=torch.int64))
-    torch.testing.assert_close(moves[0, 1, 0], torch.tensor([0.002, 0, 0.002, 0]), atol=1e-6, rtol=0)
-
-
-@settings(max_examples=40)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31 - 1))
-@torch.no_grad()
-def test_a_trajectory_has_the_mean_over_its_boxes_that_have_moved(frames, slots, seed):
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 2**31 - 1))
+def test_a_slope_is_that_of_the_weighted_least_squares_line(frames, slots, seed):
+    """NumPy's polyfit, of every trajectory by itself, is the oracle."""
     generator = torch.Generator().manual_seed(seed)
     boxes, labels = random_boxes(generator, 2, frames, slots)
+    scores = torch.rand(2, frames, slots, generator=generator) + 0.05
     trajectories = torch.randint(-1, 3, (2, 5), generator=generator)
-    encoder = MotionEncoder(8)
-    moves, has_moved = box_moves(boxes, labels)
-    expected = torch.zeros(2, 5, 8)
+    found, moves = slopes(boxes, scores, labels, trajectories)
     for b, n in itertools.product(range(2), range(5)):
-        own = moves[b][has_moved[b] & (labels[b] == trajectories[b, n])]
-        if trajectories[b, n] >= 0 and len(own):
-            expected[b, n] = encoder.ln(encoder.mlp(own).mean(dim=0))
-    torch.testing.assert_close(encoder(boxes, labels, trajectories), expected, atol=1e-5, rtol=1e-4)
+        at, slot = ((labels[b] == trajectories[b, n]) & (trajectories[b, n] >= 0)).nonzero(as_tuple=True)
+        assert moves[b, n] == (len(set(at.tolist())) > 1)
+        expected = np.zeros(4)
+        if moves[b, n]:
+            times, roots = (at.numpy() + 0.5) / frames, scores[b, at, slot].double().sqrt().numpy()
+            expected = np.polyfit(times, boxes[b, at, slot].double().numpy(), 1, w=roots)[0]
+        np.testing.assert_allclose(found[b, n].numpy(), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_a_box_that_is_hardly_sure_hardly_counts():
+    """A box goes right by a tenth a frame; the last one, which the detector doubts, is far left."""
+    left = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0])
+    boxes = torch.stack([left, left, left + 0.2, left + 0.2], dim=-1)[None, :, None]
+    labels, trajectories = torch.zeros(1, 5, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)
+    slope = {}
+    for doubted in (1.0, 0.01, 0.0):
+        found, _ = slopes(boxes, torch.tensor([1.0, 1, 1, 1, doubted])[None, :, None], labels, trajectories)
+        slope[doubted] = found[0, 0, 0].item()
+    assert slope[1.0] < 0.1  # 0.5 a clip is the truth
+    assert 0.42 < slope[0.01] < slope[0.0] <= 0.5
+    unsure, moves = slopes(boxes, torch.zeros(1, 5, 1), labels, trajectories)
+    assert moves.all()
+    assert unsure[0, 0, 0].item() == pytest.approx(slope[1.0], abs=1e-5)
+
+
+def test_slopes_are_not_rounded_under_autocast():
+    boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = slopes(boxes, torch.ones(1, 2, 1), torch.zeros(1, 2, 1).long(), torch.zeros(1, 1).long())
+    torch.testing.assert_close(found[0, 0], torch.tensor([0.002, 0, 0.002, 0]), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_trajectory_in_one_frame_adds_nothing():
+    generator = torch.Generator().manual_seed(0)
+    boxes, _ = random_boxes(generator, 1, 3, 2)
+    labels = torch.tensor([[[0, 0], [1, -1], [1, -1]]])
+    motion = MotionEncoder(8)(boxes, torch.ones(1, 3, 2), labels, torch.tensor([[0, 1, -1]]))
+    assert motion[0, [0, 2]].count_nonzero() == 0
+    assert motion[0, 1].count_nonzero() > 0
 
 
 @settings(max_examples=40)
 @given(st.integers(2, 32), st.floats(0, 60), st.floats(0.5, 60), st.integers(0, 2**31 - 1))
 @torch.no_grad()
 def test_the_same_motion_in_other_frames_is_the_same(frames, start_seconds, seconds, seed):
-    """A box that goes its way evenly, seen when the loader sees it: every move is the way of the whole clip."""
+    """A box that goes its way evenly, seen when the loader sees it: its slope is the way of the whole clip."""
     first, last = torch.rand(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     times_T = torch.from_numpy(sample_times(start_seconds, start_seconds + seconds, frames))
-    boxes_T4 = first + (last - first) * ((times_T - start_seconds) / seconds)[:, None]
-    moves, has_moved = box_moves(boxes_T4[None, :, None], torch.zeros(1, frames, 1, dtype=torch.int64))
-    assert has_moved[0, :, 0].tolist() == [False] + [True] * (frames - 1)
-    torch.testing.assert_close(moves[0, 1:, 0], (last - first).expand(frames - 1, 4))
+    boxes_T4 = (first + (last - first) * ((times_T - start_seconds) / seconds)[:, None]).float()
+    labels = torch.zeros(1, frames, 1, dtype=torch.int64)
+    found, moves = slopes(boxes_T4[None, :, None], torch.ones(1, frames, 1), labels, labels[:, 0])
+    assert moves.all()
+    torch.testing.assert_close(found[0, 0], (last - first).float(), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
