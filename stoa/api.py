@@ -5,6 +5,8 @@ Shape legend: N videos, Q texts, d joint width.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stoa.batch import VideoTextBatch
 from stoa.data.text import encode_caption
 from stoa.manifest import Caption
 from stoa.models.video_language import TextFeatures, VideoFeatures
@@ -56,20 +59,23 @@ class Hit:
 
     Attributes:
         number: of the video among those that were searched.
-        score: by which hits are ordered: log-probability of the towers among the candidates and that of a match.
-        match: probability that the text is of the video, by the matching head.
+        score: by which hits are ordered: log-probability of the towers among the candidates and that of a match; of
+            a model without a matching head the cosine.
+        match: probability that the text is of the video, by the matching head, if there is one.
     """
 
     number: int
     score: float
-    match: float
+    match: float | None
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Model:
     """Open a model.
 
     Args:
-        path: a run, one of its checkpoints, or what ``stoa export`` has written.
+        path: ``small``, the model that comes with the package and knows coloured shapes that move, not the world; a
+            run, one of its checkpoints, or what ``stoa export`` has written; or weights of CLIP as ``NAME:TAG`` of
+            open_clip (``ViT-B-16:openai``), for embeddings and search alone.
         device: where to put it; None is the first GPU, or without one the CPU.
 
     Raises:
@@ -100,6 +106,20 @@ class Model:
     def device(self) -> torch.device:
         return self.trained.device
 
+    @functools.cached_property
+    def key(self) -> str:
+        """What tells it from other models: twelve digits of a hash of its weights and of what it sees."""
+        digest = hashlib.sha256(repr(self.trained.model.config).encode())
+        for name, weight in sorted(self.trained.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
+
+    @property
+    def matches(self) -> bool:
+        """Whether it has a matching head that was trained."""
+        return not self.abilities.lacks("vtm")
+
     @property
     def width(self) -> int:
         """Of the joint space, d."""
@@ -113,9 +133,12 @@ class Model:
             ValueError: a video cannot be read; names it.
         """
         given, single = _several(videos)
-        vectors = [self._features(read).pooled_Bd for read in self._read(given, progress)]
-        vectors_Nd = F.normalize(torch.cat(vectors).float(), dim=-1).cpu()
+        vectors_Nd = torch.cat([self.embed_batch(read.batch) for read in self._read(given, progress)])
         return vectors_Nd[0] if single else vectors_Nd
+
+    def embed_batch(self, batch: VideoTextBatch) -> torch.Tensor:
+        """Vectors (B, d) as :meth:`embed_video` gives them, of videos that are read already."""
+        return F.normalize(self._features(batch).pooled_Bd.float(), dim=-1).cpu()
 
     def embed_text(self, texts: str | Sequence[str]) -> torch.Tensor:
         """Vectors of unit length, (Q, d) float32 on the CPU, or (d,) of one text."""
@@ -127,12 +150,13 @@ class Model:
     def encode(self, videos: VideoInput | VideoInputs, *, progress: bool = False) -> Videos:
         """All that the model sees of videos, for :meth:`search` and :meth:`match` of many texts. Raises as
         :meth:`embed_video` does."""
-        found = [self._features(read) for read in self._read(_several(videos)[0], progress)]
+        found = [self._features(read.batch) for read in self._read(_several(videos)[0], progress)]
         return Videos(VideoFeatures(*(torch.cat(part) for part in zip(*found, strict=True))))
 
     @torch.inference_mode()
     def search(self, text: str, videos: Videos | VideoInput | VideoInputs, *, top_k: int = 5) -> list[Hit]:
-        """The videos that fit a text best: those with the largest cosines, in the order of :attr:`Hit.score`.
+        """The videos that fit a text best: those with the largest cosines, in the order of :attr:`Hit.score`, which a
+        matching head has a say in.
 
         Raises:
             ValueError: ``top_k`` is less than 1, or a video cannot be read.
@@ -143,6 +167,9 @@ class Model:
         ((text_1, mask_1L),) = self._texts([text])
         cosines_N = F.cosine_similarity(shown.pooled_Bd.float(), text_1.pooled_Bd.float())
         best = (temperature(self.trained.model.clip.logit_scale) * cosines_N).topk(min(top_k, len(cosines_N)))
+        if not self.matches:
+            found = zip(best.indices.tolist(), cosines_N[best.indices].tolist(), strict=True)
+            return [Hit(number, cosine, None) for number, cosine in found]
         matches = self._log_match(_rows(shown, best.indices), text_1, mask_1L)
         scores = best.values.log_softmax(dim=0) + matches
         hits = zip(best.indices.tolist(), scores.tolist(), matches.exp().tolist(), strict=True)
@@ -154,8 +181,11 @@ class Model:
         videos.
 
         Raises:
-            ValueError: there are other numbers of texts than of videos, or a video cannot be read.
+            ValueError: the model has not learned to match, there are other numbers of texts than of videos, or a video
+                cannot be read.
         """
+        if not self.matches:
+            raise ValueError("this model was trained without VTM, so it matches nothing; use cosines, or load another")
         shown = self._encoded(videos)
         given = [texts] * len(shown.pooled_Bd) if isinstance(texts, str) else list(texts)
         if len(given) != len(shown.pooled_Bd):
@@ -228,8 +258,8 @@ class Model:
         )
 
     @torch.inference_mode()
-    def _features(self, read: Read) -> VideoFeatures:
-        return self.trained.model.encode_video(read.batch.to(self.device))
+    def _features(self, batch: VideoTextBatch) -> VideoFeatures:
+        return self.trained.model.encode_video(batch.to(self.device))
 
     def _encoded(self, videos: Videos | VideoInput | VideoInputs) -> VideoFeatures:
         return (videos if isinstance(videos, Videos) else self.encode(videos)).features

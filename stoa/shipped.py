@@ -1,4 +1,4 @@
-"""Recipes and DeepSpeed configurations that come with the package."""
+"""Recipes, DeepSpeed configurations and a small model that come with the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 
 FOLDERS = ("recipes", "ds_configs")
 _PACKAGE = Path(__file__).resolve().parent
+
+SMALL = _PACKAGE / "small"
+"""An export of a model of both methods, trained on Moving Shapes; its card is README.md there."""
 
 
 def folder(name: str) -> Path:

@@ -19,6 +19,8 @@ from stoa.endings import Status, call, complain
 
 COMMANDS = {
     "ablate": "stoa.cli.ablate",
+    "ask": "stoa.cli.ask",
+    "caption": "stoa.cli.caption",
     "ckpt convert": "stoa.cli.ckpt_convert",
     "ckpt ls": "stoa.cli.ckpt_ls",
     "ckpt prune": "stoa.cli.ckpt_prune",
@@ -31,10 +33,12 @@ COMMANDS = {
     "explain": "stoa.cli.explain",
     "export": "stoa.cli.export",
     "finetune": "stoa.cli.finetune",
+    "index": "stoa.cli.index",
     "plan": "stoa.cli.plan",
     "prepare": "stoa.cli.prepare",
     "profile": "stoa.cli.profile",
     "profile compare": "stoa.cli.profile_compare",
+    "search": "stoa.cli.search",
     "synth": "stoa.cli.synth",
     "train": "stoa.cli.train",
 }

@@ -14,6 +14,9 @@ EXAMPLE = "stoa export --run runs/demo --out exported"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--run", type=str, required=True, help="a run's output_dir, or one of its checkpoints")
     parser.add_argument("--out", type=str, required=True, help="folder to write")
+    parser.add_argument(
+        "--compact", type=bool, default=False, help="half precision, and only the words it was trained on: a few MB"
+    )
     parser.add_argument("--onnx", type=bool, default=False, help="the dual encoder as ONNX as well")
 
 
@@ -26,6 +29,6 @@ def run(args: Namespace) -> None:
     with only_writer(out, "--out"):
         trained, abilities, facts, _ = open_model(args.run)
         written = export_dual_encoder(trained, out, onnx=args.onnx)
-        export_model(trained, abilities, facts.get("task"), out)
+        export_model(trained, abilities, facts.get("task"), out, compact=args.compact)
     for path in (out / WEIGHTS, out / CONFIG, *written):
         print(path)

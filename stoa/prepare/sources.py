@@ -139,6 +139,31 @@ def file_state(path: str) -> tuple[int | None, float | None]:
     return status.st_size, status.st_mtime
 
 
+def video_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """The videos below a folder, known by their suffixes, in order: the path of each from there, and its path. Links
+    are followed.
+
+    Raises:
+        ValueError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"folder {error.filename} cannot be read ({error.strerror})")
+
+    visited = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:  # links may lead in a circle
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES:
+                path = os.path.join(parent, name)
+                yield os.path.relpath(path, folder), path
+
+
 class FolderFiles:
     """The videos below a folder, known by their suffixes; links are followed.
 
@@ -157,21 +182,8 @@ class FolderFiles:
             )
 
     def files(self) -> Iterator[File]:
-        visited = set()
-        for parent, folders, names in os.walk(self.folder, followlinks=True, onerror=self._refuse):
-            status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in visited:  # links may lead in a circle
-                folders.clear()
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            folders.sort()
-            for name in sorted(names):
-                if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES:
-                    path = os.path.join(parent, name)
-                    yield LocalFile(os.path.relpath(path, self.folder), path, examine_video)
-
-    def _refuse(self, error: OSError) -> None:
-        raise ValueError(f"folder {error.filename} cannot be read ({error.strerror})")
+        for name, path in video_files(self.folder):
+            yield LocalFile(name, path, examine_video)
 
 
 class ManifestFiles:

@@ -25,6 +25,7 @@ from stoa.models.clip import Clip, architecture, image_side, require_architectur
 from stoa.models.config import ModelConfig
 from stoa.models.video_language import VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
+from stoa.tasks.compact import compacted, restored
 from stoa.tasks.config import Task
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.trained import TrainedModel
@@ -37,7 +38,9 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _FACTS = {"version", "model", "architecture", "used_token_ids", "abilities", "task", "weights_sha256", "origin"}
 
 
-def export_model(trained: TrainedModel, abilities: Abilities, task: Task | None, folder: Path) -> None:
+def export_model(
+    trained: TrainedModel, abilities: Abilities, task: Task | None, folder: Path, *, compact: bool = False
+) -> None:
     """Write ``model.safetensors`` and ``config.json``, from which :func:`load_exported` makes the model again.
 
     Args:
@@ -45,19 +48,25 @@ def export_model(trained: TrainedModel, abilities: Abilities, task: Task | None,
         abilities: of it.
         task: what it was fine-tuned for, if for anything.
         folder: to write.
+        compact: see :mod:`stoa.tasks.compact`.
 
     Raises:
+        ValueError: it cannot be made compact.
         StorageError: the disk refuses.
     """
+    config, head = trained.model.config, trained.model.lm_head
+    state = {name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
+    if compact:
+        state = compacted(state, None if head.used_ids is None else head.used_ids.tolist())
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as written:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}, written)
-    config, head = trained.model.config, trained.model.lm_head
+        save_file(state, written)
     facts = {
         "version": FORMAT_VERSION,
         "model": dataclasses.asdict(config),
         "architecture": architecture(config.backbone),
         "used_token_ids": None if head.used_ids is None else head.used_ids.tolist(),
+        "compact": compact,
         "abilities": abilities._asdict(),
         "task": task,
         "weights_sha256": sha256(folder / WEIGHTS),
@@ -114,7 +123,10 @@ def load_exported(
     config = model_config(facts["model"])
     require_architecture(config.backbone, facts["architecture"], str(folder))
     model = VideoLanguageModel(config, used_token_ids=facts["used_token_ids"])
-    load_strictly(model, load_file(weights), str(folder), f"{CONFIG} was changed: export it again")
+    state = load_file(weights)
+    if facts.get("compact"):
+        state = restored(state, facts["used_token_ids"], model.clip.token_embedding.num_embeddings)
+    load_strictly(model, state, str(folder), f"{CONFIG} was changed: export it again")
     trained = TrainedModel(model.to(device).eval(), device, image_side(config.backbone), facts["origin"])
     return trained, Abilities(**facts["abilities"]), facts.get("task")
 

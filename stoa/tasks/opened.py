@@ -8,6 +8,11 @@ from typing import Any
 import torch
 
 from stoa.config import from_dict, model_from_dict
+from stoa.models.clip import image_side
+from stoa.models.config import ActionConfig, BackboneConfig, FusionConfig, ModelConfig, ObjectConfig
+from stoa.models.video_language import VideoLanguageModel
+from stoa.models.weights import load_clip
+from stoa.shipped import SMALL
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.export import is_exported, load_exported
 from stoa.tasks.trained import TrainedModel, load_trained
@@ -18,7 +23,7 @@ def open_model(path: str, device: torch.device | None = None) -> tuple[TrainedMo
     """A model from a run, one of its checkpoints, or what ``stoa export`` has written.
 
     Args:
-        path: of it.
+        path: of it; ``small``, which is shipped; or ``NAME:TAG`` of open_clip, or ``NAME:FILE``, for CLIP by itself.
         device: where to put it; none is the first GPU, or without one the CPU.
 
     Returns:
@@ -28,6 +33,10 @@ def open_model(path: str, device: torch.device | None = None) -> tuple[TrainedMo
         ValueError: there is none, or it is damaged.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if path == "small":
+        path = str(SMALL)
+    if ":" in path and not Path(path).exists():
+        return _open_clip(path, device)
     if is_exported(Path(path)):
         if checkpoint.holds_checkpoints(Path(path)):
             raise ValueError(
@@ -37,6 +46,21 @@ def open_model(path: str, device: torch.device | None = None) -> tuple[TrainedMo
         trained, abilities, task = load_exported(Path(path), device, model_from_dict)
         return trained, abilities, {"task": task}, Path(path)
     return checkpoint.found_and_read(path, lambda folder: _open_checkpoint(folder, device))
+
+
+def _open_clip(named: str, device: torch.device) -> tuple[TrainedModel, Abilities, dict[str, Any], Path]:
+    """Pretrained towers, which embed. All else that a model has is new, and no ability is claimed of it."""
+    name, _, weights = named.partition(":")
+    config = ModelConfig(
+        backbone=BackboneConfig(name=name),
+        objects=ObjectConfig(num_trajectories=0),
+        actions=ActionConfig(num_tokens=0),
+        fusion=FusionConfig(layers=1),
+    )
+    model = VideoLanguageModel(config)
+    origin = {"checkpoint": named, "weights": load_clip(model.clip, config.backbone, weights)}
+    trained = TrainedModel(model.to(device).eval(), device, image_side(config.backbone), origin)
+    return trained, Abilities("one_pass", "end", None, ["vtc"]), {}, Path()
 
 
 def _open_checkpoint(folder: Path, device: torch.device) -> tuple[TrainedModel, Abilities, dict[str, Any], Path]:

@@ -138,12 +138,12 @@ def seek_frames(video: Video, index: FrameIndex, wanted: np.ndarray) -> np.ndarr
         DecodeError: one of them is not reached so, or decodes otherwise than in a sound video.
     """
     try:
-        return _stacked(_sought(video, index, wanted), len(wanted))
+        return _stacked(sought(video, index, wanted), len(wanted))
     except av.FFmpegError as error:
         raise as_decode_error(error) from None
 
 
-def _sought(video: Video, index: FrameIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
+def sought(video: Video, index: FrameIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
     starts = np.flatnonzero(index.keyframes) if index.pts is not None else np.zeros(0, dtype=np.int64)
     shown: tuple[float, av.VideoFrame] | None = None
     ahead: tuple[float, av.VideoFrame] | None = None  # decoded already, not yet on display
