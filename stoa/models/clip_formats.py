@@ -17,6 +17,7 @@ import open_clip
 import torch
 
 from stoa.files import sha256
+from stoa.models.compact import restored
 from stoa.models.eva import plain_state
 from stoa.tensor_files import holds_torchscript, read_tensors
 from stoa.torchscript import source
@@ -174,7 +175,7 @@ def _state_of(path: Path) -> dict[str, Any]:
 def _plain(path: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The towers of what came with more, or under a prefix."""
     if "clip.visual.conv1.weight" in state:  # a checkpoint of ours
-        return {name.removeprefix("clip."): x for name, x in state.items() if name.startswith("clip.")}
+        return {name.removeprefix("clip."): x for name, x in restored(state).items() if name.startswith("clip.")}
     if any(name.startswith("visual.layer1.") for name in state):
         raise ValueError(f"--init {path}: its vision tower is a ResNet, not a ViT; choose weights of a ViT")
     if any(name.startswith("text.token_embedding") for name in state):  # open_clip's CustomTextCLIP

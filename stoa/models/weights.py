@@ -18,6 +18,7 @@ from stoa.models.clip import Clip, architecture
 from stoa.models.clip_formats import FOLDER_FILES, ClipWeights, is_weights_folder, names_of, read_clip, sizes
 from stoa.models.config import BackboneConfig, ModelConfig
 from stoa.models.video_language import FRAMEWISE, VideoLanguageModel
+from stoa.shipped import SMALL
 
 
 def initialize(model: VideoLanguageModel, init: str) -> str:
@@ -149,13 +150,14 @@ def is_run(config: BackboneConfig, init: str) -> bool:
 
 
 def locate(config: BackboneConfig, init: str) -> Path:
-    """The file or folder of weights; that of an open_clip tag is downloaded where it is not in Hugging Face's cache.
+    """The file or folder of weights; ``small`` is the model that comes with the package, and that of an open_clip tag
+    is downloaded where it is not in Hugging Face's cache.
 
     Raises:
         ValueError: there is no such file nor such a tag for this architecture, the tag is of another activation or of
             other pixels, or its file cannot be had.
     """
-    path = Path(init)
+    path = SMALL / "model.safetensors" if init == "small" else Path(init)
     return path if path.is_file() or is_weights_folder(path) else _fetch(config, init)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,11 +16,11 @@ from stoa.api import Model
 from stoa.data.clips import FileClips
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.guard import Guard
-from stoa.data.decoding.probe import probe
+from stoa.data.decoding.probe import duration
 from stoa.manifest import Caption, ClipRow
 from stoa.prepare.sources import video_files
 from stoa.progress import Progress
-from stoa.search.index import FileState, Index
+from stoa.search.index import Begun, FileState, Index
 from stoa.search.threshold import UNRELATED, learned_threshold
 from stoa.search.windows import Window, still, windows_of
 from stoa.tasks.videos import VideoReader
@@ -62,6 +63,7 @@ class _File:
         windows: that are there.
         still: that were left out.
         unread: why windows cannot be read.
+        fault: why the file holds less than it promises.
     """
 
     number: int
@@ -71,11 +73,13 @@ class _File:
     windows: int = 0
     still: int = 0
     unread: list[str] = field(default_factory=list)
+    fault: str = ""
 
     def state(self) -> FileState:
-        problem, count = self.unread[0] if self.unread else "", self.windows + self.still + len(self.unread)
-        if self.unread and count > 1:
-            problem = f"{len(self.unread)} of {count} windows cannot be read: {problem}"
+        problem, count = self.fault, self.windows + self.still + len(self.unread)
+        if self.unread:
+            which = f"{len(self.unread)} of {count} windows cannot be read: " if count > 1 else ""
+            problem = which + self.unread[0]
         return FileState(self.number, self.video, self.size_bytes, self.mtime_ns, self.windows, self.still, problem)
 
 
@@ -111,19 +115,22 @@ def update(index: Index, model: Model, *, retry: bool = False) -> Summary:
     }
     index.remove(known.keys() - kept)
     new = [name for name in found if name not in kept]
-    index.remove_leftovers(new)
     summary = Summary(len(new), len(kept), len(known.keys() - found.keys()))
     summary.problems |= {name: known[name].problem for name in kept if known[name].problem}
-    number = index.next_number()
-    files = [_File(number + i, name, *found[name]) for i, name in enumerate(new)]
+    begun, free = index.begun(), itertools.count(index.next_number())
+    files = []
+    for name in new:
+        before = begun.get((name, *found[name]))
+        files.append(_File(before.number if before else next(free), name, *found[name]))
+    index.remove_leftovers(file.number for file in files)
     if index.sources.detections is not None:
         summary.without_boxes = sum(index.sources.boxes_of(name) is None for name in new)
-    _add(index, model, files)
+    _add(index, model, files, begun)
     for file in files:
         summary.windows += file.windows
         summary.still += file.still
-        if file.unread:
-            summary.problems[file.video] = file.state().problem
+        if problem := file.state().problem:
+            summary.problems[file.video] = problem
     vectors = index.vectors()
     summary.total_windows = len(vectors.files_W)
     threshold = None
@@ -143,9 +150,9 @@ def _states(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:
         yield name, (status.st_size, status.st_mtime_ns)
 
 
-def _add(index: Index, model: Model, files: list[_File]) -> None:
+def _add(index: Index, model: Model, files: list[_File], begun: dict[tuple[str, int, int], Begun]) -> None:
     """Encode the windows of files and commit them part by part, each file with its last window."""
-    tasks = _tasks(index, files)
+    tasks = _tasks(index, files, begun)
     waiting = {task.file.number for task in tasks}
     ended = [file for file in files if file.number not in waiting]
     with Progress(len(tasks), "index", "windows") as bar:
@@ -161,30 +168,24 @@ def _add(index: Index, model: Model, files: list[_File]) -> None:
             bar.update(len(some))
 
 
-def _tasks(index: Index, files: list[_File]) -> list[_Task]:
+def _tasks(index: Index, files: list[_File], begun: dict[tuple[str, int, int], Begun]) -> list[_Task]:
     """Windows of all files but those that are there already. What cannot be read of a file is noted in it."""
-    begun, guard = index.begun(), Guard(_TIMEOUT_SECONDS)
+    guard = Guard(_TIMEOUT_SECONDS)
     tasks = []
     for file in files:
-        there = begun.get((file.video, file.size_bytes, file.mtime_ns), set())
+        before = begun.get((file.video, file.size_bytes, file.mtime_ns))
+        there = before.windows if before else set()
         try:
-            duration = guard.call(_duration, str(index.sources.videos / file.video))
+            seconds, file.fault = guard.call(duration, str(index.sources.videos / file.video))
         except DecodeError as error:
             file.unread.append(str(error))
             continue
-        windows = windows_of(duration, index.sources.windows)
+        windows = windows_of(seconds, index.sources.windows)
         file.windows = len(there.intersection(windows))
         left = [window for window in windows if window not in there]
         tasks += [_Task(file, window, window is windows[0], window is left[-1]) for window in left]
     guard.close()
     return tasks
-
-
-def _duration(path: str) -> float:
-    index = probe(path)
-    if index.fault is not None:
-        raise index.fault
-    return index.duration_seconds
 
 
 def _encode(index: Index, model: Model, tasks: list[_Task]) -> tuple[list[_Task], np.ndarray]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from stoa.files import write_whole
+from stoa.files import write_whole, writing
 from stoa.search.config import WindowConfig
 from stoa.search.windows import Window
 from stoa.text_files import read_own
@@ -52,6 +52,13 @@ class FileState(NamedTuple):
     windows: int
     still: int
     problem: str
+
+
+class Begun(NamedTuple):
+    """A file with windows: its number, and those that are there."""
+
+    number: int
+    windows: set[Window]
 
 
 class Sources(NamedTuple):
@@ -140,6 +147,7 @@ class Index:
         """
         path = folder / f"{model}.json"
         if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
             _write_facts(path, model, width, sources, None)
         index = cls(folder, model, width)
         if index.sources != sources:
@@ -153,12 +161,13 @@ class Index:
         """By path, those that are done."""
         return {row["video"]: FileState(**row) for row in self._files.to_arrow().to_pylist()}
 
-    def begun(self) -> dict[tuple[str, int, int], set[Window]]:
-        """Windows that are there, by path, size and time of change of their file: those of a call before too."""
-        found: dict[tuple[str, int, int], set[Window]] = defaultdict(set)
-        columns = self._windows.to_arrow().select(["video", "size_bytes", "mtime_ns", "start_seconds", "end_seconds"])
-        for video, size, changed, start, end in zip(*(column.to_pylist() for column in columns), strict=True):
-            found[video, size, changed].add(Window(start, end))
+    def begun(self) -> dict[tuple[str, int, int], Begun]:
+        """By path, size and time of change: files with windows, those of a call that was ended too."""
+        found: dict[tuple[str, int, int], Begun] = {}
+        names = ["video", "size_bytes", "mtime_ns", "file", "start_seconds", "end_seconds"]
+        columns = self._windows.to_arrow().select(names)
+        for video, size, changed, number, start, end in zip(*(column.to_pylist() for column in columns), strict=True):
+            found.setdefault((video, size, changed), Begun(number, set())).windows.add(Window(start, end))
         return found
 
     def next_number(self) -> int:
@@ -183,32 +192,39 @@ class Index:
             "end_seconds": [window.end_seconds for _, window in rows],
             "vector": pa.FixedSizeListArray.from_arrays(flat, self.width),
         }
-        self._windows.add(pa.table(columns, schema=_window_schema(self.width)))
-        self._committed()
+        with self._writing():
+            self._windows.add(pa.table(columns, schema=_window_schema(self.width)))
+            self._committed()
 
     def add_files(self, files: Sequence[FileState]) -> None:
         """Commit files, all of whose windows are there."""
         import pyarrow as pa
 
-        self._files.add(pa.Table.from_pylist([file._asdict() for file in files], schema=_file_schema()))
-        self._committed()
+        with self._writing():
+            self._files.add(pa.Table.from_pylist([file._asdict() for file in files], schema=_file_schema()))
+            self._committed()
 
     def remove(self, videos: Iterable[str]) -> None:
         """Files and their windows; the files first, so that none is ever there without its windows."""
         names = list(videos)
         for first in range(0, len(names), 500):
             those = f"video IN ({', '.join(map(_quoted, names[first : first + 500]))})"
-            self._files.delete(those)
-            self._windows.delete(those)
+            with self._writing():
+                self._files.delete(those)
+                self._windows.delete(those)
 
-    def remove_leftovers(self, kept: Iterable[str]) -> None:
-        """Windows of files that are neither done nor among ``kept``."""
-        known = {*self.files(), *kept}
-        self.remove(set(self._windows.to_arrow()["video"].to_pylist()) - known)
+    def remove_leftovers(self, kept: Iterable[int]) -> None:
+        """Windows of files that are neither done nor, by their numbers, among ``kept``."""
+        known = {file.number for file in self.files().values()} | set(kept)
+        left = sorted(set(self._windows.to_arrow()["file"].to_pylist()) - known)
+        if left:
+            with self._writing():
+                self._windows.delete(f"file IN ({', '.join(map(str, left))})")
 
     def finish(self, threshold: float | None) -> None:
         """Note the threshold, and merge what many commits have left."""
-        self._merge()
+        with self._writing():
+            self._merge()
         self.threshold = threshold
         _write_facts(self.folder / f"{self.model}.json", self.model, self.width, self.sources, threshold)
 
@@ -221,6 +237,9 @@ class Index:
         parts_W2 = np.stack([table[name].to_numpy() for name in ("start_seconds", "end_seconds")], axis=1)
         kept_W = np.isin(files_W, list(done))
         return Vectors(files_W[kept_W], parts_W2[kept_W], vectors_Wd.reshape(-1, self.width)[kept_W])
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self.folder, then="what was indexed before stays; index again to go on")
 
     def _committed(self) -> None:
         self._commits += 1

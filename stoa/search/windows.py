@@ -22,10 +22,12 @@ class Window(NamedTuple):
 
 def windows_of(duration_seconds: float, config: WindowConfig) -> list[Window]:
     """Windows of a video, in order; the last one ends with it and is as long as the others, if the video is."""
-    last = max(0.0, duration_seconds - config.seconds)
-    # A step that ends a hair before the last window would only repeat it.
+    last = duration_seconds - config.seconds
+    # A window that starts a hair before the last one would only repeat it.
     steps = math.ceil(last / config.step_seconds - 1e-3)
-    starts = [number * config.step_seconds for number in range(max(0, steps))] + [last]
+    if steps < 1:
+        return [Window(0.0, duration_seconds)]
+    starts = [*(number * config.step_seconds for number in range(steps)), last]
     return [Window(start, min(start + config.seconds, duration_seconds)) for start in starts]
 
 

@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from stoa.data.text import tokenizer
 from stoa.files import replacing, sha256, write_whole, writing
 from stoa.models.clip import Clip, architecture, image_side, require_architecture
+from stoa.models.compact import compacted, restored
 from stoa.models.config import ModelConfig
 from stoa.models.video_language import VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
-from stoa.tasks.compact import compacted, restored
 from stoa.tasks.config import Task
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.trained import TrainedModel
@@ -48,7 +48,7 @@ def export_model(
         abilities: of it.
         task: what it was fine-tuned for, if for anything.
         folder: to write.
-        compact: see :mod:`stoa.tasks.compact`.
+        compact: see :mod:`stoa.models.compact`.
 
     Raises:
         ValueError: it cannot be made compact.
@@ -66,7 +66,6 @@ def export_model(
         "model": dataclasses.asdict(config),
         "architecture": architecture(config.backbone),
         "used_token_ids": None if head.used_ids is None else head.used_ids.tolist(),
-        "compact": compact,
         "abilities": abilities._asdict(),
         "task": task,
         "weights_sha256": sha256(folder / WEIGHTS),
@@ -123,10 +122,7 @@ def load_exported(
     config = model_config(facts["model"])
     require_architecture(config.backbone, facts["architecture"], str(folder))
     model = VideoLanguageModel(config, used_token_ids=facts["used_token_ids"])
-    state = load_file(weights)
-    if facts.get("compact"):
-        state = restored(state, facts["used_token_ids"], model.clip.token_embedding.num_embeddings)
-    load_strictly(model, state, str(folder), f"{CONFIG} was changed: export it again")
+    load_strictly(model, restored(load_file(weights)), str(folder), f"{CONFIG} was changed: export it again")
     trained = TrainedModel(model.to(device).eval(), device, image_side(config.backbone), facts["origin"])
     return trained, Abilities(**facts["abilities"]), facts.get("task")
 

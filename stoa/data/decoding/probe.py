@@ -37,6 +37,12 @@ def probe(video: Video) -> FrameIndex:
     return _probe_state(video, state)
 
 
+def duration(path: str) -> tuple[float, str]:
+    """Of what is there, in seconds, and why it is less than the file promises, if it is. Raises as :func:`probe`."""
+    index = probe(path)
+    return index.duration_seconds, "" if index.fault is None else str(index.fault)
+
+
 def file_state(path: str) -> tuple[int, int, int]:
     """What changes when a file does."""
     status = os.stat(path)

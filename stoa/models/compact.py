@@ -6,14 +6,18 @@ when it is loaded again, so that all words it has never seen are alike. All weig
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 TABLE = "clip.token_embedding.weight"
+TOKEN_IDS = "clip.token_embedding.ids"
+"""int64, of the rows that are there; by it such weights are known."""
+VOCABULARY = 49_408
+"""Of CLIP."""
 
 
-def compacted(state: dict[str, torch.Tensor], token_ids: Sequence[int] | None) -> dict[str, torch.Tensor]:
+def compacted(state: Mapping[str, torch.Tensor], token_ids: Sequence[int] | None) -> dict[str, torch.Tensor]:
     """Weights to be stored.
 
     Args:
@@ -25,17 +29,26 @@ def compacted(state: dict[str, torch.Tensor], token_ids: Sequence[int] | None) -
     """
     if token_ids is None:
         raise ValueError("the model has no vocabulary of its own (model.lm_vocab: used), so nothing can be left out")
-    small = {}
-    for name, tensor in (state | {TABLE: state[TABLE][list(token_ids)]}).items():
+    ids = torch.tensor(token_ids, dtype=torch.int64)
+    small = {TOKEN_IDS: ids}
+    for name, tensor in {**state, TABLE: state[TABLE][ids]}.items():
         small[name] = tensor.half() if tensor.is_floating_point() and tensor.ndim else tensor
         if not small[name].isfinite().all():
             raise ValueError(f"{name} holds values beyond half precision, so the model cannot be made compact")
     return small
 
 
-def restored(state: dict[str, torch.Tensor], token_ids: Sequence[int], rows: int) -> dict[str, torch.Tensor]:
-    """Weights in fp32, of which :func:`compacted` has made ``state``; ``rows`` is the size of the token table."""
+def restored(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights in fp32, of which :func:`compacted` has made ``state``. Others stay as they are.
+
+    Raises:
+        ValueError: the ids are not those of the rows.
+    """
+    if TOKEN_IDS not in state:
+        return dict(state)
     whole = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    table = whole[TABLE]
-    whole[TABLE] = table.new_zeros(rows, table.shape[1]).index_copy(0, torch.tensor(token_ids), table)
+    ids, table = whole.pop(TOKEN_IDS), whole[TABLE]
+    if ids.dtype != torch.int64 or ids.shape != table.shape[:1] or not ((ids >= 0) & (ids < VOCABULARY)).all():
+        raise ValueError(f"{TOKEN_IDS} does not number the rows of {TABLE}; export the model again")
+    whole[TABLE] = table.new_zeros(VOCABULARY, table.shape[1]).index_copy(0, ids, table)
     return whole
