@@ -35,6 +35,7 @@ COMMANDS = {
     "prepare": "stoa.cli.prepare",
     "profile": "stoa.cli.profile",
     "profile compare": "stoa.cli.profile_compare",
+    "report": "stoa.cli.report",
     "synth": "stoa.cli.synth",
     "train": "stoa.cli.train",
 }
