@@ -16,7 +16,7 @@ LONGEST_LINE_BYTES = 1 << 20
 
 def open_log(path: Path) -> BinaryIO:
     """To read, buffered. Raises as :func:`stoa.files.descriptor_of` does."""
-    return io.BufferedReader(open_regular(path), LONGEST_LINE_BYTES)
+    return io.BufferedReader(open_regular(path), 1 << 16)
 
 
 def size_of(file: BinaryIO) -> int:
