@@ -71,7 +71,7 @@ def _vertical(points: Sequence[Point], from_zero: bool) -> Axis:
     beyond = _MOST_OF_MEANS * (high - low)
     low = max(min(p.low for p in points), low - beyond)
     high = min(max(p.high for p in points), high + beyond)
-    return axis(min(low, 0.0) if from_zero else low, high, 4)
+    return axis(min(low, 0.0) if from_zero else low, high, 5)
 
 
 def axis(low: float, high: float, ticks: int) -> Axis:

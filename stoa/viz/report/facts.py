@@ -10,6 +10,7 @@ from stoa.viz.report.figures import curve_of, mark, recent
 from stoa.viz.report.markup import Html, folded, join, number, said, table, tag
 from stoa.viz.report.panels import FAILURES
 from stoa.viz.report.sources import Run
+from stoa.viz.thinning import RECENT
 
 _MOST_ROWS = 1000
 _NONE = "-"
@@ -39,7 +40,7 @@ def configuration(runs: Sequence[Run]) -> Html:
 
 def environment(runs: Sequence[Run]) -> Html:
     """Commit, versions and hardware."""
-    columns = []
+    columns: list[dict[str, Any]] = []
     parts: list[Html] = []
     for run in runs:
         if run.facts is None:
@@ -82,7 +83,8 @@ def _summary(run: Run) -> Iterator[tuple[str, Any]]:
     ):
         curve = curve_of(run, metric)
         if curve is not None:
-            yield f"{name}, last {len(curve.recent)} steps", f"{number(scale * recent(curve))}{unit}"
+            fewer = f" (of {len(curve.recent)})" if len(curve.recent) < RECENT else ""
+            yield f"{name}, last {RECENT} steps", f"{number(scale * recent(curve))}{unit}{fewer}"
     for panel in FAILURES:
         curve = curve_of(run, panel.metric)
         if curve is not None:

@@ -42,7 +42,7 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, words: int = 1)
     """A table that scrolls by itself on a narrow screen.
 
     Args:
-        head: of the columns.
+        head: of the columns; left out where all are empty.
         rows: cells.
         words: columns from the left that hold words; those after them hold numbers.
     """
@@ -50,8 +50,9 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], *, words: int = 1)
     def cells(kind: str, row: Sequence[Any]) -> Html:
         return join(tag(kind, cell, class_="word" if at < words else "number") for at, cell in enumerate(row))
 
-    body = join(tag("tr", cells("td", row)) for row in rows)
-    return tag("div", tag("table", tag("thead", tag("tr", cells("th", head))), tag("tbody", body)), class_="scroll")
+    body = tag("tbody", join(tag("tr", cells("td", row)) for row in rows))
+    begun = tag("thead", tag("tr", cells("th", head))) if any(head) else Html("")
+    return tag("div", tag("table", begun, body), class_="scroll")
 
 
 def said(line: Any) -> Html:

@@ -36,16 +36,9 @@ def _of_file(found: Sequence[tuple[int, Evaluation]], *, marked: bool) -> Iterat
         order = {name: place for place, name in enumerate(dict.fromkeys(name for name, _, _ in rows))}
         rows.sort(key=lambda row: (order[row[0]], row[1]))
         columns = list(dict.fromkeys(column for _, _, numbers in rows for column in numbers))
-        yield table(
-            [title, *columns],
-            [
-                (
-                    join([mark(at), name]) if marked else name,
-                    *(number(numbers[column]) if column in numbers else "" for column in columns),
-                )
-                for name, at, numbers in rows
-            ],
-        )
+        shown = {column: _alike([numbers.get(column) for _, _, numbers in rows]) for column in columns}
+        names = [join([mark(at), name]) if marked else name for name, at, _ in rows]
+        yield table([title, *columns], zip(names, *shown.values(), strict=True))
     for at, one in found:
         before = mark(at) if marked else Html("")
         if one.unreadable:
@@ -55,6 +48,15 @@ def _of_file(found: Sequence[tuple[int, Evaluation]], *, marked: bool) -> Iterat
                 table(["clip", "why"], told, words=2),
             )
         yield folded(join([before, "protocol"]), table(["", ""], plain(one.protocol), words=2))
+
+
+def _alike(values: Sequence[float | None]) -> list[str]:
+    """A column of numbers with as many digits each: percent and ranks with one behind the point, shares with four."""
+    there = [value for value in values if value is not None]
+    if all(float(value).is_integer() for value in there):
+        return ["" if value is None else number(value) for value in values]
+    digits = 1 if max(map(abs, there)) > 1 else 4
+    return ["" if value is None else f"{value:,.{digits}f}" for value in values]
 
 
 def failures(runs: Sequence[Run]) -> Html:
@@ -81,7 +83,7 @@ def _of_steps(run: Run) -> Iterator[Html]:
     ):
         left = curve_of(run, metric)
         if left is not None and left.total:
-            yield said(f"{number(left.total)} {what}, by the log.")
+            yield said(f"{number(left.total)} {what} in the steps on record.")
     skipped = None if run.curves is None else run.curves.by_name.get("skipped_steps")
     if skipped is not None and skipped.last is not None and skipped.last[1]:
         yield said(f"{number(skipped.last[1])} step(s) were skipped for gradients that the loss scale made infinite.")

@@ -34,5 +34,5 @@ td,th{padding:.15rem .9rem .15rem 0;vertical-align:top;border-bottom:1px solid v
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--quiet)}
 pre{overflow-x:auto;font-size:.8rem;background:var(--card);border:1px solid var(--line);padding:.6rem;
 border-radius:6px;max-height:40rem}
-@media print{details{display:none}figure{break-inside:avoid}}
+@media print{figure{break-inside:avoid}}
 """
