@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stoa.cli import main
 from stoa.data.ledger import Ledger
-from stoa.profiling.measure import Profile
+from stoa.profiling.profile import Profile
 from stoa.viz.report.chart import Line, axis, chart
 from stoa.viz.report.markup import table, tag, text
 from stoa.viz.thinning import Point

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from stoa.data.ledger import LEDGER_FILE
-from stoa.profiling.measure import Profile
-from stoa.profiling.measure import read as read_profile
-from stoa.profiling.run import FOLDER as PROFILE_FOLDER
+from stoa.profiling.profile import FOLDER as PROFILE_FOLDER
+from stoa.profiling.profile import Profile
+from stoa.profiling.profile import read as read_profile
 from stoa.training import checkpoint
 from stoa.training.facts import read_facts
 from stoa.training.metrics import METRICS_FILE
