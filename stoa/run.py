@@ -292,8 +292,11 @@ def _train(
             f"objectives.csal.from_step is {csal.from_step} and the run ends at step {training.max_steps}: VTC keeps "
             "the own pairs as its target to the end"
         )
+    device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "cpu"
     own_facts = from_first_rank(
-        lambda: run_facts(config.to_dict(), architecture(config.model.backbone), process.deepspeed_config) | facts
+        lambda: (
+            run_facts(config.to_dict(), architecture(config.model.backbone), process.deepspeed_config, device) | facts
+        )
     )
     trainer = Trainer(
         training,

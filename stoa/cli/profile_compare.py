@@ -18,8 +18,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from stoa.profiling.measure import read
     from stoa.profiling.page import page
+    from stoa.profiling.profile import read
     from stoa.profiling.table import lines
 
     profiles = [read(Path(args.first)), read(Path(args.second))]

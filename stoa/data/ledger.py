@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stoa.files import descriptor_to_append, writing
+from stoa.logs import log_lines, object_in, open_log, size_of
 
 LEDGER_FILE = "ledger.jsonl"
 """In the folder of a run."""
@@ -79,6 +80,22 @@ class Ledger:
                     name = str(record.get("name", record["clip"]))
                     found[name] = min(blame, found.get(name, blame))
         return found
+
+
+def ledger_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a ledger, one at a time, with ``event``, ``clip`` and ``reason``, which are texts; of a file that is
+    not there none. Lines that a kill or a disk has damaged are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.is_file():
+        return
+    with open_log(path) as file:
+        for line in log_lines(file, size_of(file)):
+            record = object_in(line)
+            if record is not None and all(isinstance(record.get(key), str) for key in ("event", "clip", "reason")):
+                yield record
 
 
 def _record(line: bytes, event: str) -> dict[str, Any] | None:

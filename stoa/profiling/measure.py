@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +19,19 @@ from stoa.costs.devices import peak_tflops
 from stoa.costs.flops import total_flops
 from stoa.costs.tracing import Tracer
 from stoa.data.dataset import LoadedBatch
-from stoa.files import read_small, replacing, write_whole
+from stoa.files import replacing
 from stoa.objectives.gather import rank, world_size
 from stoa.parts import watching
+from stoa.profiling.profile import UNEXPLAINED, Profile
 from stoa.profiling.snapshot import memory_snapshot
 from stoa.profiling.stopwatch import STEP, Stopwatch
-from stoa.shapes import AT_LEAST_1, NUMBER, NUMBERS, TEXT, Shape, Value, problem_in
 from stoa.training import engine as ds
 from stoa.training.trainer import Trainer
 
 WARMUP_STEPS = 3
 TRACED_STEPS = 2
-UNEXPLAINED = "unexplained"
 TRACE, SNAPSHOT = "trace.json.gz", "out_of_memory.pickle"
 _GIB = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What was measured.
-
-    Attributes:
-        device: its driver's name, or ``cpu``.
-        precision: of the products.
-        ranks: processes.
-        clips: of a step, of all ranks.
-        steps: that were timed with a stopwatch, and as many without.
-        step_seconds: median of those without.
-        overhead: of the stopwatch: median ratio of a step with it to the one before without, less 1.
-        parts: seconds of each part of a step, the mean of those with the stopwatch, and ``unexplained``.
-        metrics: by the names that the field has for them.
-        counts: of one step: tensor operations, and on a GPU launches and waits of the host for the device.
-        memory_gib: most live bytes of tensors at a time, by kind, GiB.
-        flops: closed form, of one rank's step, by part.
-    """
-
-    device: str
-    precision: str
-    ranks: int
-    clips: int
-    steps: int
-    step_seconds: float
-    overhead: float
-    parts: dict[str, float]
-    metrics: dict[str, float]
-    counts: dict[str, int]
-    memory_gib: dict[str, float]
-    flops: dict[str, float]
-
-
-_PARTS = Value("an object of seconds, not all 0", lambda parts: NUMBERS.fits(parts) and sum(parts.values()) > 0)
-_SHAPE: Shape = {
-    **dict.fromkeys(("device", "precision"), TEXT),
-    **dict.fromkeys(("ranks", "clips", "steps"), AT_LEAST_1),
-    **dict.fromkeys(("step_seconds", "overhead"), NUMBER),
-    **dict.fromkeys(("metrics", "counts", "memory_gib", "flops"), NUMBERS),
-    "parts": _PARTS,
-}
 
 
 def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, folder: Path) -> Profile:
@@ -135,26 +89,6 @@ def measure(trainer: Trainer, batches: Iterator[LoadedBatch], *, steps: int, fol
         memory_gib={kind: value / _GIB for kind, value in tracer.peak_by_kind.most_common() if value},
         flops={name: part.total for name, part in flops.items()},
     )
-
-
-def write(profile: Profile, path: Path) -> None:
-    write_whole(path, json.dumps(asdict(profile), indent=2) + "\n")
-
-
-def read(path: Path) -> Profile:
-    """A profile that was written; ``path`` may be its folder.
-
-    Raises:
-        ValueError: it is none.
-    """
-    path = path / "profile.json" if path.is_dir() else path
-    try:
-        found = json.loads(read_small(path))
-        if (problem := problem_in(found, _SHAPE, "")) is not None:
-            raise ValueError(problem)
-        return Profile(**found)
-    except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no profile ({error}); 'stoa profile' writes one") from None
 
 
 def _wait(device: torch.device) -> None:

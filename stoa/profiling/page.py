@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from stoa.profiling.measure import Profile
+from stoa.profiling.profile import Profile
 from stoa.profiling.table import lines
 
 _WIDTH, _ROW, _LABEL = 720, 22, 150

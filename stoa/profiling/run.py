@@ -10,13 +10,12 @@ from stoa.config import Config
 from stoa.data.dataset import LoadedBatch
 from stoa.files import write_whole, writing
 from stoa.objectives.gather import rank
-from stoa.profiling.measure import TRACE, TRACED_STEPS, WARMUP_STEPS, measure, write
+from stoa.profiling.measure import TRACE, TRACED_STEPS, WARMUP_STEPS, measure
 from stoa.profiling.page import page
+from stoa.profiling.profile import FOLDER, write
 from stoa.profiling.table import lines
 from stoa.run import pretrain
 from stoa.training.trainer import Trainer
-
-FOLDER = "profile"
 
 
 def profile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stoa.profiling.measure import UNEXPLAINED, Profile
+from stoa.profiling.profile import UNEXPLAINED, Profile
 
 
 def lines(profiles: Sequence[Profile]) -> list[str]:

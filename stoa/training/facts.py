@@ -26,6 +26,7 @@ _FACTS: Shape = {
     },
     "versions": OBJECT,
     "commit": TEXT,
+    "hardware?": OBJECT,
     "sampler?": {
         **dict.fromkeys(("epoch", "taken", "seed"), COUNT),
         **dict.fromkeys(("num_samples", "together", "world", "global_batch"), AT_LEAST_1),

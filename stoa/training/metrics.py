@@ -6,12 +6,16 @@ import errno
 import json
 import os
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from stoa.files import descriptor_to_append, write_whole, writing
+from stoa.files import descriptor_to_append, replacing, writing
+from stoa.logs import is_damaged, log_lines, object_in, open_log, size_of
 
 METRICS_FILE = "metrics.jsonl"
+_MOST_NAMED = 5
 
 
 class MetricsLog:
@@ -78,35 +82,61 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Records of a ``metrics.jsonl``, without those of steps that were done again. Lines that are none are left out and
-    told on stderr, but for a last one that a kill has cut short."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    records = [_record(line) for line in lines]
-    damaged = [number for number, record in enumerate(records[:-1], start=1) if record is None and lines[number - 1]]
+    """All that :func:`metric_records` gives."""
+    return list(metric_records(path))
+
+
+def metric_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a ``metrics.jsonl``, one at a time, without those of steps that were done again; of a file that is not
+    there none. Lines that are none are left out and told on stderr, but for a last one that a kill has cut short.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.is_file():
+        return
+    damaged, first = 0, list[int]()
+    with open_log(path) as file:
+        size = size_of(file)  # what a training adds meanwhile is of the next call
+        returns = _returns(log_lines(file, size))
+        for number, line in enumerate(log_lines(file, size), start=1):
+            while returns and returns[0].line <= number:
+                returns.popleft()
+            record = _record(line)
+            if record is None and is_damaged(line):
+                damaged += 1
+                first += [number] if damaged <= _MOST_NAMED else []
+            if record is not None and not (returns and record["step"] >= returns[0].step):
+                yield record
     if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        print(f"{path}: {len(damaged)} line(s) are no records and are left out (line {shown})", file=sys.stderr)
-    return _last_generation([record for record in records if record is not None])
+        shown = ", ".join(map(str, first)) + (", ..." if damaged > len(first) else "")
+        print(f"{path}: {damaged} line(s) are no records and are left out (line {shown})", file=sys.stderr)
 
 
-def _last_generation(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the steps that a later generation has done again."""
-    kept: list[dict[str, Any]] = []
-    generation = 0
-    for record in records:
-        if record.get("generation", 0) > generation:
-            generation = record["generation"]
-            kept = [earlier for earlier in kept if earlier["step"] < record["step"]]
-        kept.append(record)
-    return kept
+class _Return(NamedTuple):
+    """The first record of a later generation: earlier ones of its step and of those after it do not count."""
+
+    line: int
+    step: int
+
+
+def _returns(lines: Iterable[bytes]) -> deque[_Return]:
+    """Those that any earlier line has to be compared with, by line and by step alike: the first one behind it."""
+    found, generation = deque[_Return](), 0
+    for number, line in enumerate(lines, start=1):
+        record = _record(line) if b'"generation"' in line else None
+        if record is None or record.get("generation", 0) <= generation:
+            continue
+        generation = record["generation"]
+        while found and found[-1].step >= record["step"]:
+            found.pop()
+        found.append(_Return(number, record["step"]))
+    return found
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):  # that it is no UTF-8 is a ValueError too
-        return None
-    if not isinstance(record, dict) or not _is_count(record.get("step")) or not _is_count(record.get("generation", 0)):
+    record = object_in(line)
+    if record is None or not _is_count(record.get("step")) or not _is_count(record.get("generation", 0)):
         return None
     return record if all(map(_is_of_a_log, record.values())) else None
 
@@ -123,5 +153,5 @@ def _is_of_a_log(value: Any) -> bool:
 def _keep_before(path: Path, last_step: int) -> None:
     if not path.is_file():
         return
-    kept = [record for record in read_metrics(path) if record["step"] <= last_step]
-    write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in metric_records(path) if record["step"] <= last_step)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -37,12 +40,38 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
 
 
-def run_facts(config: dict[str, Any], architecture: dict[str, Any], ds_config: dict[str, Any]) -> dict[str, Any]:
-    """What ``run.json`` holds beside the step: enough to build the model again and to say what made it."""
+def hardware(device: str) -> dict[str, Any]:
+    """What a process runs on.
+
+    Args:
+        device: that it trains on: the name that a GPU's driver gives it, or ``cpu``.
+    """
+    facts = {"device": device, "processor": _processor(), "cores": len(os.sched_getaffinity(0))}
+    return facts | {"memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def run_facts(
+    config: dict[str, Any], architecture: dict[str, Any], ds_config: dict[str, Any], device: str
+) -> dict[str, Any]:
+    """What ``run.json`` holds beside the step: enough to build the model again and to say what made it.
+
+    Args:
+        config, architecture, ds_config: of the run.
+        device: as for :func:`hardware`.
+    """
     return {
         "config": config,
         "architecture": architecture,
         "deepspeed_config": ds_config,
         "versions": versions(),
         "commit": commit(),
+        "hardware": hardware(device),
     }

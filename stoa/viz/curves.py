@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from stoa.files import replacing
-from stoa.training.metrics import METRICS_FILE, read_metrics
+from stoa.training.metrics import METRICS_FILE
+from stoa.viz.thinning import read_curves
+
+_BINS = 2000  # more than a panel has pixels
 
 
 def draw_curves(runs: Sequence[Path], panels: Sequence[Sequence[str]], path: Path, *, smooth: int = 1) -> None:
@@ -25,24 +27,24 @@ def draw_curves(runs: Sequence[Path], panels: Sequence[Sequence[str]], path: Pat
     Raises:
         ValueError: a run has no metrics, or no run has one that is asked for (the message names those there are).
     """
-    records = {run: read_metrics(run / METRICS_FILE) for run in runs}
-    for run, found in records.items():
-        if not found:
+    wanted = set(itertools.chain(*panels))
+    curves = {run: read_curves(run / METRICS_FILE, wanted, bins=_BINS, smooth=smooth) for run in runs}
+    for run, found in curves.items():
+        if not found.records:
             raise ValueError(f"{run / METRICS_FILE} holds no metrics; pass the output_dir of a run")
-    known = {name for found in records.values() for record in found for name in record} - {"step"}
+    known = set().union(*(found.known for found in curves.values()))
     for name in itertools.chain(*panels):
         if name not in known:
             raise ValueError(f"{', '.join(map(str, runs))}: no metric {name!r}; there are {', '.join(sorted(known))}")
     figure = Figure(figsize=(4.5 * len(panels), 3.2), dpi=120, layout="constrained")
     for axis, names in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for run, name in itertools.product(runs, names):
-            points = np.array([(r["step"], r[name]) for r in records[run] if name in r], dtype=float)
-            if not len(points):  # of a part of the model that this run does not have
+            curve = curves[run].by_name.get(name)
+            if curve is None:  # of a part of the model that this run does not have
                 continue
-            window = min(smooth, len(points))
-            values = np.convolve(points[:, 1], np.ones(window) / window, mode="valid")
+            points = curve.points()
             label = name if len(runs) == 1 else f"{run.name}: {name}"
-            axis.plot(points[window - 1 :, 0], values, label=label, linewidth=1.2)
+            axis.plot([p.step for p in points], [p.mean for p in points], label=label, linewidth=1.2)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

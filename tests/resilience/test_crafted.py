@@ -180,7 +180,8 @@ def run_of_links(name: str) -> Callable[[Place], list[list[str]]]:
         else:
             elsewhere.write_text("precious")
         (run / name).symlink_to(elsewhere)
-        return [*commands, ["ckpt", "prune", str(run)], ["curves", "--run", str(run), "--out", str(run / "c.png")]]
+        pictures = [["curves", "--run", str(run), "--out", str(run / "c.png")], ["report", str(run)]]
+        return [*commands, ["ckpt", "prune", str(run)], *pictures]
 
     return made
 

@@ -24,7 +24,7 @@ from stoa.data.sampler import GlobalBatchSampler
 from stoa.doctor.flight_recorder import read_dumps
 from stoa.manifest import read_manifest
 from stoa.prepare.detections.labels import read_class_names
-from stoa.profiling.measure import read as read_profile
+from stoa.profiling.profile import read as read_profile
 from stoa.profiling.table import lines
 from stoa.questions import read_questions
 from stoa.tasks.ablation.plan import read_plan

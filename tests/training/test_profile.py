@@ -9,9 +9,9 @@ from launch import finish
 
 from stoa.cli import main
 from stoa.parts import part, watching
-from stoa.profiling import measure, stopwatch
-from stoa.profiling.measure import Profile
+from stoa.profiling import stopwatch
 from stoa.profiling.page import page
+from stoa.profiling.profile import Profile, read, write
 from stoa.profiling.stopwatch import STEP, Stopwatch
 from stoa.profiling.table import lines
 
@@ -61,7 +61,7 @@ def test_a_run_is_measured_and_stays_as_it_is(start, tmp_path):
     assert all(path.read_bytes() == data for path, data in before.items())
     assert {path.name for path in after - set(before)} == {"profile.json", "profile.html", "trace.json.gz"}
 
-    found = measure.read(run / "profile")
+    found = read(run / "profile")
     assert (found.device, found.clips, found.ranks, found.steps, found.precision) == ("cpu", 8, 1, 4, "fp32")
     own = {"video", "objects", "actions", "text", "fusion", "vtc", "vtm", "mlm", "plm", "ota", "asp", "draws"}
     assert own | {"data wait", "host to device", "backward", "optimiser", "unexplained"} == set(found.parts)
@@ -90,7 +90,7 @@ def test_two_side_by_side(tmp_path, capsys):
     other = Profile(**{**vars(PROFILE), "step_seconds": 0.1, "parts": {"backward": 0.06, "graph": 0.04}})
     for name, profile in (("a", PROFILE), ("b", other)):
         (tmp_path / name).mkdir()
-        measure.write(profile, tmp_path / name / "profile.json")
+        write(profile, tmp_path / name / "profile.json")
     html = tmp_path / "two.html"
     assert (
         main(["profile", "compare", str(tmp_path / "a"), str(tmp_path / "b" / "profile.json"), "--out", str(html)]) == 0
