@@ -17,16 +17,17 @@ exclude_patterns = [path.name for path in ROOT.iterdir() if path.is_dir() and pa
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "gallery", "reading"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]
 default_role = "code"
 highlight_language = "none"
 
 html_theme = "furo"
 html_title = "stoa"
 html_show_copyright = False
-html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = False
 html_additional_pages = {"index": "redirect.html"}
 templates_path = ["templates"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"

@@ -61,6 +61,14 @@ def names_without_their_module(
     return content if any(pydoc.locate(name) for name in (target, f"{module}.{target}")) else None
 
 
+def pages_without_a_place(app: Sphinx, docname: str, source: list[str]) -> None:
+    """The star of the index stands for the pages that it does not name."""
+    if docname == app.config.root_doc:
+        named = {*source[0].splitlines(), Path(docname).name}
+        others = sorted({page.stem for page in Path(__file__).parent.glob("*.md")} - named)
+        source[0] = source[0].replace("\n*\n", "".join(f"\n{page}" for page in others) + "\n")
+
+
 def folders_are_text(app: Sphinx, doctree: nodes.document) -> None:
     """A folder of the repository is no page: links to one that is there become text."""
     here = Path(app.env.doc2path(app.env.docname)).parent
@@ -72,6 +80,7 @@ def folders_are_text(app: Sphinx, doctree: nodes.document) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", one_name_a_line, priority=100)  # Napoleon has 500
     app.connect("autodoc-process-docstring", results_are_a_list, priority=100)
+    app.connect("source-read", pages_without_a_place)
     app.connect("doctree-read", folders_are_text)
     app.connect("missing-reference", names_without_their_module)
     return {"parallel_read_safe": True}
