@@ -18,7 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "examples").glob("*.py"))
-SECONDS = 300
+SECONDS = 1800  # for what hangs: a busy machine may take minutes
 
 _started: dict[Path, Future[str]] = {}
 
