@@ -31,7 +31,7 @@ ifeq ($(wildcard /dev/nvidia0),)
 test test-slow lint: export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo study test test-slow fuzz soak test-v100 bench gpu-check gpu-site lint format clean
+.PHONY: help setup demo study test test-slow fuzz soak test-v100 bench gpu-check gpu-site docs lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
@@ -47,6 +47,7 @@ help:
 	@echo "make bench      the operators and a step against their alternatives, on an idle machine"
 	@echo "make gpu-check  everything that needs a GPU, with torch, torchvision, SciPy and pytest; PART=1 to 5 for one part of it"
 	@echo "make gpu-site   packages and data for a GPU machine without a network: carry build/gpu-site along with the tree"
+	@echo "make docs       the documentation as a site, in build/docs; its examples are run"
 	@echo "make lint       style, types, shell scripts"
 	@echo "make format     format Python and C++"
 	@echo "make clean      remove what was built; the environment stays"
@@ -123,6 +124,12 @@ gpu-site: setup
 	@mib=$$(du -sm --apparent-size build/gpu-site | cut -f1); echo "build/gpu-site: $$mib MiB"; \
 	if ((mib > $(GPU_SITE_MIB))); then \
 	  echo "build/gpu-site is over $(GPU_SITE_MIB) MiB; take something out of GPU_SITE_PACKAGES" >&2; exit 1; fi
+
+# The sources are the Markdown files where they stand, README.md and cluster/README.md among them. Warnings are errors, so
+# links into documents lead somewhere; those to other sites are not followed.
+docs: setup
+	OMP_NUM_THREADS=1 sphinx-build --nitpicky --fail-on-warning --keep-going --fresh-env --quiet \
+	  --doctree-dir build/doctrees --conf-dir docs . build/docs
 
 # Benchmarks run by hand alone: that all they import and call is there is checked, types are not.
 LOOSE := arg-type assignment index misc return-value var-annotated

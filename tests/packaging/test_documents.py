@@ -5,7 +5,8 @@ import re
 import pytest
 from launch import ROOT
 
-DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+FOUND = (path for pattern in ("*.md", "docs/*.md", "cluster/*.md") for path in ROOT.glob(pattern))
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in FOUND)
 NAMED = re.compile(r"`((?:(?:tests|stoa|benchmarks|recipes|ds_configs|cluster|docs|constraints)/)?[\w/.-]+\.\w{2,6})`")
 FOLDERS = ("", "tests/resilience/")
 
