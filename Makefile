@@ -55,8 +55,8 @@ help:
 setup: $(STAMPS)/deepspeed
 
 demo: setup
-	stoa synth --out data/demo --num_train 10000 --workers 2
-	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml
+	stoa synth --out data/demo --families [horizontal,vertical,size,light] --siblings 2 --paraphrases 1 --num_train 8000 --seed 1 --workers 2
+	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/demo.yaml --init small
 	stoa evaluate --run runs/demo --manifest data/demo/manifest.jsonl --hard data/demo/hard
 
 study: setup
