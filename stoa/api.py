@@ -238,8 +238,7 @@ class Model:
         Raises:
             ValueError: the video cannot be read, the caption has no word, or the pipeline cannot be used.
         """
-        told = isinstance(caption, Caption)
-        tagged = TaggedCaption(caption, "as given") if told else tag_caption(caption, spacy)
+        tagged = tag_caption(caption, spacy) if isinstance(caption, str) else TaggedCaption(caption, "as given")
         return explain(self.trained, self.abilities, video, tagged, class_names=class_names)
 
     def _read(self, videos: Sequence[VideoInput], progress: bool) -> Iterator[Read]:

@@ -1,5 +1,5 @@
-"""What a model makes of a clip and a caption, as picture, page and film: trajectories and action tokens with their words
-and where they look, the edges of the graph, and whether the caption fits."""
+"""What a model makes of a clip and a caption, as picture, page and film. Shown are trajectories and action tokens with
+their words, and where they look, the edges of the graph, and whether the caption fits."""
 
 from __future__ import annotations
 

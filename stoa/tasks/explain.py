@@ -1,7 +1,7 @@
 """What a model makes of one clip and a caption: trajectories, action tokens, the words they are matched to, and edges.
 
-Shape legend: T frames, K boxes per frame, N trajectories, M action tokens, R rows (of either), C columns, L text tokens,
-S side of a frame, d joint width.
+Shape legend: B clips (here 1), T frames, K boxes per frame, N trajectories, M action tokens, R rows (of either),
+C columns, L text tokens, V vocabulary, d joint width.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ PIPELINE = "en_core_web_sm"
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _VERBS = {verb for phrases in PHRASES.values() for verb, _ in phrases}
 _REST = {word for phrases in PHRASES.values() for _, rest in phrases for word in re.findall(r"\b(?<!{)\w+\b", rest)}
-_MOVING_SHAPES = {*SHAPES, *COLOURS, *_VERBS, *_REST, *"a an the and as while to".split()}
+_MOVING_SHAPES = {*SHAPES, *COLOURS, *_VERBS, *_REST, *("a", "an", "the", "and", "as", "while", "to")}
 
 
 class TaggedCaption(NamedTuple):

@@ -54,17 +54,17 @@ def seen_of_clip(model: VideoLanguageModel, batch: VideoTextBatch) -> Seen:
     grid_hw = model.clip.visual.grid_hw
     with contextlib.ExitStack() as stack:
         actions = stack.enter_context(calls(model.actions)) if model.config.actions.num_tokens else []
-        blocks = stack.enter_context(calls(model.graph.blocks[-1])) if model.config.graph.layers else []
-        attended = stack.enter_context(calls(model.graph.blocks[-1].graph)) if model.config.graph.layers else []
+        block = _last_block(model)
+        blocks = stack.enter_context(calls(block)) if block is not None else []
+        attended = stack.enter_context(calls(block.graph)) if block is not None else []
         video = model.encode_video(batch)
     T = model.config.num_frames
     patches_MTYX, boxes_MTK = np.zeros((0, T, *grid_hw), np.float32), np.zeros((0, T, 0), np.float32)
     if actions:
-        patches_MTYX, boxes_MTK = _looks(model.actions, *actions[0].inputs, grid_hw)
+        patches_MTYX, boxes_MTK = _looks(model.actions, actions[0], grid_hw)
     graph = None
-    if blocks:
-        block, edges = model.graph.blocks[-1], blocks[0].output[1]
-        assert isinstance(block, GraphBlock)
+    if block is not None:
+        edges = blocks[0].output[1]
         graph = _strongest(edges, attention_along(block, edges, attended[0].inputs[0]), block, grid_hw)
     return Seen(video, patches_MTYX, boxes_MTK, graph)
 
@@ -87,9 +87,16 @@ def calls(module: nn.Module) -> Iterator[list[Call]]:
         handle.remove()
 
 
-def _looks(
-    actions: ActionEncoder, tokens_BTSh: torch.Tensor, boxes: Any, grid_hw: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _last_block(model: VideoLanguageModel) -> GraphBlock | None:
+    if not model.config.graph.layers:
+        return None
+    block = model.graph.blocks[-1]
+    assert isinstance(block, GraphBlock)
+    return block
+
+
+def _looks(actions: ActionEncoder, call: Call, grid_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    tokens_BTSh, boxes = call.inputs
     weights_MTS = gathering_weights(actions.queries, tokens_BTSh, boxes)[0].transpose(0, 1).float()
     S = tokens_BTSh.shape[2]
     patches_MTYX = weights_MTS[..., 1:S].unflatten(-1, grid_hw)

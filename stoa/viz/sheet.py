@@ -236,5 +236,8 @@ def footnotes(explanation: Explanation) -> list[str]:
     """What a reader has to know of the picture, a line each."""
     notes = [f"Nouns and verbs of the caption: {explanation.tagged_by}."]
     if any(word.likelihood is not None for word in explanation.words):
-        notes.append("Bars and percentages under words: how likely each is after those before it, given the video.")
+        notes.append(
+            "Bars and percentages under words: how likely each is after those before it, given the video. A word "
+            "without them is none that the model can say."
+        )
     return [*notes, *(f"{note[:1].upper()}{note[1:]}." for note in explanation.notes)]
