@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from stoa.files import read_small, replacing
+from stoa.files import making, read_small, replacing
 from stoa.tasks.explanation import Explanation
 from stoa.viz.film import film_bytes
 from stoa.viz.frames import Layer, draw_frame
@@ -49,23 +49,23 @@ def save_explanation(
         written: called with each file as soon as it is there.
 
     Raises:
-        ValueError: the folder holds something else of these names.
+        ValueError: the folder holds something else of these names, or is a file.
         StorageError: the disk refuses.
     """
     folder = Path(folder)
     require_replaceable(folder, "folder")
-    folder.mkdir(parents=True, exist_ok=True)
     makers: tuple[Callable[[], bytes], ...] = (
         lambda: sheet_png(explanation),
         lambda: page_html(explanation).encode(),
         lambda: film_bytes(explanation, comment=MARK),
     )
     paths = [folder / name for name in NAMES]
-    for path, make in zip(paths, makers, strict=True):
-        content = make()
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-        written(path)
+    with making(folder, "folder"):
+        for path, make in zip(paths, makers, strict=True):
+            content = make()
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+            written(path)
     return paths
 
 

@@ -188,7 +188,7 @@ def _graph(graph: Graph | None) -> str:
     }
     text = json.dumps(known, separators=(",", ":")).replace("<", "\\u003c")
     return (
-        "<p>Choose a patch to see where it looks: a click on a frame, or the arrow keys on one.</p>"
+        "<p>Choose a patch to see where it looks: a click on a frame, or the arrow keys on one; Escape ends it.</p>"
         f'<p id="said" role="status"></p><script type="application/json" id="graph">{text}</script>'
     )
 

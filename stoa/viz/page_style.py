@@ -41,7 +41,8 @@ thead th{color:var(--quiet)}.wide{overflow-x:auto}
 .scale{display:block;background:#222;width:12rem;max-width:100%;height:.7rem}
 .notes{color:var(--quiet);font-size:.9rem;padding-left:1.1rem}
 body:has(#tracks:not(:checked)) .tracks{display:none}
-body:has(#edges:checked) :is(.edges,.picked){display:inline}
+body:has(#edges:checked) .picked{display:inline}
+body:not(.picking):has(#edges:checked) .edges{display:inline}
 body:has(:is(#edges,.looks):checked) .picture{filter:grayscale(1) brightness(.6)}
 body:has(.looks:checked) .heat-note{display:block}
 """
@@ -60,11 +61,15 @@ function square(frame, patch, attributes) {
   for (const [name, value] of Object.entries(place)) shape.setAttribute(name, value);
   frames[frame].querySelector('.picked').append(shape);
 }
-function clear() { for (const frame of frames) frame.querySelector('.picked').replaceChildren(); }
+function clear() {
+  document.body.classList.remove('picking');
+  for (const frame of frames) frame.querySelector('.picked').replaceChildren();
+}
 function pick(t, patch) {
   chosen[t] = patch;
   document.getElementById('edges').checked = true;
   clear();
+  document.body.classList.add('picking');
   const seen = graph.targets[t][patch], weights = graph.weights[t][patch];
   const most = Math.max(...weights, 1e-9), said = [];
   seen.forEach((target, i) => {

@@ -6,6 +6,9 @@ import io
 import json
 import os
 import re
+import resource
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -290,6 +293,13 @@ def test_files_are_written_and_replaced(tmp_path):
     assert sorted(os.listdir(tmp_path / "a" / "b")) == sorted(NAMES)
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="is a file; pass a folder"):
+            save_explanation(made(), folder)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["file", "link", "folder", "dangling"])
 def test_what_is_not_ours_is_left_alone(tmp_path, name, kind):
@@ -317,6 +327,18 @@ def test_the_command_explains_a_clip_of_a_manifest(run_folder, shapes, tmp_path,
     assert main(["explain", *options, "--clip", "train_000001", "--out", str(tmp_path / "t")]) == 0
     assert sorted(os.listdir(tmp_path / "t")) == sorted(NAMES)
     assert "train_000001" in (tmp_path / "t" / "explain.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_takes_seconds(run_folder, shapes, tmp_path):
+    """From the start of the process, imports and all: processor time, which other processes do not change much."""
+    row = first_row(shapes)
+    options = ["--run", str(run_folder), "--out", str(tmp_path / "out"), "--detections", str(shapes / row.detections)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "stoa.cli", "explain", str(shapes / row.video), row.captions[0].text, *options]
+    subprocess.run(command, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 15
 
 
 def test_the_command_explains_a_video(run_folder, shapes, tmp_path, capsys):
