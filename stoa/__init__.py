@@ -9,12 +9,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
-    from stoa.api import Clip, Hit, Model, Videos
+    from stoa.api import Clip, Explanation, Hit, Model, Videos
 
 __version__ = "0.1.0"
-__all__ = ["Clip", "Hit", "Model", "Videos", "load"]
+__all__ = ["Clip", "Explanation", "Hit", "Model", "Videos", "load", "save_explanation"]
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Model:
@@ -22,6 +24,13 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
     from stoa import api
 
     return api.load(path, device=device)
+
+
+def save_explanation(explanation: Explanation, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write a picture, a page and a film of it: see :func:`stoa.viz.explain.save_explanation`."""
+    from stoa.viz.explain import save_explanation
+
+    return save_explanation(explanation, folder)
 
 
 def __getattr__(name: str) -> Any:

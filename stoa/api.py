@@ -27,12 +27,15 @@ from stoa.tasks.answering import choose_answers, pick_options, say_answers
 from stoa.tasks.captioning import caption_videos
 from stoa.tasks.config import GenerationConfig
 from stoa.tasks.evaluation import Abilities
+from stoa.tasks.explain import explain
+from stoa.tasks.explanation import Explanation
 from stoa.tasks.inputs import Clip, VideoInput, VideoInputs, read_inputs
 from stoa.tasks.opened import open_model
+from stoa.tasks.tagging import TaggedCaption, tag_caption
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import Read
 
-__all__ = ["Clip", "Hit", "Model", "Videos", "load"]
+__all__ = ["Clip", "Explanation", "Hit", "Model", "Videos", "load"]
 
 T = TypeVar("T")
 _TEXTS_AT_ONCE = 64
@@ -244,6 +247,29 @@ class Model:
             raise ValueError("this model was trained without PLM and for no answers; give options, or load another")
         answers = [said[str(number)] for number in range(len(given))]
         return answers[0] if single else answers
+
+    def explain(
+        self,
+        video: VideoInput,
+        caption: str | Caption,
+        *,
+        class_names: Sequence[str] = (),
+        spacy: str | os.PathLike[str] | None = None,
+    ) -> Explanation:
+        """What the model makes of a video and a caption; :func:`stoa.save_explanation` draws it.
+
+        Args:
+            video: one.
+            caption: a text, whose nouns and verbs are found as :func:`stoa.tasks.tagging.tag_caption` says; or a
+                :class:`stoa.manifest.Caption`, which tells them.
+            class_names: of the detections' vocabulary, in the order of their labels.
+            spacy: a spaCy pipeline that finds nouns and verbs, by name or folder.
+
+        Raises:
+            ValueError: the video cannot be read, the caption has no word, or the pipeline cannot be used.
+        """
+        tagged = tag_caption(caption, spacy) if isinstance(caption, str) else TaggedCaption(caption, "as given")
+        return explain(self.trained, self.abilities, video, tagged, class_names=class_names)
 
     def _read(self, videos: Sequence[VideoInput], progress: bool) -> Iterator[Read]:
         if not videos:

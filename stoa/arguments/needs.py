@@ -135,4 +135,8 @@ ABLATION = (
     Need("only workers", "tables", lambda tables: not tables),
     Need("list", "tables", lambda tables: not tables),
 )
-EXPLANATION = (Need("split", "clip", lambda clip: clip is None),)
+EXPLANATION = (
+    Need("split", "clip", lambda clip: clip is None),
+    Need("clip split", "manifest", _any, "give --manifest"),
+    Need("detections spacy", "manifest", lambda manifest: manifest is None),
+)

@@ -99,6 +99,14 @@ def word_ending_at(tokens_L: Sequence[int], position: int) -> str:
     return raw.decode("utf-8", errors="replace")
 
 
+def word_spans(tokens_n: Sequence[int]) -> list[tuple[int, int]]:
+    """Half-open ranges of positions of the words of a text with start and end token and no padding."""
+    ends = [i + 1 for i in range(1, len(tokens_n) - 1) if tokenizer().decoder[int(tokens_n[i])].endswith("</w>")]
+    if not ends or ends[-1] < len(tokens_n) - 1:  # the last word is cut off
+        ends.append(len(tokens_n) - 1)
+    return [(start, end) for start, end in zip([1, *ends], ends, strict=False) if start < end]
+
+
 def decode_tokens(token_ids: Sequence[int]) -> str:
     """The text that token ids spell, without start and end token."""
     bpe = tokenizer()

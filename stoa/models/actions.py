@@ -46,13 +46,26 @@ def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: B
     Returns:
         (B, T, M, h), at least fp32.
     """
+    weights, tokens_BTSh = gathering_weights(queries_Mh, tokens_BTSh, boxes), at_least_fp32(tokens_BTSh)
+    if boxes is None:
+        return exact_product(weights, tokens_BTSh)
+    S = tokens_BTSh.shape[2]
+    objects_BTKh = at_least_fp32(boxes.features_BTKh)
+    return exact_product(weights[..., :S], tokens_BTSh) + exact_product(weights[..., S:], objects_BTKh)
+
+
+def gathering_weights(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
+    """The ``softmax(q F^T)`` of :func:`gather_actions`: what each query takes of each frame.
+
+    Returns:
+        (B, T, M, S) or, with boxes, (B, T, M, S + K), at least fp32; they sum to 1, and that of the [CLS] is 0.
+    """
     queries_Mh, tokens_BTSh = at_least_fp32(queries_Mh), at_least_fp32(tokens_BTSh)
     S = tokens_BTSh.shape[2]
     is_cls_S1 = torch.arange(S, device=tokens_BTSh.device)[:, None] == 0
     scores_BTSM = exact_product(tokens_BTSh, queries_Mh.T).masked_fill(is_cls_S1, -torch.inf)
     if boxes is None:
-        return exact_product(scores_BTSM.softmax(dim=2).transpose(2, 3), tokens_BTSh)
+        return scores_BTSM.softmax(dim=2).transpose(2, 3)
     objects_BTKh = at_least_fp32(boxes.features_BTKh)
     scores_BTKM = exact_product(objects_BTKh, queries_Mh.T).masked_fill(~boxes.valid_BTK[..., None], -torch.inf)
-    weights = torch.cat([scores_BTSM, scores_BTKM], dim=2).softmax(dim=2).transpose(2, 3)
-    return exact_product(weights[..., :S], tokens_BTSh) + exact_product(weights[..., S:], objects_BTKh)
+    return torch.cat([scores_BTSM, scores_BTKM], dim=2).softmax(dim=2).transpose(2, 3)

@@ -79,17 +79,45 @@ def graph_attention(
     # Frames apart and joined again: the gradient of a slice of all frames would be as large as all of them, T times.
     queries, keys, values = q_BHTPD.unbind(2), k_BHTPD.unbind(2), v_BHTPD.unbind(2)
     out = []
-    for q_BHPD, (seen, similarity_BPK, kept_BPK) in zip(queries, edges, strict=True):
-        k_BHKD, v_BHKD = torch.cat(keys[seen], dim=2), torch.cat(values[seen], dim=2)
-        bias_BPK = torch.zeros_like(similarity_BPK).masked_fill_(~kept_BPK, -torch.inf)
-        if mode == "log_bias":
-            least = torch.finfo(similarity_BPK.dtype).tiny  # a threshold may let cosines below 0 through
-            bias_BPK += similarity_BPK.clamp(min=least).log()
-        bias_B1PK = bias_BPK[:, None].to(q_BHPD.dtype)
+    for q_BHPD, of_frame in zip(queries, edges, strict=True):
+        k_BHKD, v_BHKD = (torch.cat(x[of_frame.seen], dim=2) for x in (keys, values))
+        bias_B1PK = _bias(of_frame, mode).to(q_BHPD.dtype)
         if mode == "multiply":
-            weight_B1PK = similarity_BPK[:, None].to(q_BHPD.dtype)
-            logits_BHPK = torch.addcmul(bias_B1PK, q_BHPD @ k_BHKD.transpose(2, 3), weight_B1PK)
-            out.append(logits_BHPK.softmax(dim=-1) @ v_BHKD)
+            out.append(_multiplied(q_BHPD, k_BHKD, bias_B1PK, of_frame).softmax(dim=-1) @ v_BHKD)
         else:
             out.append(attention(q_BHPD, k_BHKD, v_BHKD, attn_mask=bias_B1PK, scale=1.0))
     return torch.stack(out, dim=2)
+
+
+@torch.no_grad()
+def edge_weights(
+    q_BHTPD: torch.Tensor, k_BHTPD: torch.Tensor, edges: Sequence[Edges], mode: EdgeMode
+) -> list[torch.Tensor]:
+    """What :func:`graph_attention` multiplies the values with: of each frame (B, H, P, K), at least fp32, 0 where there
+    is no edge."""
+    q_BHTPD, k_BHTPD = at_least_fp32(q_BHTPD) / math.sqrt(q_BHTPD.shape[-1]), at_least_fp32(k_BHTPD)
+    out = []
+    for frame, of_frame in enumerate(edges):
+        q_BHPD, k_BHKD = q_BHTPD[:, :, frame], k_BHTPD[:, :, of_frame.seen].flatten(2, 3)
+        bias_B1PK = _bias(of_frame, mode).to(q_BHPD.dtype)
+        if mode == "multiply":
+            logits_BHPK = _multiplied(q_BHPD, k_BHKD, bias_B1PK, of_frame)
+        else:
+            logits_BHPK = q_BHPD @ k_BHKD.transpose(2, 3) + bias_B1PK
+        out.append(logits_BHPK.softmax(dim=-1))
+    return out
+
+
+def _bias(edges: Edges, mode: EdgeMode) -> torch.Tensor:
+    """(B, 1, P, K) to add to logits."""
+    similarity_BPK = edges.similarity_BPK
+    bias_BPK = torch.zeros_like(similarity_BPK).masked_fill_(~edges.kept_BPK, -torch.inf)
+    if mode == "log_bias":
+        least = torch.finfo(similarity_BPK.dtype).tiny  # a threshold may let cosines below 0 through
+        bias_BPK += similarity_BPK.clamp(min=least).log()
+    return bias_BPK[:, None]
+
+
+def _multiplied(q_BHPD: torch.Tensor, k_BHKD: torch.Tensor, bias_B1PK: torch.Tensor, edges: Edges) -> torch.Tensor:
+    weight_B1PK = edges.similarity_BPK[:, None].to(q_BHPD.dtype)
+    return torch.addcmul(bias_B1PK, q_BHPD @ k_BHKD.transpose(2, 3), weight_B1PK)

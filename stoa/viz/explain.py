@@ -1,65 +1,97 @@
-"""A picture of one clip: frames with the trajectories as coloured tracks, and the word each token is matched to."""
+"""An explanation as files: a picture, a page and a film."""
 
 from __future__ import annotations
 
-import math
+import io
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from stoa.files import replacing
-from stoa.tasks.explain import Explanation, MatchedWord
+from stoa.files import making, read_small, replacing
+from stoa.tasks.explanation import Explanation
+from stoa.viz.film import film_bytes
+from stoa.viz.frames import Layer, draw_frame
+from stoa.viz.page import page
+from stoa.viz.sheet import draw_sheet
 
-_COLUMNS = 6
-_FRAME_INCHES = 2.2
+MARK = "made by stoa explain"
+"""Stands in every file, by which it is known again and may be replaced."""
 
-
-def draw_explanation(explanation: Explanation, path: Path) -> None:
-    """Write the picture as PNG (or what the suffix of ``path`` says)."""
-    num_frames = len(explanation.frames_TSS3)
-    columns = min(_COLUMNS, num_frames)
-    rows = math.ceil(num_frames / columns)
-    lines = [f"{track.name} → {_word(track.matched)}" for track in explanation.tracks]
-    lines += [f"action token {m} → {_word(matched)}" for m, matched in enumerate(explanation.actions, start=1)]
-    text_inches = 0.22 * (len(lines) + 2)
-    height = rows * _FRAME_INCHES + text_inches
-    figure = Figure(figsize=(columns * _FRAME_INCHES, height), dpi=120)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.01, text_inches / height, 0.99, 1 - 0.3 / height, wspace=0.03, hspace=0.03)
-    for axis in axes.flat:
-        axis.axis("off")
-    colours = [matplotlib.colormaps["tab10"](i % 10) for i in range(len(explanation.tracks))]
-    for t, (axis, frame) in enumerate(zip(axes.flat, explanation.frames_TSS3, strict=False)):
-        axis.imshow(frame, extent=(0, 1, 1, 0))
-        for track, colour in zip(explanation.tracks, colours, strict=True):
-            _draw_track(axis, track.boxes[: t + 1], colour)
-    title = f"{explanation.clip}: {explanation.caption}"
-    style: dict[str, Any] = {"fontsize": 9, "va": "top", "parse_math": False}  # a caption may hold dollar signs
-    figure.suptitle(title, y=1 - 0.1 / height, wrap=True, **style)
-    for i, line in enumerate(lines):
-        text = figure.text(0.02, (text_inches - 0.22 * (i + 1)) / height, line, **style)
-        if i < len(colours):
-            text.set_color(colours[i])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
+NAMES = ("explain.png", "explain.html", "explain.mp4")
 
 
-def _draw_track(axis: Axes, boxes: list[np.ndarray], colour: tuple[float, ...]) -> None:
-    """The boxes of the last frame, and the way their middle came."""
-    for x1, y1, x2, y2 in boxes[-1]:
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
-    middles = [found.reshape(-1, 2, 2).mean(axis=(0, 1)) for found in boxes if len(found)]
-    if middles:
-        axis.plot(*np.array(middles).T, color=colour, linewidth=1, marker=".", markersize=3)
+def sheet_png(explanation: Explanation) -> bytes:
+    """The whole picture: all frames with trajectories, attention and edges."""
+    return _png(draw_sheet(explanation))
 
 
-def _word(matched: MatchedWord | None) -> str:
-    if matched is None:
-        return "unmatched"
-    return f"{'no word' if matched.word is None else matched.word} ({matched.probability:.0%})"
+def frame_png(explanation: Explanation, t: int, side: int = 512, layer: Layer = "tracks", *, action: int = 0) -> bytes:
+    """One frame with one layer on it; see :func:`stoa.viz.frames.draw_frame`."""
+    return _png(draw_frame(explanation, t, side, layer, action=action))
+
+
+def page_html(explanation: Explanation) -> str:
+    """A page that needs nothing else."""
+    return page(explanation, MARK)
+
+
+def save_explanation(
+    explanation: Explanation, folder: str | os.PathLike[str], *, written: Callable[[Path], None] = lambda path: None
+) -> list[Path]:
+    """Write ``explain.png``, ``explain.html`` and ``explain.mp4``, each whole or not at all.
+
+    Args:
+        explanation: what to show.
+        folder: made if it is not there; files of these names that this function has not written are left alone.
+        written: called with each file as soon as it is there.
+
+    Raises:
+        ValueError: the folder holds something else of these names, or is a file.
+        StorageError: the disk refuses.
+    """
+    folder = Path(folder)
+    require_replaceable(folder, "folder")
+    makers: tuple[Callable[[], bytes], ...] = (
+        lambda: sheet_png(explanation),
+        lambda: page_html(explanation).encode(),
+        lambda: film_bytes(explanation, comment=MARK),
+    )
+    paths = [folder / name for name in NAMES]
+    with making(folder, "folder"):
+        for path, make in zip(paths, makers, strict=True):
+            content = make()
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+            written(path)
+    return paths
+
+
+def require_replaceable(folder: Path, option: str) -> None:
+    """Find out before the work whether a folder holds what is not to be replaced.
+
+    Raises:
+        ValueError: it does; or one of the files is a link, which may lead anywhere.
+    """
+    for name in NAMES:
+        path = folder / name
+        if os.path.lexists(path) and not _is_ours(path):
+            raise ValueError(
+                f"{option} is {folder}, where {name} is not of stoa explain; move it away, or name another folder"
+            )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return not path.is_symlink() and MARK.encode() in read_small(path)
+    except (OSError, ValueError):  # a folder, a pipe, or larger than such a file can be
+        return False
+
+
+def _png(image: Image.Image) -> bytes:
+    facts, file = PngInfo(), io.BytesIO()
+    facts.add_text("Software", MARK)
+    image.save(file, "png", pnginfo=facts)
+    return file.getvalue()

@@ -68,6 +68,8 @@ TURNED_OFF = [
     ("ablate", "list=true", "only=x workers=2"),
     ("ablate", "tables=true", "only=x workers=2 list=true"),
     ("explain", "clip=c", "split=val"),
+    ("explain", "manifest=null", "clip=c split=val"),
+    ("explain", "", "detections=d spacy=s"),
 ]
 MEMBERS = [
     (name, off.split(), values.split())

@@ -11,7 +11,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stoa.data.text import encode_caption, foreign_script_share, tokenizer, used_token_ids, word_ending_at
+from stoa.data.text import (
+    encode_caption,
+    foreign_script_share,
+    tokenizer,
+    used_token_ids,
+    word_ending_at,
+    word_spans,
+)
 from stoa.manifest import Caption
 
 
@@ -243,3 +250,25 @@ def test_used_tokens_are_those_that_occur():
 def test_share_of_other_scripts():
     captions = [Caption("a dog"), Caption("犬が走る"), Caption("собака бежит"), Caption("naïve café")]
     assert foreign_script_share(captions) == 0.5
+
+
+@pytest.mark.parametrize("text", ["a dog runs", "a skateboarder, falling", "the café opens", "x"])
+def test_spans_of_words_cover_all_pieces(text):
+    encoded = encode_caption(Caption(text), 16)
+    tokens = encoded.tokens_L[encoded.text_mask_L].tolist()
+    spans = word_spans(tokens)
+    assert [word_ending_at(tokens, end - 1) for _, end in spans] == re.findall(r"\w+|,", text)
+    assert [place for span in spans for place in range(*span)] == list(range(1, len(tokens) - 1))
+    cut = tokens[:2] + tokens[-1:]
+    assert word_spans(cut) == [(1, 2)]
+    assert word_spans([tokens[0], tokens[-1]]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("a dog runs", "dog"), ("a skateboarder falls", "skateboarder"), ("the café opens", "café")]
+)
+def test_a_word_is_read_back_from_its_last_piece(text, word):
+    start = text.index(word)
+    encoded = encode_caption(Caption(text, ((start, start + len(word)),)), 16)
+    (position,) = np.flatnonzero(encoded.noun_mask_L & encoded.word_end_L)
+    assert word_ending_at(encoded.tokens_L.tolist(), int(position)) == word

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from stoa.models.clip import Clip, image_side
 from stoa.models.config import PRESETS, BackboneConfig, GraphConfig
 from stoa.models.graph import GraphEncoder, sincos_positions
-from stoa.models.graph_attention import band_edges, density, graph_attention
+from stoa.models.graph_attention import band_edges, density, edge_weights, graph_attention
 
 MODES = ("multiply", "log_bias", "mask_only")
 
@@ -45,6 +45,19 @@ def dense(q, k, v, patches, reach, threshold, mode):
         logits = logits + similarity.clamp(min=1e-300).log()
     out = logits.masked_fill(~kept, -math.inf).softmax(dim=-1) @ v
     return out.unflatten(2, (T, P))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("reach", [0, 1, None])
+def test_weights_of_edges_are_those_that_values_are_summed_with(mode, reach):
+    (q, k, v), patches = qkv(), nodes()
+    edges = band_edges(patches, reach=reach, threshold=0.3)
+    weights = edge_weights(q, k, edges, mode)
+    out = torch.stack([w @ v[:, :, e.seen].flatten(2, 3) for w, e in zip(weights, edges, strict=True)], dim=2)
+    torch.testing.assert_close(out, dense(q, k, v, patches, reach, 0.3, mode))
+    for weight, edge in zip(weights, edges, strict=True):
+        assert (weight[(~edge.kept_BPK)[:, None].expand_as(weight)] == 0).all()
+        torch.testing.assert_close(weight.sum(dim=-1), torch.ones_like(weight[..., 0]))
 
 
 @settings(max_examples=40)

@@ -17,11 +17,12 @@ from stoa.models.video_language import VideoLanguageModel
 from stoa.questions import read_questions
 from stoa.tasks.config import EvaluationConfig, GenerationConfig
 from stoa.tasks.evaluation import Abilities, evaluate
-from stoa.tasks.explain import explain
+from stoa.tasks.explain import clip_of_row, explain
 from stoa.tasks.metrics.ranking import chance_metrics
 from stoa.tasks.report import write_report, write_scores
+from stoa.tasks.tagging import TaggedCaption
 from stoa.tasks.trained import TrainedModel, resized, untrained
-from stoa.viz.explain import draw_explanation
+from stoa.viz.explain import sheet_png
 
 ABILITIES = Abilities("one_pass", "end", None)
 TASKS = {
@@ -86,15 +87,14 @@ def test_a_report_is_that_of_the_cpu(trained, shapes, tmp_path, name):
     assert on_gpu.headline == on_cpu.headline
 
 
-def test_an_explanation_is_that_of_the_cpu(trained, shapes, tmp_path):
+def test_an_explanation_is_that_of_the_cpu(trained, shapes):
     row = next(row for row in read_manifest(shapes / "manifest.jsonl") if row.split == "test")
+    given = ABILITIES, clip_of_row(row, shapes), TaggedCaption(row.captions[0], "as given")
     with sdpa_kernel(SDPBackend.MATH):
-        on_cpu = explain(trained, row, shapes, class_names=[], null_token="end")
+        on_cpu = explain(trained, *given)
         with simulated_gpu() as gpu:
-            on_gpu = explain(moved(trained, gpu), row, shapes, class_names=[], null_token="end")
-            draw_explanation(on_gpu, tmp_path / "gpu.png")
-    draw_explanation(on_cpu, tmp_path / "cpu.png")
-    assert (tmp_path / "gpu.png").read_bytes() == (tmp_path / "cpu.png").read_bytes()
+            on_gpu = explain(moved(trained, gpu), *given)
+    assert sheet_png(on_gpu) == sheet_png(on_cpu)
 
 
 def test_models_made_of_it_are_there_too(trained):
