@@ -24,6 +24,7 @@ COMMANDS = {
     "ckpt ls": "stoa.cli.ckpt_ls",
     "ckpt prune": "stoa.cli.ckpt_prune",
     "ckpt verify": "stoa.cli.ckpt_verify",
+    "completion": "stoa.cli.completion",
     "curves": "stoa.cli.curves",
     "data check": "stoa.cli.data_check",
     "detect": "stoa.cli.detect",
