@@ -45,7 +45,8 @@ class Progress:
         self._total, self._name, self._unit, self._note = total, printable(name), unit, ""
         self._done = self._before = 0
         self._begun = self._said = monotonic()
-        self._has_said, self._bar = False, None
+        self._has_said = False
+        self._bar: Any = None
         self._show = (_shown.get() if show is None else show) and _is_first() and sys.stderr is not None
         self._live = self._show and sys.stderr.isatty()
 
