@@ -280,7 +280,7 @@ class Model:
             self.trained.side,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
-            progress="videos" if progress else None,
+            progress=progress,
         )
 
     @torch.inference_mode()

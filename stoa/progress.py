@@ -12,6 +12,8 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from stoa.fields import printable
+
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BEFORE_BAR = 1.0
 _shown = ContextVar("progress is shown", default=False)
@@ -40,12 +42,11 @@ class Progress:
     """
 
     def __init__(self, total: int, name: str, unit: str, *, show: bool | None = None) -> None:
-        self.total, self.name, self.unit = total, name, unit
-        self._done = self._known = 0
-        self._note = ""
+        self._total, self._name, self._unit, self._note = total, printable(name), unit, ""
+        self._done = self._before = 0
         self._begun = self._said = monotonic()
-        self._bar: Any = None
         self._has_said = False
+        self._bar: Any = None
         self._show = (_shown.get() if show is None else show) and _is_first() and sys.stderr is not None
         self._live = self._show and sys.stderr.isatty()
 
@@ -54,52 +55,60 @@ class Progress:
 
     def skip(self, count: int) -> None:
         """So many were done before: they count, but not for the rate."""
-        self._known += count
+        self._before += count
         self._done += count
 
-    def update(self, count: int = 1, *, note: str | None = None) -> None:
-        """So many more are done; ``note`` is shown beside the count from now on."""
-        self._done += count
-        self._note = self._note if note is None else note
+    def update(self, count: int = 1, *, note: str = "") -> None:
+        """So many more are done; ``note`` is shown beside the count."""
+        self._done, self._note = self._done + count, note
         if self._live:
-            self._draw()
+            self._draw(count)
         elif self._show and monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
             self._said, self._has_said = monotonic(), True
-            left = (self.total - self._done) / max(self._rate(), 1e-9)
-            self._say(f"{self._done:,} of {self.total:,} {self.unit}", f"{_time(left)} left")
+            print(self._line(), file=sys.stderr, flush=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
+            self._bar.set_description_str(self._line(ended=kind is None), refresh=False)
             self._bar.close()
         elif self._has_said and kind is None:
-            self._say(f"{self._done:,} of {self.total:,} {self.unit}", f"took {_time(monotonic() - self._begun)}")
+            print(self._line(ended=True), file=sys.stderr, flush=True)
 
-    def _rate(self) -> float:
-        return (self._done - self._known) / max(monotonic() - self._begun, 1e-9)
+    def _line(self, *, ended: bool = False) -> str:
+        seconds = monotonic() - self._begun
+        parts = [f"{self._done:,} of {self._total:,} {self._unit}", *filter(None, [self._note])]
+        if self._done > self._before:
+            rate = (self._done - self._before) / max(seconds, 1e-9)
+            parts.append(f"{rate:,.0f} a second" if rate >= 9.5 else f"{rate:.2g} a second")
+            if not ended:
+                parts.append(f"{_time((self._total - self._done) / rate)} left")
+        return f"{self._name}: {', '.join([*parts, f'took {_time(seconds)}'] if ended else parts)}"
 
-    def _say(self, count: str, end: str) -> None:
-        rate = self._rate()
-        parts = [count, self._note, f"{rate:,.0f} a second" if rate >= 9.5 else f"{rate:.2g} a second", end]
-        print(f"{self.name}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
-
-    def _draw(self) -> None:
-        if self._bar is None:
-            if monotonic() - self._begun < _SECONDS_BEFORE_BAR:
-                return
-            self._bar = _bar(self.total, self.name, self.unit)
-            self._bar.start_t -= monotonic() - self._begun
-        self._bar.initial = self._known
-        self._bar.set_postfix_str(self._note, refresh=False)
-        self._bar.update(self._done - self._bar.n)
+    def _draw(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(self._line(), refresh=False)
+            self._bar.update(count)
+        elif monotonic() - self._begun >= _SECONDS_BEFORE_BAR:
+            self._bar = _bar(self._total, self._done, self._line())
 
 
-def _bar(total: int, name: str, unit: str) -> Any:
+def _bar(total: int, done: int, line: str) -> Any:
     from tqdm import tqdm
 
     class Bar(tqdm):
         monitor_interval = 0  # no thread: loader processes are forked later
 
-    return Bar(total=total, desc=name, unit=f" {unit}", smoothing=0, miniters=1, dynamic_ncols=True, file=sys.stderr)
+    sized = min(os.get_terminal_size(sys.stderr.fileno())) > 0  # some pseudo-terminals have no size
+    shape: dict[str, Any] = {"dynamic_ncols": True} if sized else {"ncols": 80, "nrows": 24}
+    return Bar(
+        total=total,
+        initial=done,
+        desc=line,
+        bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+        miniters=1,
+        file=sys.stderr,
+        **shape,
+    )
 
 
 def _is_first() -> bool:
@@ -114,7 +123,7 @@ def _time(seconds: float) -> str:
         return f"{round(seconds)} s"
     if minutes < 60:
         return f"{minutes} min"
-    hours = round(seconds / 3600)
-    if hours < 24:
+    if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24:02d} h"

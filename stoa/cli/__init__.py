@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from stoa.arguments import Command, parse
 from stoa.cli._errors import end_with, foreseen
 from stoa.endings import Status, call, complain
+from stoa.progress import shown
 
 COMMANDS = {
     "ablate": "stoa.cli.ablate",
@@ -25,6 +26,7 @@ COMMANDS = {
     "ckpt ls": "stoa.cli.ckpt_ls",
     "ckpt prune": "stoa.cli.ckpt_prune",
     "ckpt verify": "stoa.cli.ckpt_verify",
+    "completion": "stoa.cli.completion",
     "curves": "stoa.cli.curves",
     "data check": "stoa.cli.data_check",
     "detect": "stoa.cli.detect",
@@ -95,7 +97,8 @@ def main(argv: Sequence[str] | None = None, *, program: str | None = None) -> in
         complain(program, f"error: {error}", once=True)
         return Status.BAD_INPUT
     try:
-        status = module.run(arguments)
+        with shown():
+            status = module.run(arguments)
     except BaseException as error:
         if foreseen(error) is not None:
             return end_with(program, error)

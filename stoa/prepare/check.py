@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 
 from stoa.data.decoding.guard import Guard
@@ -15,9 +14,9 @@ from stoa.data.ledger import Ledger
 from stoa.prepare.guarded import in_guards
 from stoa.prepare.sources import File, Source, open_source
 from stoa.prepare.verdicts import CheckLedger, Verdict
+from stoa.progress import Progress
 
 Say = Callable[[str], None]
-_SAY_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ def check(data: str, config: CheckConfig, say: Say) -> bool:
     Args:
         data: a manifest, a folder of videos, or a store, here or at a URL.
         config: how.
-        say: takes a line of progress, and of the report.
+        say: takes a line of the report.
 
     Returns:
         whether all of it is sound.
@@ -69,17 +68,16 @@ def check(data: str, config: CheckConfig, say: Say) -> bool:
     source = open_source(data, config.split)
     boxes_fit = _say_counts(data, config, say)
     report = _Report()
-    with CheckLedger(path) as ledger:
-        progress = _Progress(source.total, report, say)
-        new = _new_files(source, ledger, report, progress)
-        try:
+    try:
+        with CheckLedger(path) as ledger, Progress(source.total, "check", "files") as progress:
+            new = _new_files(source, ledger, report, progress)
             for verdicts in in_guards(new, _examine, workers=config.workers, timeout_seconds=config.timeout_seconds):
                 ledger.write(verdicts)
                 report.add(verdicts)
-                progress.checked()
-        except KeyboardInterrupt:
-            say(f"interrupted; {path} has what was checked, the same call goes on")
-            raise
+                progress.update(note=f"{report.bad_files:,} bad")
+    except KeyboardInterrupt:
+        say(f"interrupted; {path} has what was checked, the same call goes on")
+        raise
     for line in report.lines():
         say(line)
     noted = f", {report.noted_files:,} with notes" if report.noted_files else ""
@@ -111,7 +109,7 @@ def _ledger_beside(data: str) -> Path:
 
 
 def _new_files(
-    source: Source, ledger: CheckLedger, report: _Report, progress: _Progress
+    source: Source, ledger: CheckLedger, report: _Report, progress: Progress
 ) -> Iterator[tuple[File, Verdict]]:
     """Each file that has no verdict in its present state, with that state; of the others what is on record is told.
     Where the file system does not say when a file was changed, as over HTTP, its state is not known."""
@@ -122,7 +120,7 @@ def _new_files(
             yield file, state
         else:
             report.add(ledger.recall(state))
-            progress.known += 1
+            progress.skip(1)
 
 
 def _examine(guard: Guard, task: tuple[File, Verdict]) -> list[Verdict]:
@@ -164,25 +162,3 @@ class _Report:
         width = max(len("error"), *map(len, self.counts))
         rows = [f"{name:{width}}  {count:>9,}  {self.examples[name]}" for name, count in self.counts.most_common()]
         return [f"{'error':{width}}  {'count':>9}  first example", *rows, *notes]
-
-
-class _Progress:
-    """Says how far the check is, every few seconds."""
-
-    def __init__(self, total: int, report: _Report, say: Say) -> None:
-        self.known = 0
-        self._total, self._report, self._say = total, report, say
-        self._done, self._begun = 0, time.monotonic()
-        self._said = self._begun
-
-    def checked(self) -> None:
-        """One more file."""
-        self._done += 1
-        time_now = time.monotonic()
-        done = self.known + self._done
-        if time_now - self._said < _SAY_EVERY_SECONDS and done < self._total:
-            return
-        self._said = time_now
-        rate = self._done / max(time_now - self._begun, 1e-9)
-        left = timedelta(seconds=round((self._total - done) / rate))
-        self._say(f"{done:,}/{self._total:,} files | {self._report.bad_files:,} bad | {rate:.1f} files/s | ETA {left}")

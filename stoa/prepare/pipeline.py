@@ -7,7 +7,6 @@ store, questions.jsonl where there are some, labels.json of the detections, ledg
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from stoa.prepare.shard import ShardCounts, ShardTask
 from stoa.prepare.summary import write_summary
 from stoa.prepare.tagging import Tagger
 from stoa.prepare.tallies import Tallies
+from stoa.progress import Progress
 from stoa.questions import write_questions
 from stoa.text_files import read_own
 
@@ -46,7 +46,7 @@ def prepare(
         annotations: its clips, captions and questions.
         root: folder that ``detections`` of a manifest's rows are relative to.
         engine, workers: who makes the shards.
-        say: takes a line of progress.
+        say: takes a line on what is found, and on what is written.
 
     Raises:
         ValueError: an input is malformed, no video is found, or ``out`` was prepared of something else.
@@ -131,15 +131,13 @@ def _make_shards(
         say(f"{kind}: {len(tasks) - len(open_tasks):,} of {len(tasks):,} shards are there already")
     if open_tasks:
         (folder / STORE_FILE).unlink(missing_ok=True)
-    begun, clips = time.monotonic(), 0
-    for done, shard in enumerate(_told(run(open_tasks, engine, workers), folder), start=1):
-        clips += shard.clips
-        rate = clips / (time.monotonic() - begun)
-        left = (len(open_tasks) - done) * config.store.clips_per_shard / max(rate, 1e-9)
-        say(
-            f"{kind}: shard {done:,}/{len(open_tasks):,} | {shard.clips:,} clips, {shard.failed:,} failed | "
-            f"{rate:.1f} clips/s | ETA {_clock(left)}"
-        )
+    rows, to_do = (sum(task.count for task in some) for some in (tasks, open_tasks))
+    failed = 0
+    with Progress(rows, f"prepare {kind}", "clips") as progress:
+        progress.skip(rows - to_do)
+        for shard in _told(run(open_tasks, engine, workers), folder):
+            failed += shard.failed
+            progress.update(shard.clips + shard.failed, note=f"{failed:,} failed" if failed else "")
     return [Path(task.path) for task in tasks]
 
 
@@ -159,7 +157,8 @@ def _tasks(config: PrepareConfig, kind: StoreKind, rows: Path, folder: Path) -> 
 
     def task() -> ShardTask:
         number = (count - 1) // size
-        return ShardTask(config, kind, str(rows), begin, end, number * size, str(folder / f"{number:06d}.tar"))
+        first, path = number * size, str(folder / f"{number:06d}.tar")
+        return ShardTask(config, kind, str(rows), begin, end, first, count - first, path)
 
     with open(rows, "rb") as file:
         for line in file:
@@ -239,12 +238,6 @@ def _finish(
     }
     write_whole(folder / STORE_FILE, json.dumps(store) + "\n")
     return tallies, boxes
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -36,7 +36,7 @@ class ShardTask:
         kind: of the store.
         rows: the spooled rows, JSONL.
         begin, end: bytes of that file.
-        first: number of the first row.
+        first, count: number of the first row, and of rows.
         path: of the tar file.
     """
 
@@ -46,6 +46,7 @@ class ShardTask:
     begin: int
     end: int
     first: int
+    count: int
     path: str
 
 

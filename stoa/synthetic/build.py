@@ -24,6 +24,7 @@ from stoa.files import replacing, write_whole, writing
 from stoa.locks import only_writer
 from stoa.manifest import ClipRow, write_manifest
 from stoa.parents import die_with_parent
+from stoa.progress import Progress
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
@@ -197,21 +198,32 @@ def _build(config: SynthConfig, out: Path, workers: int, say: Callable[[str], No
     _start(config, out)
     batches = list(_batches(config))
     todo = [batch for batch in batches if not (out / batch.part).exists()]
-    if workers == 1:
-        for batch in todo:
-            _make_batch(config, out, batch)
-    else:
-        context = multiprocessing.get_context("spawn")
-        # Workers that outlive a killed call would write to the files of the next one.
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
-            try:
-                for future in as_completed([pool.submit(_make_batch, config, out, batch) for batch in todo]):
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+    clips, to_make = (sum(len(batch.attempts) for batch in some) for some in (batches, todo))
+    with Progress(clips, "synth", "clips") as progress:
+        progress.skip(clips - to_make)
+        for batch in _made(config, out, todo, workers):
+            progress.update(len(batch.attempts))
     _finish(config, out, batches)
-    clips = sum(len(batch.attempts) for batch in batches)
     say(f"{out}: {clips} clips of {config.num_frames} frames in {time.perf_counter() - started:.1f} s")
+
+
+def _made(config: SynthConfig, out: Path, batches: list[Batch], workers: int) -> Iterator[Batch]:
+    """Make them, in any order."""
+    if workers == 1:
+        for batch in batches:
+            _make_batch(config, out, batch)
+            yield batch
+        return
+    context = multiprocessing.get_context("spawn")
+    # Workers that outlive a killed call would write to the files of the next one.
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
+        try:
+            making = {pool.submit(_make_batch, config, out, batch): batch for batch in batches}
+            for future in as_completed(making):
+                future.result()
+                yield making[future]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _is_finished(config: SynthConfig, out: Path) -> bool:

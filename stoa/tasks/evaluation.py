@@ -152,7 +152,7 @@ def _measured(of: Coverage) -> dict[str, Any]:
     return {"partial": of.partial, "coverage": of}
 
 
-def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> VideoReader:
+def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig, name: str) -> VideoReader:
     return VideoReader(
         clips,
         trained.model.config,
@@ -162,6 +162,7 @@ def _reader(trained: TrainedModel, clips: Clips, config: EvaluationConfig) -> Vi
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         view=config.view,
+        name=name,
     )
 
 
@@ -183,7 +184,7 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, data: _Data, config:
         raise ValueError(
             f"--hard {config.hard} holds no .jsonl manifest; name the folder 'hard' of a Moving Shapes set"
         )
-    videos = _reader(trained, data.clips, config)
+    videos = _reader(trained, data.clips, config, "encode")
     galleries = dict(zip(models, encode_galleries(list(models.values()), videos), strict=True))
     gallery = galleries["trained"]
     scores = {
@@ -211,7 +212,7 @@ def _retrieval(trained: TrainedModel, abilities: Abilities, data: _Data, config:
     hard_sums: list[tuple[str, str]] = []
     num_hard = num_lost = 0
     for path in hard:
-        hard_videos = _reader(trained, open_split(str(path), None), config)
+        hard_videos = _reader(trained, open_split(str(path), None), config, f"encode {path.stem}")
         hard_sums.append((path.stem, hard_videos.clips.fingerprint))
         of_models = dict(zip(models, encode_galleries(list(models.values()), hard_videos), strict=True))
         report["hard_sets"][path.stem] = {
@@ -238,7 +239,7 @@ def _captioning(
 ) -> Evaluation:
     require_scorers()
     _require_words("captioning", abilities)
-    videos = _reader(trained, data.clips, config)
+    videos = _reader(trained, data.clips, config, "caption")
     predictions = caption_videos(trained, videos, config.generation, abilities.plm_form)
     unreadable = dict(videos.unreadable)
     of = data.coverage(unreadable=unreadable)
@@ -260,7 +261,7 @@ def _answering(
     task: Task, trained: TrainedModel, abilities: Abilities, data: _Data, config: EvaluationConfig
 ) -> Evaluation:
     questions, facts = data.questions, data.facts
-    videos = _reader(trained, data.clips, config)
+    videos = _reader(trained, data.clips, config, "answer")
     if task == "multiple_choice":
         picked = pick_options(trained, videos, questions)
         facts |= _matching_head(abilities)

@@ -26,6 +26,7 @@ from stoa.models.compact import compacted, restored
 from stoa.models.config import ModelConfig
 from stoa.models.video_language import VideoLanguageModel, select_rows
 from stoa.models.weights import load_strictly
+from stoa.progress import Progress
 from stoa.tasks.config import Task
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.trained import TrainedModel
@@ -182,16 +183,19 @@ def export_dual_encoder(trained: TrainedModel, folder: Path, *, onnx: bool) -> l
         ("video_encoder", VideoEncoder(trained.model), frames),
         ("text_encoder", TextEncoder(clip), tokens),
     ]
-    for name, encoder, example in encoders:
-        batch = torch.export.Dim("batch", min=1, max=65_536)
-        on_cpu = copy.deepcopy(encoder).cpu().eval()
-        program = torch.export.export(on_cpu, (example,), dynamic_shapes=({0: batch},))
-        with replacing(folder / f"{name}.pt2") as path, open(path, "wb") as file:
-            torch.export.save(program, file)
-        written.append(folder / f"{name}.pt2")
-        if onnx:
-            path = folder / f"{name}.onnx"
-            with writing(path):  # not under another name, by which it would call a file of large weights
-                torch.onnx.export(program, (), path, input_names=["input"], output_names=["vectors"], verbose=False)
-            written.append(path)
+    with Progress(len(encoders) * (1 + onnx), "export", "files") as progress:
+        for name, encoder, example in encoders:
+            batch = torch.export.Dim("batch", min=1, max=65_536)
+            on_cpu = copy.deepcopy(encoder).cpu().eval()
+            program = torch.export.export(on_cpu, (example,), dynamic_shapes=({0: batch},))
+            with replacing(folder / f"{name}.pt2") as path, open(path, "wb") as file:
+                torch.export.save(program, file)
+            written.append(folder / f"{name}.pt2")
+            progress.update()
+            if onnx:
+                path = folder / f"{name}.onnx"
+                with writing(path):  # not under another name, by which it would call a file of large weights
+                    torch.onnx.export(program, (), path, input_names=["input"], output_names=["vectors"], verbose=False)
+                written.append(path)
+                progress.update()
     return written

@@ -15,6 +15,7 @@ from stoa.data.text import encode_caption
 from stoa.manifest import ClipRow
 from stoa.models.video_language import VideoFeatures
 from stoa.objectives.matching import majority_class, truth_known
+from stoa.progress import Progress
 from stoa.tasks.trained import TrainedModel
 from stoa.tasks.videos import VideoReader
 
@@ -102,9 +103,12 @@ def encode_galleries(models: Sequence[TrainedModel], videos: VideoReader) -> lis
     ids_QL, mask_QL = stack(e.tokens_L for e in encoded), stack(e.text_mask_L for e in encoded)
     galleries = []
     for trained, of_model in zip(models, features, strict=True):
-        batches = zip(ids_QL.split(_TEXTS_AT_ONCE), mask_QL.split(_TEXTS_AT_ONCE), strict=True)
-        encode = trained.model.encode_text
-        texts = [(text.tokens_BLd.cpu(), text.pooled_Bd) for text in (encode(ids, mask) for ids, mask in batches)]
+        texts: list[tuple[torch.Tensor, torch.Tensor]] = []
+        with Progress(len(ids_QL), "encode", "captions") as progress:
+            for ids, mask in zip(ids_QL.split(_TEXTS_AT_ONCE), mask_QL.split(_TEXTS_AT_ONCE), strict=True):
+                text = trained.model.encode_text(ids, mask)
+                texts.append((text.tokens_BLd.cpu(), text.pooled_Bd))
+                progress.update(len(ids))
         galleries.append(
             Gallery(
                 ids=[row.id for row in readable],

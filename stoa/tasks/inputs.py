@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from stoa.data.boxes import ClipShape, boxes_on_frames
 from stoa.data.clips import FileClips
@@ -23,6 +22,7 @@ from stoa.data.sampler import SampleKey
 from stoa.data.transforms import resize_and_crop
 from stoa.manifest import Caption, ClipRow
 from stoa.models.config import ModelConfig
+from stoa.progress import Progress
 from stoa.tasks.videos import Read
 
 _TIMEOUT_SECONDS = 60.0
@@ -62,7 +62,7 @@ def read_inputs(
     *,
     batch_size: int,
     num_workers: int,
-    progress: str | None = None,
+    progress: bool = False,
 ) -> Iterator[Read]:
     """Batches of all of them, in order. The rows of a batch are called by their numbers, from "0" on.
 
@@ -71,7 +71,7 @@ def read_inputs(
         config, side: of the model that sees them.
         batch_size: videos at a time.
         num_workers: loader processes; 0 decodes here.
-        progress: what a progress bar is called; none shows none.
+        progress: show it.
 
     Raises:
         ValueError: a video cannot be read, or is none; names it.
@@ -86,12 +86,12 @@ def read_inputs(
         worker_init_fn=start_worker,
         generator=torch.Generator(),
     )
-    with tqdm(total=len(inputs), desc=progress, unit="video", disable=progress is None) as bar:
+    with Progress(len(inputs), "read", "videos", show=progress) as shown:
         first = 0
         for samples in one_line_errors(started(loader), "num_workers"):
             yield Read(inputs.rows[first : first + len(samples)], collate(samples).batch)
             first += len(samples)
-            bar.update(len(samples))
+            shown.update(len(samples))
 
 
 class _Inputs(Dataset[Sample]):

@@ -15,6 +15,7 @@ from stoa.models.config import PlmForm
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.plm import next_word_pass
 from stoa.objectives.vtc import temperature
+from stoa.progress import Progress
 from stoa.tasks.gallery import Gallery
 from stoa.tasks.metrics.ranking import RankMetrics, rank_metrics
 from stoa.tasks.trained import TrainedModel
@@ -44,13 +45,15 @@ def match_scores(
     """Log-probability of a match for pairs of captions and videos, shaped like the two index tensors."""
     out = []
     pairs = zip(text_index.flatten().split(batch_size), video_index.flatten().split(batch_size), strict=True)
-    for texts, videos in pairs:
-        mask = gallery.text_mask_QL[texts]
-        seen = bidirectional_mask(mask, gallery.video_valid_VG[videos])
-        logits = trained.model.match_logits(
-            gallery.video_tokens_VGd[videos], gallery.tokens_of_texts(texts), seen, mask
-        )
-        out.append(logits.float().log_softmax(dim=-1)[:, 1])
+    with Progress(text_index.numel(), "match", "pairs") as progress:
+        for texts, videos in pairs:
+            mask = gallery.text_mask_QL[texts]
+            seen = bidirectional_mask(mask, gallery.video_valid_VG[videos])
+            logits = trained.model.match_logits(
+                gallery.video_tokens_VGd[videos], gallery.tokens_of_texts(texts), seen, mask
+            )
+            out.append(logits.float().log_softmax(dim=-1)[:, 1])
+            progress.update(len(texts))
     return torch.cat(out).view(text_index.shape)
 
 
@@ -182,17 +185,19 @@ def evaluate_hard_set(
         )
     itc_QV = itc_scores(trained, gallery)
     num_queries, correct = 0, {"vtm": 0.0, "plm": 0.0, "itc": 0.0}
-    for videos in whole:
-        columns = torch.tensor(videos, device=itc_QV.device)
-        texts = torch.isin(gallery.video_of_text_Q, columns).nonzero().squeeze(1)
-        relevant = gallery.video_of_text_Q[texts][:, None] == columns
-        rows, cells = torch.meshgrid(texts, columns, indexing="ij")
-        scores = {
-            "vtm": match_scores(trained, gallery, rows, cells),
-            "plm": caption_scores(trained, gallery, rows, cells, form),
-            "itc": itc_QV[texts][:, columns],
-        }
-        for method, score in scores.items():
-            correct[method] += rank_metrics(score, relevant).r1 * len(texts)
-        num_queries += len(texts)
+    with Progress(len(whole), "match", "galleries") as progress:
+        for videos in whole:
+            columns = torch.tensor(videos, device=itc_QV.device)
+            texts = torch.isin(gallery.video_of_text_Q, columns).nonzero().squeeze(1)
+            relevant = gallery.video_of_text_Q[texts][:, None] == columns
+            rows, cells = torch.meshgrid(texts, columns, indexing="ij")
+            scores = {
+                "vtm": match_scores(trained, gallery, rows, cells),
+                "plm": caption_scores(trained, gallery, rows, cells, form),
+                "itc": itc_QV[texts][:, columns],
+            }
+            for method, score in scores.items():
+                correct[method] += rank_metrics(score, relevant).r1 * len(texts)
+            num_queries += len(texts)
+            progress.update()
     return {**{method: total / num_queries for method, total in correct.items()}, "queries": num_queries}

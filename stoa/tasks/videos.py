@@ -19,6 +19,7 @@ from stoa.data.dataset import ClipDataset, Sample, collate
 from stoa.data.loading import loader_timeout, one_line_errors, started
 from stoa.manifest import ClipRow
 from stoa.models.config import ModelConfig
+from stoa.progress import Progress
 
 
 class Read(NamedTuple):
@@ -40,6 +41,7 @@ class VideoReader:
         batch_size: clips at a time.
         num_workers: loader processes; 0 decodes in this one.
         view: what of a clip is seen.
+        name: of what is done with them, for the progress shown.
 
     Attributes:
         unreadable: (id, reason) of the clips left out, once they have been come to.
@@ -57,6 +59,7 @@ class VideoReader:
         batch_size: int = 16,
         num_workers: int = 0,
         view: View = "whole",
+        name: str = "encode",
     ) -> None:
         shape = ClipShape(
             num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=config.num_boxes
@@ -67,7 +70,7 @@ class VideoReader:
         self._samples = _Samples(
             ClipDataset(clips, shape, seed=0, decoder=decoder, timeout_seconds=timeout_seconds, view=view)
         )
-        self._batch_size, self._num_workers = batch_size, num_workers
+        self._batch_size, self._num_workers, self._name = batch_size, num_workers, name
         self._timeout = loader_timeout(timeout_seconds)
 
     def __len__(self) -> int:
@@ -89,16 +92,18 @@ class VideoReader:
         )
         self.unreadable.clear()
         self.with_boxes = 0
-        for results in one_line_errors(started(loader), "--num_workers"):
-            failed = [result for result in results if isinstance(result, _Failed)]
-            if failed:
-                ids = self.clips.ids()
-                self.unreadable += [(ids[number], why) for number, why in failed]
-            sound = [result for result in results if not isinstance(result, _Failed)]
-            if sound:
-                batch = collate([sample for _, sample in sound]).batch
-                self.with_boxes += int((batch.labels_BTK >= 0).flatten(1).any(1).sum())
-                yield Read([row for row, _ in sound], batch)
+        with Progress(len(self.clips), self._name, "clips") as progress:
+            for results in one_line_errors(started(loader), "--num_workers"):
+                failed = [result for result in results if isinstance(result, _Failed)]
+                if failed:
+                    ids = self.clips.ids()
+                    self.unreadable += [(ids[number], why) for number, why in failed]
+                sound = [result for result in results if not isinstance(result, _Failed)]
+                if sound:
+                    batch = collate([sample for _, sample in sound]).batch
+                    self.with_boxes += int((batch.labels_BTK >= 0).flatten(1).any(1).sum())
+                    yield Read([row for row, _ in sound], batch)
+                progress.update(len(results))  # once these are done with
         if len(self.unreadable) == len(self.clips):
             raise ValueError(f"none of the {len(self.clips)} videos can be read; the first: {self.unreadable[0][1]}")
 

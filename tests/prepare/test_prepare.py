@@ -154,7 +154,7 @@ def test_killed_at_any_time_it_goes_on(shapes, prepared, tmp_path):
     straight = ShardClips(str(prepared / "video"), None)
     resumed = ShardClips(str(out / "video"), None)
     assert len(resumed) == len(straight) == 20
-    assert all(resumed.read(i).media == straight.read(i).media for i in range(20))
+    assert all(resumed.place(i).read().media == straight.place(i).read().media for i in range(20))
 
 
 @pytest.mark.slow

@@ -28,9 +28,9 @@ from stoa.names import file_name
 from stoa.prepare.detections.config import DetectorConfig
 from stoa.prepare.detections.detector import Detector
 from stoa.prepare.detections.labels import write_class_names
+from stoa.progress import Progress
 from stoa.text_files import on_disk, read_own
 
-_SECONDS_BETWEEN_LINES = 60.0
 _TIMEOUT_SECONDS = 300.0  # a video that takes longer to decode counts as hung
 
 
@@ -50,7 +50,7 @@ def detect_manifest(
     Args:
         split: detect on the rows of this split only.
         videos: folder that the rows' videos are relative to; None is that of the manifest.
-        say: called with one line on what was kept, on the way, and on what was done.
+        say: called with one line on what was kept, and on what was done.
 
     Raises:
         ValueError: the manifest or the detector is unusable, ``out`` is a file or holds what this did not make with
@@ -78,27 +78,25 @@ def _detect(
     say: Callable[[str], None],
 ) -> None:
     ledger, guard = Ledger(out / "ledger.jsonl"), Guard(_TIMEOUT_SECONDS)
-    kept = detected = boxes = 0
+    missing = [row for row in rows if not (out / _path_of(row)).is_file()]
+    kept = len(rows) - len(missing)
+    detected = boxes = 0
     failures: list[str] = []
-    started = said = time.perf_counter()
-    for index, row in enumerate(rows):
-        path = out / _path_of(row)
-        if path.is_file():
-            kept += 1
-            continue
-        try:
-            decoded = _decode(guard, on_disk(root / row.video), row, config.num_frames, ledger)
-        except DecodeError as error:
-            ledger.record("skipped", row.id, str(error), path=str(root / row.video))
-            failures = failures or [f"clip {row.id!r}, {root / row.video}: {error}"]
-            continue
-        detections = detector(decoded.frames_THWC, decoded.times_seconds)
-        _save(detections, path)
-        detected += 1
-        boxes += len(detections.labels)
-        if time.perf_counter() - said > _SECONDS_BETWEEN_LINES:
-            said = time.perf_counter()
-            say(f"{index + 1} of {len(rows)} clips, {detected / (said - started):.2f} clips/s")
+    started = time.perf_counter()
+    with Progress(len(rows), "detect", "clips") as progress:
+        progress.skip(kept)
+        for row in missing:
+            try:
+                decoded = _decode(guard, on_disk(root / row.video), row, config.num_frames, ledger)
+            except DecodeError as error:
+                ledger.record("skipped", row.id, str(error), path=str(root / row.video))
+                failures = failures or [f"clip {row.id!r}, {root / row.video}: {error}"]
+            else:
+                detections = detector(decoded.frames_THWC, decoded.times_seconds)
+                _save(detections, out / _path_of(row))
+                detected += 1
+                boxes += len(detections.labels)
+            progress.update()
     if not kept + detected:
         raise ValueError(f"no clip of {manifest} decodes; the first: {failures[0]}")
     _write_manifest(every, root, out)
