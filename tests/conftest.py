@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # Processes that tests start find the tools of this environment, activated or not, and what `make setup` has built.
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    if address := getattr(config, "workerinput", {}).get("fork_server"):
+        fork_server.use(address)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """The processes of pytest-xdist share a server."""
+    node.workerinput["fork_server"] = fork_server.address()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
