@@ -1,5 +1,6 @@
 """Fixtures and markers of all tests."""
 
+import itertools
 import os
 import random
 import sys
@@ -47,9 +48,28 @@ def pytest_configure_node(node) -> None:
     node.workerinput["fork_server"] = fork_server.address()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that start processes come first: they are the longest, and what is last should be short."""
-    items.sort(key=lambda item: item.get_closest_marker("dist") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those that start processes come first: they are the longest, they wait, and what is last should be short.
+
+    Each process of pytest-xdist begins with an equal part of the list, in its order. So each part begins with some of
+    those, whole files at a time.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    files: dict[Path, list[pytest.Item]] = {}
+    short = []
+    for item in items:
+        if item.get_closest_marker("dist") is None:
+            short.append(item)
+        else:
+            files.setdefault(item.path, []).append(item)
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for tests in sorted(files.values(), key=len, reverse=True):
+        min(parts, key=len).extend(tests)
+    for number, part in enumerate(parts, start=1):
+        size = max(number * len(items) // workers - (number - 1) * len(items) // workers - len(part), 0)
+        part += short[:size]
+        del short[:size]
+    items[:] = itertools.chain(*parts, short)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

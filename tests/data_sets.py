@@ -14,7 +14,7 @@ from stoa.synthetic import SynthConfig, build_data_set
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder to read alone, filled by the first process that asks for it under this name; the others wait."""
     root = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if root.name == f"popen-{os.environ.get('PYTEST_XDIST_WORKER')}":  # of one of the processes
         root = root.parent
     folder = root / name
     with open(root / f"{name}.lock", "a+") as lock:
