@@ -30,6 +30,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 def built_once(factory: pytest.TempPathFactory, name: str, config: SynthConfig) -> Path:
     """Moving Shapes."""
-    return (
-        made_once(factory, name, lambda folder: build_data_set(config, folder / "set", say=lambda line: None)) / "set"
-    )
+
+    def make(folder: Path) -> None:
+        build_data_set(config, folder / "set", say=lambda line: None)
+
+    return made_once(factory, name, make) / "set"
