@@ -1,11 +1,13 @@
 """Fixtures and markers of all tests."""
 
+import itertools
 import os
 import random
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -36,11 +38,38 @@ def pytest_configure(config: pytest.Config) -> None:
     # Processes that tests start find the tools of this environment, activated or not, and what `make setup` has built.
     os.environ["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", "")
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+    if address := getattr(config, "workerinput", {}).get("fork_server"):
+        fork_server.use(address)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that start processes come first: they are the longest, and what is last should be short."""
-    items.sort(key=lambda item: item.get_closest_marker("dist") is None)
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """The processes of pytest-xdist share a server."""
+    node.workerinput["fork_server"] = fork_server.address()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those that start processes come first: they are the longest, they wait, and what is last should be short.
+
+    Each process of pytest-xdist begins with an equal part of the list, in its order. So each part begins with some of
+    those, whole files at a time.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    files: dict[Path, list[pytest.Item]] = {}
+    short = []
+    for item in items:
+        if item.get_closest_marker("dist") is None:
+            short.append(item)
+        else:
+            files.setdefault(item.path, []).append(item)
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for tests in sorted(files.values(), key=len, reverse=True):
+        min(parts, key=len).extend(tests)
+    for number, part in enumerate(parts, start=1):
+        size = max(number * len(items) // workers - (number - 1) * len(items) // workers - len(part), 0)
+        part += short[:size]
+        del short[:size]
+    items[:] = itertools.chain(*parts, short)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

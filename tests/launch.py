@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
-import runpy
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import fork_server
 import psutil
 import torch
 
 ROOT = Path(__file__).parent.parent
 WORKER = str(Path(__file__).parent / "resilience" / "faulty_worker.py")
-
-# A process that is forked from one that has imported these starts several times faster.
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(
-    ["deepspeed", "stoa.run", "stoa.tasks.finetune", "deepspeed.runtime.zero.muon.muon_optimizer"]  # brings inductor
-)
 
 
 class Program:
@@ -34,7 +27,7 @@ class Program:
     Args:
         command: what to run; ``forked``, a file of Python or ``-m`` and a module, with arguments.
         folder: for the files that its output goes to.
-        forked: from a process that has imported torch. What Python reads when it starts is then of an earlier time.
+        forked: see :mod:`fork_server`. What Python reads when it starts is then of an earlier time.
         environment: added to that of the tests.
     """
 
@@ -43,11 +36,12 @@ class Program:
         settings = {**os.environ, "MASTER_PORT": str(free_port()), **environment}
         if forked and torch.cuda.is_available():  # which a process that is forked from one that has asked cannot use
             command, forked = [sys.executable, *command], False
+        self._process: fork_server.Forked | subprocess.Popen
         if forked:
-            self._forked = _FORKED.Process(target=_run, args=(command, settings, self._out, self._err))
-            self._forked.start()
+            self._process = fork_server.Forked(
+                fork_server.address(), command=command, environment=settings, out=self._out, err=self._err
+            )
         else:
-            self._forked = None
             self._process = subprocess.Popen(
                 command, stdout=out, stderr=err, env=settings, cwd=ROOT, start_new_session=True
             )
@@ -56,14 +50,12 @@ class Program:
 
     @property
     def pid(self) -> int:
-        pid = self._process.pid if self._forked is None else self._forked.pid
-        assert pid is not None
-        return pid
+        return self._process.pid
 
     @property
     def code(self) -> int | None:
         """Exit status, once it has ended."""
-        return self._process.poll() if self._forked is None else self._forked.exitcode
+        return self._process.poll()
 
     @property
     def output(self) -> tuple[str, str]:
@@ -108,25 +100,6 @@ class Program:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         victim.kill()
             self.wait()
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str], out: str, err: str) -> None:
-    os.setsid()
-    multiprocessing.set_start_method(None, force=True)  # the program's own, not this process's
-    for path, descriptor in ((out, 1), (err, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        os.dup2(file, descriptor)
-        os.close(file)
-    os.chdir(ROOT)
-    os.environ.clear()
-    os.environ.update(environment)
-    if command[0] == "-m":
-        sys.argv = list(command[1:])
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = list(command)
-        sys.path.insert(0, str(ROOT))
-        runpy.run_path(command[0], run_name="__main__")
 
 
 def start_training(

@@ -81,6 +81,7 @@ class ImaginedRun:
         self.parameters = sum(p.numel() for p in self.objective.parameters())
         groups = parameter_groups(self.objective, training.optim)
         self.trained = [sum(p.numel() for p in group["params"]) for group in groups]
+        self._steps: dict[tuple[int, int, tuple[Recomputable, ...], bool], Step] = {}
 
     @property
     def model(self) -> VideoLanguageModel:
@@ -95,7 +96,7 @@ class ImaginedRun:
     def step(
         self, clips: int, *, world: int, recomputed: Collection[Recomputable], keeps_gradients: bool = False
     ) -> Step:
-        """Take a step.
+        """Take a step; one that has been taken before is known.
 
         Args:
             clips: of a rank.
@@ -103,6 +104,12 @@ class ImaginedRun:
             recomputed: parts whose activations are not kept.
             keeps_gradients: as without ZeRO, which has buckets for them.
         """
+        key = clips, world, tuple(recomputed), keeps_gradients
+        if key not in self._steps:
+            self._steps[key] = self._take(*key)
+        return self._steps[key]
+
+    def _take(self, clips: int, world: int, recomputed: Collection[Recomputable], keeps_gradients: bool) -> Step:
         self.model.recompute(recomputed)
         weights = [p for p in self.objective.parameters() if p.requires_grad]
         tracer, peaks = Tracer(), list[int]()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from stoa.costs.devices import Gpu
 from stoa.models.config import Recomputable
-from stoa.planning.imagined import ImaginedRun, Step
+from stoa.planning.imagined import ImaginedRun
 from stoa.planning.links import Cluster, communication, gathering, waiting
 from stoa.planning.memory import Memory, memory_of, room
 from stoa.planning.roofline import HOST_SECONDS, Seconds, passes, update
@@ -67,7 +67,6 @@ class Planner:
     def __init__(self, run: ImaginedRun, cluster: Cluster, precision: str) -> None:
         self.run, self.cluster, self.precision = run, cluster, precision
         self.room = room(cluster.gpu.memory_gib * 2**30)
-        self._steps: dict[tuple[tuple[Recomputable, ...], int, bool], Step] = {}
 
     def choices(self, micro_batch: int | None, global_batch: int | None) -> Iterator[Choice]:
         """All that there are, but those of more clips than fit."""
@@ -80,9 +79,13 @@ class Planner:
 
     def estimate(self, choice: Choice, *, exact: bool = False) -> Estimate:
         """Of one choice; ``exact`` takes the step of these very clips."""
-        held = states(self.run.parameters, self.run.trained, self.deepspeed_config(choice), world=self.cluster.world)
+        world = self.cluster.world
+        held = states(self.run.parameters, self.run.trained, self.deepspeed_config(choice), world=world)
         sizes = (choice.clips,) if exact else self._traced(choice.clips)
-        steps = [self._step(choice.recomputed, clips, choice.stage == 0) for clips in sizes]
+        steps = [
+            self.run.step(clips, world=world, recomputed=choice.recomputed, keeps_gradients=choice.stage == 0)
+            for clips in sizes
+        ]
         before = _on_line(sizes, [step.before for step in steps], choice.clips)
         after = _on_line(sizes, [step.after for step in steps], choice.clips)
         device = _on_line(sizes, [passes(step.work, self.cluster.gpu, self.precision) for step in steps], choice.clips)
@@ -101,7 +104,7 @@ class Planner:
             ),
             waiting=waiting(times * longer, self.cluster),
         )
-        clips = self.cluster.world * choice.clips * times
+        clips = world * choice.clips * times
         return Estimate(
             choice=choice,
             memory=memory_of(held, before, after),
@@ -129,14 +132,6 @@ class Planner:
         if chunk is None:
             return _TRACED
         return (clips,) if clips <= chunk else (2 * chunk, 6 * chunk)
-
-    def _step(self, recomputed: tuple[Recomputable, ...], clips: int, keeps_gradients: bool) -> Step:
-        key = (recomputed, clips, keeps_gradients)
-        if key not in self._steps:
-            self._steps[key] = self.run.step(
-                clips, world=self.cluster.world, recomputed=recomputed, keeps_gradients=keeps_gradients
-            )
-        return self._steps[key]
 
 
 def cheapest(estimates: Sequence[Estimate], room: int) -> Estimate | None:

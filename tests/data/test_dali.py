@@ -33,7 +33,11 @@ from stoa.prepare.adapters import open_annotations
 from stoa.prepare.config import PrepareConfig, StoreConfig
 from stoa.prepare.pipeline import prepare
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+@pytest.fixture(scope="module", autouse=True)
+def _dali() -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
 
 SHAPE = ClipShape(num_frames=3, side=32, max_tokens=12, max_boxes=2)
 CLIPS = 8

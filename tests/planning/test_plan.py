@@ -1,13 +1,13 @@
 """``stoa plan``: what fits, what is the cheapest, and what is said where nothing does."""
 
 import dataclasses
-import functools
 import json
 import re
 
 import pytest
 import torch
 from factories import USED, tiny_config, tiny_model
+from imagined_runs import imagined_once
 
 from stoa.cli import main
 from stoa.costs.batches import full_batch
@@ -17,9 +17,9 @@ from stoa.costs.tracing import Tracer, Work
 from stoa.models.config import GraphConfig
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.total import TrainingObjective
+from stoa.planning import automatic as automatic_parts
 from stoa.planning import request
 from stoa.planning.automatic import recomputed_on
-from stoa.planning.imagined import ImaginedRun
 from stoa.planning.links import Cluster
 from stoa.planning.memory import Memory, room
 from stoa.planning.plan import Choice, Estimate, Planner, cheapest
@@ -32,10 +32,15 @@ RECIPE += tuple(word for name in ("vtm", "mlm", "plm") for word in (f"--objectiv
 H200 = gpu_named("H200", "--gpu")
 
 
-@functools.cache
+@pytest.fixture(autouse=True)
+def runs_are_shared(monkeypatch):
+    for module in (request, automatic_parts):
+        monkeypatch.setattr(module, "ImaginedRun", imagined_once)
+
+
 def imagined(precision="fp32", graph=0, chunk_clips=None):
     config, training = tiny_config(graph=GraphConfig(layers=graph)), TrainingConfig(chunk_clips=chunk_clips)
-    return ImaginedRun(config, ObjectivesConfig(), training, precision=precision, used_token_ids=USED)
+    return imagined_once(config, ObjectivesConfig(), training, precision=precision, used_token_ids=USED)
 
 
 def test_an_imagined_step_is_that_of_a_model():
@@ -58,7 +63,7 @@ def test_of_the_others_a_rank_holds_what_it_gathers():
 
 
 def test_half_precision_holds_about_half():
-    full, half = (imagined(precision).step(64, world=1, recomputed=()).after for precision in ("fp32", "bf16"))
+    full, half = (imagined(precision).step(32, world=1, recomputed=()).after for precision in ("fp32", "bf16"))
     assert 0.4 * full < half < 0.8 * full
 
 
@@ -71,7 +76,7 @@ def test_gradients_in_buckets_are_not_held_beside_them():
 
 
 def test_chunks_hold_less():
-    whole, chunks = (imagined(chunk_clips=clips).step(128, world=1, recomputed=()) for clips in (None, 32))
+    whole, chunks = (imagined(chunk_clips=clips).step(32, world=1, recomputed=()) for clips in (None, 8))
     assert chunks.before < whole.before
     assert chunks.after < 0.6 * whole.after
 

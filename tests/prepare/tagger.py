@@ -11,13 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import spacy
-from spacy.language import Language
-from spacy.tokens import Doc
-from spacy.training import Example
+from typing import TYPE_CHECKING
 
 from stoa.manifest import Span
+
+if TYPE_CHECKING:  # all processes of the tests collect this, one or two of them use it
+    from spacy.language import Language
+    from spacy.tokens import Doc
 
 KINDS = {"nouns": "NOUN", "verbs": "VERB"}
 
@@ -40,6 +40,8 @@ class Sentence:
         return {(word.start, word.end) for word in self.words if word.pos == KINDS[kind]}
 
     def doc(self, nlp: Language) -> Doc:
+        from spacy.tokens import Doc
+
         forms = [self.text[word.start : word.end] for word in self.words]
         starts = [word.start for word in self.words[1:]] + [len(self.text)]
         spaces = [start > word.end for word, start in zip(self.words, starts, strict=True)]
@@ -65,6 +67,9 @@ def read_conllu(path: Path) -> Iterator[Sentence]:
 
 
 def train_pipeline(sentences: Sequence[Sentence], epochs: int, *, width: int = 64, depth: int = 2) -> Language:
+    import spacy
+    from spacy.training import Example
+
     spacy.util.fix_random_seed(0)
     tok2vec = {
         "@architectures": "spacy.HashEmbedCNN.v2",

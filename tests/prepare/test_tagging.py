@@ -1,25 +1,40 @@
 """Nouns and verbs of captions: what counts, where the spans stand, and what is said when there is no tagger."""
 
+from __future__ import annotations
+
 import re
 import sys
 from functools import cache
 from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import spacy
-from spacy.language import Language
-from spacy.tokens import Doc
 from tagger import baseline_f1, f1, read_conllu, train_pipeline
 
 from stoa.manifest import Caption
 from stoa.prepare.tagging import Tagger
 
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc
+
 NOUNS = {"dog", "girl", "café", "ball", "犬"}
 VERBS = {"runs", "throws", "do"}
 
 
-@Language.component("by_list", assigns=["token.pos"])
+def blank(name: str = "en") -> Language:
+    import spacy
+
+    return spacy.blank(name)
+
+
+def load(folder: Path) -> Language:
+    import spacy
+
+    return spacy.load(folder)
+
+
 def by_list(doc: Doc) -> Doc:
     for token in doc:
         token.pos_ = "NOUN" if token.text in NOUNS else "VERB" if token.text in VERBS else "X"
@@ -29,7 +44,10 @@ def by_list(doc: Doc) -> Doc:
 @pytest.fixture
 def listed() -> Tagger:
     """A pipeline that knows a few words for certain."""
-    nlp = spacy.blank("en")
+    from spacy.language import Language
+
+    Language.component("by_list", assigns=["token.pos"], func=by_list)
+    nlp = blank()
     nlp.add_pipe("by_list")
     return Tagger(nlp)
 
@@ -77,7 +95,7 @@ def test_a_trained_pipeline_agrees_with_the_treebank(real_data, trained):
 
 @pytest.mark.slow
 def test_penn_tags_alone_tell_main_verbs_from_auxiliaries(real_data, trained, tmp_path):
-    nlp = spacy.load(trained)
+    nlp = load(trained)
     nlp.remove_pipe("morphologizer")
     nlp.to_disk(tmp_path / "tags")
     tagger = Tagger.load(tmp_path / "tags")
@@ -98,8 +116,10 @@ def test_penn_tags_alone_tell_main_verbs_from_auxiliaries(real_data, trained, tm
     ],
 )
 def test_what_counts_by_gold_penn_tags(tagged, nouns, verbs):
+    from spacy.tokens import Doc
+
     forms, tags = zip(*(word.split("/") for word in tagged.split()), strict=True)
-    nlp = spacy.blank("en")
+    nlp = blank()
     nlp.tokenizer = lambda text: Doc(nlp.vocab, words=forms, tags=tags)
     nlp.add_pipe("tagger").add_label("NN")
     nlp.get_pipe("tagger").add_label("VB")
@@ -109,7 +129,9 @@ def test_what_counts_by_gold_penn_tags(tagged, nouns, verbs):
 
 
 def test_proper_nouns_and_auxiliaries_do_not_count():
-    nlp = spacy.blank("en")
+    from spacy.language import Language
+
+    nlp = blank()
     pos = {"Rex": "PROPN", "is": "AUX", "a": "DET", "dog": "NOUN", "that": "PRON", "has": "AUX", "run": "VERB"}
     tags = {"Rex": "NN", "is": "VBZ", "has": "VBZ", "run": "NN"}  # pos_ goes first
 
@@ -156,7 +178,7 @@ def test_long_captions(listed, trained):
     (caption,) = listed.tag([long])
     assert words(caption) == (["dog", "ball"] * 313, ["runs"] * 313)
     endless = "the dog runs " * 100_000
-    assert len(endless) > spacy.blank("en").max_length
+    assert len(endless) > blank().max_length
     (caption,) = listed.tag([endless])
     assert set(words(caption)[0]) == {"dog"}
     assert caption.nouns[-1][1] < 20_000
@@ -188,7 +210,7 @@ def test_batches_do_not_change_the_spans(real_data, trained):
 
 @pytest.mark.slow
 def test_words_seen_are_forgotten(trained):
-    nlp = spacy.load(trained)
+    nlp = load(trained)
     tagger = Tagger(nlp)
     list(tagger.tag(["a dog runs"]))
     known = len(nlp.vocab.strings)
@@ -198,7 +220,7 @@ def test_words_seen_are_forgotten(trained):
 
 @pytest.mark.slow
 def test_only_what_parts_of_speech_need_runs(trained):
-    nlp = spacy.load(trained)
+    nlp = load(trained)
     for pipe in ("parser", "ner", "lemmatizer", "attribute_ruler"):
         nlp.add_pipe(pipe)
     nlp.get_pipe("attribute_ruler").add([[{"LOWER": "runs", "TAG": "NNS"}]], {"POS": "NOUN"})
@@ -213,8 +235,8 @@ def test_only_what_parts_of_speech_need_runs(trained):
 
 def test_a_pipeline_without_a_tagger_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"'en_pipeline 0.0.0' has no tagger or morphologizer \(components: none\)"):
-        Tagger(spacy.blank("en"))
-    nlp = spacy.blank("en")
+        Tagger(blank())
+    nlp = blank()
     nlp.add_pipe("sentencizer")
     nlp.to_disk(tmp_path / "sentences")
     with pytest.raises(ValueError, match=r"\(components: sentencizer\); use one that has, .*, or --spacy null "):
@@ -222,7 +244,7 @@ def test_a_pipeline_without_a_tagger_is_named(tmp_path):
 
 
 def test_other_tags_than_penns_are_refused():
-    nlp = spacy.blank("de")
+    nlp = blank("de")
     for label in ("NN", "VVFIN"):
         (nlp.get_pipe("tagger") if "tagger" in nlp.pipe_names else nlp.add_pipe("tagger")).add_label(label)
     with pytest.raises(ValueError, match=r"its tags are not those of the Penn Treebank \(NN, VVFIN, \.\.\.\)"):
@@ -238,7 +260,7 @@ def test_a_missing_pipeline_is_named(tmp_path, monkeypatch):
         ValueError, match=rf"'en_core_web_xs' is neither installed nor a folder; .*{installed}.*{other}"
     ):
         Tagger.load("en_core_web_xs")
-    monkeypatch.setattr(spacy.util, "get_installed_models", lambda: ["fr_b", "de_a"])
+    monkeypatch.setattr("spacy.util.get_installed_models", lambda: ["fr_b", "de_a"])
     with pytest.raises(ValueError, match=r"\(installed: de_a, fr_b\)"):
         Tagger.load(tmp_path / "absent")
 
@@ -259,7 +281,10 @@ def test_missing_spacy_is_said(monkeypatch):
 @pytest.fixture
 def saved(tmp_path) -> Path:
     """A pipeline with parts of speech and a version of spaCy to change."""
-    nlp = spacy.blank("en")
+    from spacy.language import Language
+
+    Language.component("by_list", assigns=["token.pos"], func=by_list)
+    nlp = blank()
     nlp.add_pipe("by_list")
     nlp.to_disk(tmp_path / "saved")
     return tmp_path / "saved"
@@ -291,7 +316,7 @@ def test_a_pipeline_of_another_spacy_that_does_not_load_is_said(saved):
 
 
 def test_a_pipeline_that_does_not_run_is_said(tmp_path):
-    nlp = spacy.blank("en")
+    nlp = blank()
     tagger = nlp.add_pipe("tagger")
     for label in ("NN", "VB"):
         tagger.add_label(label)
@@ -309,4 +334,4 @@ def test_gold_spans_of_contractions(tmp_path):
     (sentence,) = read_conllu(path)
     assert sentence.spans("nouns") == {(0, 4), (14, 18)}
     assert sentence.spans("verbs") == {(11, 13)}
-    assert sentence.doc(spacy.blank("en")).text == sentence.text
+    assert sentence.doc(blank()).text == sentence.text

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from crafted import boxes, tar_piece
+from data_sets import made_once
 from factories import gray_frames, write_video
 from launch import ROOT, finish, start_training
 from member_mutations import pieces_of, write_store
@@ -199,9 +200,12 @@ def facts_that_are(make: Callable[[Path, Place], None], name: str = "run.json") 
     return made
 
 
-def _sparse(path: Path, place: Place) -> None:
-    with open(path, "wb") as file:
-        file.truncate(5 << 30)
+def sparse(gib: int) -> Callable[[Path, Place], None]:
+    def make(path: Path, place: Place) -> None:
+        with open(path, "wb") as file:
+            file.truncate(gib << 30)
+
+    return make
 
 
 def sizes(**model: object) -> Callable[[Place], list[list[str]]]:
@@ -403,9 +407,9 @@ CASES: dict[str, Callable[[Place], list[list[str]]]] = {
     "checkpoint: a number without end": bomb,
     "checkpoint: run.json is a pipe": facts_that_are(lambda path, place: os.mkfifo(path)),
     "checkpoint: run.json is a device": facts_that_are(lambda path, place: path.symlink_to("/dev/zero")),
-    "checkpoint: run.json of 5 GiB": facts_that_are(_sparse),
+    "checkpoint: run.json of 1 GiB": facts_that_are(sparse(1)),  # every command takes its sum
     "checkpoint: the list is a pipe": facts_that_are(lambda path, place: os.mkfifo(path), "manifest.json"),
-    "checkpoint: the list of 5 GiB": facts_that_are(_sparse, "manifest.json"),
+    "checkpoint: the list of 5 GiB": facts_that_are(sparse(5), "manifest.json"),
     "checkpoint: frames without end": sizes(num_frames=10**9),
     "checkpoint: trajectories without end": sizes(objects__num_trajectories=10**9),
     "checkpoint: layers without end": sizes(graph__layers=10**6),
@@ -442,18 +446,20 @@ CASES: dict[str, Callable[[Place], list[list[str]]]] = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sound(data_set, tmp_path_factory) -> Path:
     """A run, the data set that it is of, and stores."""
-    folder = tmp_path_factory.mktemp("sound")
-    finish(start_training(data_set, folder, folder / "run", "--training.max_steps", "2"))
-    (folder / "data").symlink_to(data_set)
-    (folder / "clips").mkdir()
-    for number in range(2):
-        write_video(folder / "clips" / f"{number}.mp4", gray_frames(8)[number:])
-    rows = [ClipRow(f"clip{number}", f"{number}.mp4", (Caption("gray"),)) for number in range(2)]
-    small_stores(folder / "clips", rows, frames=2)
-    return folder
+
+    def make(folder: Path) -> None:
+        finish(start_training(data_set, folder, folder / "run", "--training.max_steps", "2"))
+        (folder / "data").symlink_to(data_set)
+        (folder / "clips").mkdir()
+        for number in range(2):
+            write_video(folder / "clips" / f"{number}.mp4", gray_frames(8)[number:])
+        rows = [ClipRow(f"clip{number}", f"{number}.mp4", (Caption("gray"),)) for number in range(2)]
+        small_stores(folder / "clips", rows, frames=2)
+
+    return made_once(tmp_path_factory, "sound", make)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from factories import tiny_config
+from imagined_runs import imagined_once
 from launch import WORKER, checkpoints, finish
 
 from stoa.cli import main
@@ -26,6 +27,11 @@ def advice(device_bytes, clips, parts=(), **zero):
 
 def device_for(needed: int) -> int:
     return next(size for size in range(2**30, 2**36, 2**22) if room(size) >= needed)
+
+
+@pytest.fixture(autouse=True)
+def runs_are_shared(monkeypatch):
+    monkeypatch.setattr("stoa.planning.advice.ImaginedRun", imagined_once)
 
 
 @pytest.fixture
@@ -58,8 +64,8 @@ def test_the_least_change_that_fits_is_named(needed):
 
 
 def test_what_should_fit_and_what_never_does():
-    assert "it should fit, so look whether other processes hold" in advice(2**40, 8)
-    assert "not even one clip fits; ds_configs/zero3_offload_bf16.json" in advice(2**30, 8)
+    assert "it should fit, so look whether other processes hold" in advice(2**40, 1)
+    assert "not even one clip fits; ds_configs/zero3_offload_bf16.json" in advice(2**30, 1)
     assert "lower train_micro_batch_size_per_gpu 8" in advice(2**30, 8, stage=3)
 
 

@@ -10,7 +10,10 @@ from stoa.prepare.config import PrepareConfig, StoreConfig
 from stoa.prepare.pipeline import prepare
 from stoa.training.metrics import read_metrics
 
-pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+
+@pytest.fixture(scope="module", autouse=True)
+def _dali() -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 
 
 @pytest.mark.slow

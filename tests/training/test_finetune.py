@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from data_sets import made_once
 from jsonargparse import ArgumentParser
 from launch import ROOT, Program, finish, start_training
 
@@ -26,12 +27,14 @@ from stoa.training.metrics import METRICS_FILE, read_metrics
 from stoa.training.watchdog import Watchdog
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pretrained(data_set, tmp_path_factory):
     """A run of two steps."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    finish(start_training(data_set, folder, folder / "run", "--training.max_steps", "2"))
-    return folder / "run"
+
+    def make(folder):
+        finish(start_training(data_set, folder, folder / "run", "--training.max_steps", "2"))
+
+    return made_once(tmp_path_factory, "pretrained", make) / "run"
 
 
 def test_pre_training_starts_from_all_of_a_run(pretrained, data_set, tmp_path):

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_sets import made_once
 from launch import Program, finish
 
 WORKER = Path(__file__).parent / "loss_scaler_worker.py"
 PLANTED = {2, 3, 5}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def result(tmp_path_factory) -> dict:
     """What the worker saw."""
-    folder = tmp_path_factory.mktemp("scaler")
-    out = folder / "out.pt"
-    finish(Program([str(WORKER), str(out)], folder))
-    result = torch.load(out, weights_only=True)
+
+    def make(folder):
+        finish(Program([str(WORKER), str(folder / "out.pt")], folder))
+
+    result = torch.load(made_once(tmp_path_factory, "scaler", make) / "out.pt", weights_only=True)
     assert result["fp16"]
     assert result["dtype"] == "torch.float16"
     return result
