@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from stoa.arguments import Command
 from stoa.arguments.needs import EXPLANATION
+from stoa.cli._model import add_model
 from stoa.files import require_writable
 from stoa.names import file_name
 
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from stoa.tasks.tagging import TaggedCaption
 
 COMMAND = Command(EXPLANATION)
-EXAMPLE = "stoa explain clip.mp4 'a red square moves up' --run runs/demo"
+EXAMPLE = "stoa explain clip.mp4 'a red square moves up' --model runs/demo"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("video", type=str | None, nargs="?", default=None, help="file to explain, or --manifest")
     parser.add_argument("caption", type=str | None, nargs="?", default=None, help="what is said of it, in quotes")
-    parser.add_argument("--run", type=str, required=True, help="a run, one of its checkpoints, or an export")
+    add_model(parser)
     parser.add_argument("--detections", type=str | None, default=None, help=".npz of the video's boxes")
     parser.add_argument(
         "--spacy",
@@ -54,7 +55,7 @@ def run(args: Namespace) -> None:
     beside = Path(args.manifest).parent / "labels.json" if args.manifest else None
     labels = args.labels or (beside if beside is not None and beside.is_file() else None)
     class_names = [] if labels is None else read_class_names(labels)
-    trained, abilities, _, folder = open_model(args.run)
+    trained, abilities, _, folder = open_model(args.model)
     at = folder if args.manifest else Path(args.video).parent
     out = Path(args.out) if args.out else at / f"explain-{file_name(name if args.manifest else Path(name).stem)}"
     if args.out is None and out.is_symlink():

@@ -34,7 +34,7 @@ def open_model(path: str, device: torch.device | None = None) -> tuple[TrainedMo
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if path == "small":
-        path = str(SMALL)
+        return (*open_model(str(SMALL), device)[:3], Path())
     if ":" in path and not Path(path).exists():
         return _open_clip(path, device)
     if is_exported(Path(path)):

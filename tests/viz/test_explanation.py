@@ -318,7 +318,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path, name, kind):
 
 
 def test_the_command_explains_a_clip_of_a_manifest(run_folder, shapes, tmp_path, capsys):
-    options = ["--run", str(run_folder), "--manifest", str(shapes / "manifest.jsonl")]
+    options = ["--model", str(run_folder), "--manifest", str(shapes / "manifest.jsonl")]
     assert main(["explain", *options]) == 0
     out = run_folder / "explain-test_000000"
     said = capsys.readouterr().out.splitlines()
@@ -333,7 +333,7 @@ def test_the_command_explains_a_clip_of_a_manifest(run_folder, shapes, tmp_path,
 def test_the_command_takes_seconds(run_folder, shapes, tmp_path):
     """From the start of the process, imports and all: processor time, which other processes do not change much."""
     row = first_row(shapes)
-    options = ["--run", str(run_folder), "--out", str(tmp_path / "out"), "--detections", str(shapes / row.detections)]
+    options = ["--model", str(run_folder), "--out", str(tmp_path / "out"), "--detections", str(shapes / row.detections)]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "stoa.cli", "explain", str(shapes / row.video), row.captions[0].text, *options]
     subprocess.run(command, check=True)
@@ -346,7 +346,7 @@ def test_the_command_explains_a_video(run_folder, shapes, tmp_path, capsys):
     video = tmp_path / "my clip.mp4"
     video.write_bytes((shapes / row.video).read_bytes())
     boxes, labels = (str(shapes / name) for name in (row.detections, "labels.json"))
-    options = ["--run", str(run_folder), "--detections", boxes, "--labels", labels]
+    options = ["--model", str(run_folder), "--detections", boxes, "--labels", labels]
     assert main(["explain", str(video), row.captions[0].text, *options]) == 0
     out = tmp_path / "explain-my clip"
     assert capsys.readouterr().out.startswith(
@@ -354,7 +354,7 @@ def test_the_command_explains_a_video(run_folder, shapes, tmp_path, capsys):
     )
     page = (out / "explain.html").read_text()
     assert "my clip.mp4" in page and "class 0" not in page
-    assert main(["explain", "--run", str(run_folder), str(video), "a dog"]) == 0
+    assert main(["explain", "--model", str(run_folder), str(video), "a dog"]) == 0
     said = capsys.readouterr().out
     assert "every word may be either" in said and "no trajectories: no detections were given" in said
 
@@ -379,7 +379,7 @@ def test_a_mistake_of_the_command_is_one_line(run_folder, shapes, capsys, repo_r
     monkeypatch.chdir(repo_root)
     manifest = str(shapes / "manifest.jsonl")
     given = [manifest if option == "M" else option for option in options]
-    assert main(["explain", *given, "--run", str(run_folder)]) == 2
+    assert main(["explain", *given, "--model", str(run_folder)]) == 2
     error = capsys.readouterr().err.strip()
     assert "\n" not in error
     assert re.search(message, error)
@@ -388,7 +388,7 @@ def test_a_mistake_of_the_command_is_one_line(run_folder, shapes, capsys, repo_r
 def test_a_link_in_a_run_is_not_followed(run_folder, shapes, tmp_path, capsys):
     (run_folder / "explain-test_000001").symlink_to(tmp_path)
     manifest = str(shapes / "manifest.jsonl")
-    assert main(["explain", "--run", str(run_folder), "--manifest", manifest, "--clip", "test_000001"]) == 2
+    assert main(["explain", "--model", str(run_folder), "--manifest", manifest, "--clip", "test_000001"]) == 2
     assert "explain-test_000001 is a link; name a folder with --out" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
