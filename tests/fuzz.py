@@ -215,7 +215,7 @@ def _training(folder: Path, manifest: str, clips: int) -> list[str]:
     training = (f"--training.max_steps={_STEPS}", f"--training.output_dir={folder / 'run'}", "--data.num_workers=1")
     return [
         *(sys.executable, "train.py", f"--deepspeed_config={folder / 'deepspeed.json'}"),
-        *("--recipe=recipes/demo.yaml", f"--data.manifest={manifest}", *model, *training),
+        *("--recipe=tests/recipe.yaml", f"--data.manifest={manifest}", *model, *training),
         *("--training.tensorboard=false", "--data.decoder=auto", "--data.max_bad_share=1"),
     ]
 

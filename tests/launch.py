@@ -135,7 +135,7 @@ def start_training(
     ds_config.write_text(json.dumps(values))
     command = [
         *(*(program if processes == 1 or ranks else launcher), "--deepspeed_config", str(ds_config)),
-        *("--recipe", "recipes/demo.yaml"),
+        *("--recipe", "tests/recipe.yaml"),
         *("--data.manifest", str(manifest or data_set / "manifest.jsonl")),
         *("--training.output_dir", str(output), "--model.backbone.name", "stoa-tiny"),
         *("--model.fusion.layers", "2", "--model.num_frames", "3", "--training.log_every", "1"),

@@ -82,6 +82,7 @@ class Searcher:
         """
         if not text.strip():
             raise ValueError("the text is empty; say what to look for")
+        _require_count(top_k)
         found = self._nearest(self.model.embed_text(text).numpy(), max(top_k, rerank))
         threshold = self.index.threshold
         found = [replace(hit, confident=threshold is not None and hit.cosine > threshold) for hit in found]
@@ -96,6 +97,7 @@ class Searcher:
         Raises:
             ValueError: it cannot be read, or ``top_k`` is less than 1.
         """
+        _require_count(top_k)
         found = self._nearest(self.model.embed_video(str(path)).numpy(), top_k)
         return [replace(hit, confident=True) for hit in found]
 
@@ -117,8 +119,6 @@ class Searcher:
 
     def _nearest(self, query_d: np.ndarray, count: int) -> list[Found]:
         """The best windows, without those that repeat one of them."""
-        if count < 1:
-            raise ValueError(f"top_k is {count}; expected at least 1")
         cosines_W = self.vectors.cosines(query_d)
         found: list[Found] = []
         chosen: list[int] = []
@@ -154,6 +154,11 @@ class Searcher:
             old = found[there[hit.number]]
             ordered.append(replace(old, score=hit.score, match=hit.match, confident=old.confident and hit.match >= 0.5))
         return ordered + [hit for number, hit in enumerate(found) if number not in there]
+
+
+def _require_count(top_k: int) -> None:
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; expected at least 1")
 
 
 def _descending(cosines_W: np.ndarray) -> Iterator[int]:

@@ -50,7 +50,7 @@ class Launch:
         (folder / "ds.json").write_text(json.dumps(config))
         command = nodes.command(
             *("cluster/hostfile_launch.sh", str(folder / "hostfile"), "--deepspeed_config", str(folder / "ds.json")),
-            *("--recipe", "recipes/demo.yaml", "--data.manifest", str(data_set / "manifest.jsonl")),
+            *("--recipe", "tests/recipe.yaml", "--data.manifest", str(data_set / "manifest.jsonl")),
             *("--training.output_dir", str(folder / "run"), "--model.backbone.name", "stoa-tiny"),
             *("--model.fusion.layers", "2", "--model.num_frames", "3", "--training.log_every", "1"),
             *("--training.max_steps", "2", "--training.save_every", "5", "--training.optim.warmup_steps", "2"),

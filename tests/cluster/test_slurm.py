@@ -50,7 +50,7 @@ def submit(cluster, data_set, folder, *arguments, steps=STEPS, options=(), **var
     return cluster.submit(
         *("--chdir", str(ROOT), "--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=60"),
         *("--output", str(folder / "job.out"), *options, "cluster/slurm.sbatch"),
-        *("--deepspeed_config", str(folder / "ds.json"), "--recipe", "recipes/demo.yaml"),
+        *("--deepspeed_config", str(folder / "ds.json"), "--recipe", "tests/recipe.yaml"),
         *("--data.manifest", str(data_set / "manifest.jsonl"), "--training.output_dir", str(folder / "run")),
         *("--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2", "--model.num_frames", "3"),
         *("--training.max_steps", str(steps), "--training.save_every", "5", "--training.log_every", "1"),

@@ -16,7 +16,7 @@ CLIPS = ["--num_train", "16", "--num_val", "4", "--num_test", "4", "--num_galler
 SET = ["--out", "set", *CLIPS, "--size", "32", "--seconds", "1"]
 CONFIG = {"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 1}}
 OPTIONS = [
-    *("--deepspeed_config", "ds.json", "--recipe", "recipes/demo.yaml", "--data.manifest", "set/manifest.jsonl"),
+    *("--deepspeed_config", "ds.json", "--recipe", "recipes/small/stoa.yaml", "--data.manifest", "set/manifest.jsonl"),
     *("--training.output_dir", "run", "--model.backbone.name", "stoa-tiny", "--model.fusion.layers", "2"),
     *("--model.num_frames", "3", "--training.max_steps", "2", "--training.optim.warmup_steps", "1"),
     *("--data.num_workers", "0"),

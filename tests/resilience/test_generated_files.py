@@ -146,7 +146,7 @@ FILES: dict[str, tuple[str, Any, Callable[[Any], bytes], Callable[[Path], Any]]]
     "questions": ("q.jsonl", QUESTION, in_json, questions),
     "predictions": ("p.jsonl", {"id": "a", "prediction": "b"}, in_json, read_predictions),
     "recipe": ("r.yaml", *of_yaml("recipes/stoa_stgt.yaml"), recipe),
-    "small recipe": ("r.yaml", *of_yaml("recipes/demo.yaml"), recipe),
+    "small recipe": ("r.yaml", *of_yaml("tests/recipe.yaml"), recipe),
     "plan": ("plan.yaml", *of_yaml("recipes/study/plan.yaml"), read_plan),
     "deepspeed": ("d.json", *of_json("ds_configs/pretrain.json"), read_config),
     "offloading": ("d.json", *of_json("ds_configs/zero3_offload_bf16.json"), read_config),

@@ -1,0 +1,85 @@
+"""The model that comes with the package: of use at once, and made by the recipes that its card names."""
+
+import json
+
+import pytest
+import torch
+from data_sets import built_once
+from launch import Program, finish
+
+import stoa
+from stoa.manifest import read_manifest
+from stoa.shipped import SMALL
+from stoa.synthetic import SynthConfig
+
+FAMILIES = ["horizontal", "vertical", "size", "light"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return stoa.load("small", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """Clips of another seed than it was trained on, and of combinations that its training captions do not have."""
+    config = SynthConfig(num_train=0, num_val=0, num_test=24, num_galleries=0, paraphrases=1, families=FAMILIES, seed=5)
+    return built_once(tmp_path_factory, "for_the_small_model", config)
+
+
+def test_it_is_a_few_megabytes():
+    assert sum(path.stat().st_size for path in SMALL.iterdir()) < 9e6
+    assert {"README.md", "config.json", "model.safetensors", "made.json"} == {path.name for path in SMALL.iterdir()}
+
+
+def test_it_finds_clips_it_has_never_seen(model, shapes):
+    rows = read_manifest(shapes / "manifest.jsonl", split="test")
+    clips = model.encode([stoa.Clip(video=shapes / row.video, detections=shapes / row.detections) for row in rows])
+    first = [model.search(row.captions[0].text, clips, top_k=10)[0].number == n for n, row in enumerate(rows)]
+    assert sum(first) >= 16  # of 24; one is chance
+    matches = model.match(clips, [row.captions[0].text for row in rows])
+    others = model.match(clips, [row.captions[0].text for row in (*rows[1:], rows[0])])
+    assert matches.median() > 0.5 > others.median()
+
+
+def test_it_says_what_it_sees(model, shapes):
+    rows = read_manifest(shapes / "manifest.jsonl", split="test")[:12]
+    said = model.caption([stoa.Clip(video=shapes / row.video, detections=shapes / row.detections) for row in rows])
+    kinds = {"circle", "square", "triangle", "star", "ring", "cross", "heart", "moon", "arrow", "diamond"}
+    right = [
+        kinds & set(one.split()) == kinds & set(row.captions[0].text.replace(",", "").split())
+        for one, row in zip(said, rows, strict=True)
+    ]
+    assert sum(right) >= 6
+
+
+def test_the_card_has_the_scores_of_its_evaluation():
+    made, card = json.loads((SMALL / "made.json").read_text()), (SMALL / "README.md").read_text()
+    for value in (*made["hard_sets"].values(), *made["retrieval"].values()):
+        assert f"{value:.1f}" in card
+    assert made["weights_sha256"] == json.loads((SMALL / "config.json").read_text())["weights_sha256"]
+
+
+@pytest.mark.dist
+def test_its_recipes_take_the_same_first_steps(tmp_path_factory, tmp_path, repo_root):
+    """On the first clips of its data, in fp32: what made it still trains as it did."""
+    config = SynthConfig(
+        num_train=256, num_val=0, num_test=0, num_galleries=0, paraphrases=1, siblings=2, families=FAMILIES
+    )
+    clips = built_once(tmp_path_factory, "first_clips_of_the_small_model", config)
+    (tmp_path / "ds.json").write_text(json.dumps({"train_micro_batch_size_per_gpu": 32, "gradient_clipping": 1.0}))
+    recorded = json.loads((SMALL / "made.json").read_text())["first_steps"]
+    for name, losses in recorded.items():
+        options = {
+            "--recipe": f"recipes/shipped/{name}.yaml",
+            "--deepspeed_config": tmp_path / "ds.json",
+            "--data.manifest": clips / "manifest.jsonl",
+            "--training.output_dir": tmp_path / name,
+            "--training.max_steps": 3,
+            "--training.log_every": 1,
+            "--training.save_every": 3,
+        }
+        finish(Program(["train.py", *(str(word) for pair in options.items() for word in pair)], tmp_path))
+        found = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        told = [record["loss"] for record in found if "loss" in record]
+        torch.testing.assert_close(torch.tensor(told), torch.tensor(losses), rtol=2e-3, atol=0)
