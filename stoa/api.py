@@ -226,8 +226,8 @@ class Model:
     def answer(
         self, videos: VideoInput | VideoInputs, question: str, *, options: Sequence[str] = ()
     ) -> str | list[str]:
-        """The answer to a question about each video: the best of ``options``, by the matching head or of a model without
-        one by cosine; without options of the answers that it was fine-tuned to choose from, or in its own words.
+        """The answer to a question about each video: the best of ``options``, by the matching head, or by cosine where
+        there is none; without options of the answers that it was fine-tuned to choose from, or in its own words.
 
         Raises:
             ValueError: the model can answer none of these ways, or a video cannot be read.
