@@ -39,6 +39,7 @@ COMMANDS = {
     "profile": "stoa.cli.profile",
     "profile compare": "stoa.cli.profile_compare",
     "search": "stoa.cli.search",
+    "serve": "stoa.cli.serve",
     "synth": "stoa.cli.synth",
     "train": "stoa.cli.train",
 }
