@@ -49,7 +49,9 @@ class Guarded:
             self._names.add(socket.gethostname().lower())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        if scope["type"] != "http":  # no sockets that stay open are served
             return
 
         async def send_with_headers(message: Message) -> None:

@@ -31,11 +31,14 @@ const about = (hit, text = "") => ({
   body: JSON.stringify({ start: Number(hit.dataset.start), end: Number(hit.dataset.end), text }),
 });
 
-function paragraph(text, kind = "") {
-  const p = document.createElement("p");
-  p.textContent = text;
-  p.className = kind;
-  return p;
+// One caption, one answer and one complaint a hit.
+function say(hit, kind, text, label = "") {
+  const said = $(".said", hit), entry = document.createElement("p"), name = document.createElement("span");
+  said.querySelectorAll(`.${kind}, .wrong`).forEach((old) => old.remove());
+  entry.className = kind;
+  name.textContent = label;
+  entry.append(name, text);
+  said.append(entry);
 }
 
 // While it lasts the button says so, and a second press does nothing.
@@ -45,7 +48,7 @@ async function busy(button, hit, work) {
   try {
     await work();
   } catch (error) {
-    $(".said", hit).replaceChildren(paragraph(error.message, "wrong"));
+    say(hit, "wrong", error.message);
   } finally {
     button.removeAttribute("aria-busy");
   }
@@ -54,7 +57,7 @@ async function busy(button, hit, work) {
 const actions = {
   caption: (hit, button) => busy(button, hit, async () => {
     const answer = await ask(`/videos/${hit.dataset.number}/caption`, about(hit));
-    $(".said", hit).replaceChildren(paragraph((await answer.json()).text));
+    say(hit, "caption", (await answer.json()).text, "Caption");
   }),
   ask: (hit, button) => {
     const form = $(".question", hit);
@@ -95,7 +98,7 @@ results.addEventListener("submit", (event) => {
   if (!question) return;
   busy($("button", form), hit, async () => {
     const answer = await ask(`/videos/${hit.dataset.number}/answer`, about(hit, question));
-    $(".said", hit).replaceChildren(paragraph(question, "about"), paragraph((await answer.json()).text));
+    say(hit, "answer", (await answer.json()).text, question);
   });
 });
 
@@ -130,8 +133,7 @@ function loop(video) {
   const last = $("source:last-of-type", video);
   last.addEventListener("error", async () => {
     const why = await ask(last.src, { headers: { Range: "bytes=0-0" } }).catch((error) => error.message);
-    const told = typeof why === "string" ? why : "This browser does not play the video.";
-    $(".said", video.closest(".hit")).replaceChildren(paragraph(told, "wrong"));
+    say(video.closest(".hit"), "wrong", typeof why === "string" ? why : "This browser does not play the video.");
   });
 }
 
@@ -143,8 +145,17 @@ function choose(hit) {
   return hit;
 }
 
+// Where there is a mouse, controls come with it or with the focus, or they would cover what is to be seen.
+function uncover(hit) {
+  const video = $("video", hit);
+  const show = () => (video.controls = hit.matches(":hover, :focus-within"));
+  for (const event of ["mouseenter", "mouseleave", "focusin", "focusout"]) hit.addEventListener(event, () => setTimeout(show));
+  show();
+}
+
 function begin() {
   results.querySelectorAll("video").forEach(loop);
+  if (matchMedia("(hover: hover)").matches) results.querySelectorAll(".hit").forEach(uncover);
   if (hits().length) choose(hits()[0]);
 }
 
