@@ -18,6 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--host", type=str, default="127.0.0.1", help="address to listen on; default: this machine's")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
     parser.add_argument("--top_k", type=int, default=6, help="hits of a search")
+    parser.add_argument("--work_seconds", type=float, default=60.0, help="after which a request is given up")
 
 
 def run(args: Namespace) -> None:
@@ -32,7 +33,9 @@ def run(args: Namespace) -> None:
 
     if args.top_k < 1:
         raise ValueError(f"--top_k is {args.top_k}; expected at least 1")
-    limits = Limits()
+    if not args.work_seconds > 0:
+        raise ValueError(f"--work_seconds is {args.work_seconds}; expected a number above 0")
+    limits = Limits(work_seconds=args.work_seconds)
     with listen(args.host, args.port) as listener:  # before the model is read, which takes its time
         model = open_named(args)
         searcher = Searcher(open_index(args.index, model), model)

@@ -81,7 +81,7 @@ def _app(
     limits: Limits,
 ) -> FastAPI:
     # Its pages about itself would be read from another host.
-    app = FastAPI(title="stoa", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="stoa", redirect_slashes=False, openapi_url=None, docs_url=None, redoc_url=None)
     files = static_files()
 
     async def work(request: Request, worker: Worker, job: Callable[[], T]) -> T:

@@ -20,7 +20,8 @@ class Refused(Exception):
 def in_a_sentence(error: BaseException, *private: object) -> str:
     """The message of an error in one line, as a sentence, without any of these paths."""
     said = " ".join(str(error).split())
+    said = said[:1].upper() + said[1:]  # before a name of a file may come first
     for path in private:
         said = said.replace(f"{path}/", "").replace(str(path), "the file")
-    said = said[:1].upper() + said[1:300]
+    said = said[:300]
     return said if said.endswith((".", "?", "!")) else f"{said}."

@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 CLIP = 1  # of the data set below, whose caption differs from the others in all of its words
 QUESTION = "what moves?"
 # An answer takes a model, on a machine that may do other things as well.
-WAIT_MS = 120_000
+WAIT_MS = 240_000
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,13 @@ def videos(model, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(model, videos):
     command = [sys.executable, "-m", "stoa.cli", "serve", "--index", str(videos / "videos" / "test"), "--port", "0"]
+    command += ["--work_seconds", "600"]
     server = subprocess.Popen([*command, "--model", model], stdout=subprocess.PIPE, text=True)
     line = server.stdout.readline()
     assert " searches 12 windows of 12 videos" in line
     yield line.split()[0]
     server.terminate()
-    assert server.communicate(timeout=60)[0] == "ended\n"
+    assert server.communicate(timeout=280)[0] == "ended\n"
     assert server.returncode == 0
 
 
@@ -113,7 +114,12 @@ def show_all(page) -> None:
 SCREENS = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2},
+    "phone": {
+        "viewport": {"width": 360, "height": 740},
+        "has_touch": True,
+        "is_mobile": True,
+        "device_scale_factor": 2,
+    },
 }
 
 
