@@ -1,10 +1,13 @@
 """What the page finds and says, and what it says of requests that are too much."""
 
+import io
 import re
 
 import pytest
+from PIL import Image
 from served_videos import HOSTILE
 
+import stoa
 from stoa.serve.limits import Limits
 from stoa.serve.words import clock
 
@@ -43,6 +46,20 @@ def test_it_says_what_the_model_says(served):
     assert (caption.status_code, caption.json()) == (200, {"text": model.caption(clip)})
     answer = served.client.post(f"/videos/{number}/answer", json=window(text="what moves?"))
     assert (answer.status_code, answer.json()) == (200, {"text": model.answer(clip, "what moves?")})
+
+
+@pytest.mark.skipif(not hasattr(stoa.Model, "explain"), reason="this stoa.Model explains nothing")
+def test_it_explains_the_sentence_or_its_own_caption(served):
+    number = served.numbers["a.mp4"]
+    assert 'data-do="explain"' in served.client.get("/?q=something").text
+    pictures = []
+    for text in ("a red square moves left", ""):
+        answer = served.client.post(f"/videos/{number}/explain", json=window(text=text))
+        assert answer.status_code == 200 and answer.headers["content-type"] == "image/png", answer.text
+        with Image.open(io.BytesIO(answer.content)) as picture:
+            assert picture.format == "PNG" and min(picture.size) > 100
+        pictures.append(answer.content)
+    assert pictures[0] != pictures[1]
 
 
 def test_with_nothing_sure_the_nearest_are_folded_away(served):
