@@ -42,6 +42,7 @@ COMMANDS = {
     "profile": "stoa.cli.profile",
     "report": "stoa.cli.report",
     "search": "stoa.cli.search",
+    "serve": "stoa.cli.serve",
     "synth": "stoa.cli.synth",
     "train": "stoa.cli.train",
 }

@@ -54,6 +54,7 @@ def run(args: Namespace) -> None:
     shown = [hit for hit in found if hit.confident or args.all]
     print(json.dumps([asdict(hit) for hit in shown], indent=2) if args.json else "\n".join(_table(shown, found)))
     if args.cut is not None:
+        args.cut.mkdir(parents=True, exist_ok=True)
         for number, hit in enumerate(shown, start=1):
             part = f"{hit.place.start_seconds:.1f}-{hit.place.end_seconds:.1f}"
             out = args.cut / f"{number:02d}-{file_name(Path(hit.place.video).stem)}-{part}.mp4"

@@ -322,7 +322,7 @@ def _sources(folder: Path, facts: dict[str, Any]) -> Sources:
 
 
 def _beside(folder: Path, way: str) -> Path:
-    return Path(os.path.normpath(folder / way))
+    return Path(os.path.abspath(folder / way))
 
 
 def _write_facts(path: Path, model: str, width: int, sources: Sources, threshold: float | None) -> None:

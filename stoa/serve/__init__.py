@@ -1,0 +1,1 @@
+"""A page on which an index is searched, for one person at one machine."""

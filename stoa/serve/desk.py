@@ -1,0 +1,71 @@
+"""What the model is asked, one question after the other, in the thread that it works in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stoa.api import Clip, Model
+from stoa.search.query import Found, Searcher
+from stoa.serve.explaining import can_explain, explained_png
+from stoa.serve.library import Library, Part
+from stoa.serve.refusing import Refused, in_a_sentence
+
+
+class Desk:
+    """See the module.
+
+    Args:
+        searcher: an index in memory, and its model.
+        library: of its videos.
+        top_k: hits of a search.
+    """
+
+    def __init__(self, searcher: Searcher, library: Library, top_k: int) -> None:
+        self.searcher, self._library, self._top_k = searcher, library, top_k
+
+    @property
+    def model(self) -> Model:
+        return self.searcher.model
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the model has words for captions."""
+        return not self.model.abilities.lacks("plm")
+
+    @property
+    def answers(self) -> bool:
+        return self.speaks or bool(self.model.abilities.answers)
+
+    @property
+    def explains(self) -> bool:
+        return can_explain(self.model)
+
+    def search(self, text: str) -> list[Found]:
+        try:
+            return self.searcher.by_text(text, top_k=self._top_k)
+        except ValueError:  # a file of the nearest has been damaged since, which the vectors know nothing of
+            return self.searcher.by_text(text, top_k=self._top_k, rerank=0)
+
+    def search_picture(self, path: Path) -> list[Found]:
+        """
+        Raises:
+            Refused: it cannot be read.
+        """
+        try:
+            return self.searcher.by_image(path, top_k=self._top_k)
+        except ValueError as error:
+            raise Refused(415, f"This cannot be read. {in_a_sentence(error, path)}") from None
+
+    def caption(self, part: Part) -> str:
+        return self.model.caption(self._clip(part))
+
+    def answer(self, part: Part, question: str) -> str:
+        return self.model.answer(self._clip(part), question)
+
+    def explain(self, part: Part, caption: str) -> bytes:
+        """A PNG file; without a caption it is about the model's own."""
+        return explained_png(self.model, self._clip(part), caption or self.caption(part))
+
+    def _clip(self, part: Part) -> Clip:
+        self._library.require(part.file)
+        return self.searcher.clip(part.file.number, part.window.start_seconds, part.window.end_seconds)
