@@ -54,7 +54,8 @@ class Desk:
         try:
             return self.searcher.by_image(path, top_k=self._top_k)
         except ValueError as error:
-            raise Refused(415, f"This cannot be read. {in_a_sentence(error, path)}") from None
+            why = str(error).rpartition(f"{path}: ")[2]
+            raise Refused(415, in_a_sentence(ValueError(f"this cannot be read: {why}"), path)) from None
 
     def caption(self, part: Part) -> str:
         return self.model.caption(self._clip(part))

@@ -95,4 +95,5 @@ def _verdict(hit: Found) -> str:
 
 
 def _likeness(cosine: float) -> str:
-    return "Looks the same" if cosine > 0.95 else "Looks alike" if cosine > 0.8 else "Looks somewhat alike"
+    limits = ((0.95, "Looks the same"), (0.8, "Looks alike"), (0.6, "Looks somewhat alike"))
+    return next((words for least, words in limits if cosine > least), "Looks different")
