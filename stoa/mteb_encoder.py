@@ -76,7 +76,8 @@ class MtebEncoder(AbsEncoder):  # type: ignore[misc, unused-ignore]
         Raises:
             ValueError: it has neither, or a video cannot be read; names its row.
         """
-        rows, batch = inputs.dataset, inputs.batch_size or 1
+        rows: Any = inputs.dataset
+        batch = inputs.batch_size or 1
         parts = []
         if "text" in rows.features:
             texts = list(rows["text"])

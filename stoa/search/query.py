@@ -152,6 +152,7 @@ class Searcher:
         ordered = []
         for hit in hits:
             old = found[there[hit.number]]
+            assert hit.match is not None
             ordered.append(replace(old, score=hit.score, match=hit.match, confident=old.confident and hit.match >= 0.5))
         return ordered + [hit for number, hit in enumerate(found) if number not in there]
 
