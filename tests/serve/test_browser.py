@@ -179,6 +179,7 @@ def test_a_sentence_finds_its_clip_which_is_played_captioned_and_asked_about(ope
         until(page, "document.querySelector('.explained img')?.naturalWidth > 100")
         hit.locator(".explained").scroll_into_view_if_needed()
         shoot(page, f"{screen}-explained")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.keyboard.press("e")
         assert hit.locator(".explained").is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
