@@ -1,4 +1,4 @@
-"""Say in words what videos show."""
+"""Say in words what videos, or parts of them, show."""
 
 from __future__ import annotations
 

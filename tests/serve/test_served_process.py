@@ -101,7 +101,7 @@ def test_a_port_in_use_is_one_line(indexed, capsys):
         (["--host", "no such host"], "--host is 'no such host'"),
         (["--host", "x" * 300], "--host is 'xxx"),
         (["--top_k", "0"], "--top_k is 0"),
-        (["--work_seconds", "nan"], "--work_seconds is nan"),
+        (["--work_seconds", "0"], "--work_seconds is 0.0; expected a number above 0"),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_read(indexed, capsys, options, said):
