@@ -6,7 +6,6 @@ from pathlib import Path
 
 from stoa.api import Clip, Model
 from stoa.search.query import Found, Searcher
-from stoa.serve.explaining import can_explain, explained_png
 from stoa.serve.library import Library, Part
 from stoa.serve.refusing import Refused, in_a_sentence
 
@@ -36,10 +35,6 @@ class Desk:
     def answers(self) -> bool:
         return self.speaks or bool(self.model.abilities.answers)
 
-    @property
-    def explains(self) -> bool:
-        return can_explain(self.model)
-
     def search(self, text: str) -> list[Found]:
         try:
             return self.searcher.by_text(text, top_k=self._top_k)
@@ -65,7 +60,9 @@ class Desk:
 
     def explain(self, part: Part, caption: str) -> bytes:
         """A PNG file; without a caption it is about the model's own."""
-        return explained_png(self.model, self._clip(part), caption or self.caption(part))
+        from stoa.viz.explain import sheet_png
+
+        return sheet_png(self.model.explain(self._clip(part), caption or self.caption(part)))
 
     def _clip(self, part: Part) -> Clip:
         self._library.require(part.file)

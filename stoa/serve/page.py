@@ -42,7 +42,6 @@ class Page:
             "examples": _EXAMPLES if small else (),
             "speaks": desk.speaks,
             "answers": desk.answers,
-            "explains": desk.explains,
             "limits": limits,
         }
         self._whole, self._hits = (environment.get_template(name) for name in ("page.html", "hits.html"))

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from served_videos import HOSTILE
 
-import stoa
 from stoa.serve.limits import Limits
 from stoa.serve.words import clock
 
@@ -48,7 +47,6 @@ def test_it_says_what_the_model_says(served):
     assert (answer.status_code, answer.json()) == (200, {"text": model.answer(clip, "what moves?")})
 
 
-@pytest.mark.skipif(not hasattr(stoa.Model, "explain"), reason="this stoa.Model explains nothing")
 def test_it_explains_the_sentence_or_its_own_caption(served):
     number = served.numbers["a.mp4"]
     assert 'data-do="explain"' in served.client.get("/?q=something").text
