@@ -17,7 +17,7 @@ REQUIRED = {
     "data check": ["data"],
     "detect": ["m", "--out", "o"],
     "evaluate": ["--manifest", "m"],
-    "explain": ["--model", "r", "--manifest", "m"],
+    "explain": [],
     "export": ["--run", "r", "--out", "o"],
     "finetune": ["--deepspeed_config", "x", "--run", "r", "--task", "retrieval", "--data.manifest", "m"],
     "prepare": ["--annotations", "a", "--out", "o", "--videos", "v"],

@@ -76,7 +76,7 @@ def test_gradients_in_buckets_are_not_held_beside_them():
 
 
 def test_chunks_hold_less():
-    whole, chunks = (imagined(chunk_clips=clips).step(32, world=1, recomputed=()) for clips in (None, 8))
+    whole, chunks = (imagined(chunk_clips=clips).step(128, world=1, recomputed=()) for clips in (None, 32))
     assert chunks.before < whole.before
     assert chunks.after < 0.6 * whole.after
 
