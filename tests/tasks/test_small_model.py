@@ -43,14 +43,15 @@ def test_it_finds_clips_it_has_never_seen(model, shapes):
 
 
 def test_it_says_what_it_sees(model, shapes):
-    rows = read_manifest(shapes / "manifest.jsonl", split="test")[:12]
+    """Words of a clip's own caption, but for what stands in all, beside those of the next clip's."""
+    rows = read_manifest(shapes / "manifest.jsonl", split="test")
     said = model.caption([stoa.Clip(video=shapes / row.video, detections=shapes / row.detections) for row in rows])
-    kinds = {"circle", "square", "triangle", "star", "ring", "cross", "heart", "moon", "arrow", "diamond"}
-    right = [
-        kinds & set(one.split()) == kinds & set(row.captions[0].text.replace(",", "").split())
-        for one, row in zip(said, rows, strict=True)
-    ]
-    assert sum(right) >= 6
+    words = [set(row.captions[0].text.replace(",", "").split()) - {"a", "an", "and", "while", "as"} for row in rows]
+    own, others = (
+        sum(len(right & set(one.split())) / len(right) for right, one in zip(truth, said, strict=True)) / len(rows)
+        for truth in (words, [*words[1:], words[0]])
+    )
+    assert own > others + 0.15
 
 
 def test_the_card_has_the_scores_of_its_evaluation():
