@@ -37,7 +37,7 @@ class Found:
         score: by which windows are ordered.
         cosine: with the query.
         match: probability that the text is of the window, by the matching head; None where it was not asked.
-        confident: it exceeds the index's threshold, and is no match less likely than not.
+        confident: its cosine exceeds the index's threshold.
         also: where the same is to be seen, in other files.
     """
 
@@ -152,8 +152,7 @@ class Searcher:
         ordered = []
         for hit in hits:
             old = found[there[hit.number]]
-            assert hit.match is not None
-            ordered.append(replace(old, score=hit.score, match=hit.match, confident=old.confident and hit.match >= 0.5))
+            ordered.append(replace(old, score=hit.score, match=hit.match))
         return ordered + [hit for number, hit in enumerate(found) if number not in there]
 
 

@@ -126,11 +126,13 @@ def test_more_windows_raise_the_threshold(seed):
     assert few <= many
 
 
-def test_unconfident_where_the_match_is_unlikely(searcher, monkeypatch):
-    monkeypatch.setattr(searcher.index, "threshold", -1.0)
-    found = searcher.by_text("a light grows", top_k=6, rerank=6)
-    assert [hit.confident for hit in found] == [hit.match >= 0.5 for hit in found]
-    assert all(hit.confident for hit in searcher.by_text("a light grows", top_k=6, rerank=0))
+def test_the_cosine_alone_decides_what_is_confident(searcher, monkeypatch):
+    middle = float(np.median([hit.cosine for hit in searcher.by_text("a light grows", top_k=6, rerank=0)]))
+    monkeypatch.setattr(searcher.index, "threshold", middle)
+    for rerank in (0, 6):
+        found = searcher.by_text("a light grows", top_k=6, rerank=rerank)
+        assert [hit.confident for hit in found] == [hit.cosine > middle for hit in found]
+        assert 0 < sum(hit.confident for hit in found) < 6
 
 
 def test_places_that_touch_do_not_overlap():
