@@ -111,7 +111,7 @@ class Model:
 
     @functools.cached_property
     def key(self) -> str:
-        """What tells it from other models: twelve digits of a hash of its weights and of what it sees."""
+        """Twelve digits of a hash of its weights and its configuration, which tell it from other models."""
         digest = hashlib.sha256(repr(self.trained.model.config).encode())
         for name, weight in sorted(self.trained.model.state_dict().items()):
             digest.update(name.encode())

@@ -69,7 +69,7 @@ TURNED_OFF = [
     ("ablate", "tables=true", "only=x workers=2 list=true"),
     ("explain", "clip=c", "split=val"),
     ("explain", "manifest=null", "clip=c split=val"),
-    ("explain", "", "detections=d spacy=s"),
+    ("explain", "manifest=m", "detections=d spacy=s"),
 ]
 MEMBERS = [
     (name, off.split(), values.split())
