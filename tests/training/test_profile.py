@@ -66,7 +66,7 @@ def test_a_run_is_measured_and_stays_as_it_is(start, tmp_path):
     own = {"video", "objects", "actions", "text", "fusion", "vtc", "vtm", "mlm", "plm", "ota", "asp", "draws"}
     assert own | {"data wait", "host to device", "backward", "optimiser", "unexplained"} == set(found.parts)
     assert all(seconds >= 0 for seconds in found.parts.values())
-    assert found.parts["unexplained"] < 0.08 * sum(found.parts.values())
+    assert found.parts["unexplained"] < 0.05 * sum(found.parts.values())
     assert found.metrics["throughput/samples_per_second"] == pytest.approx(8 / found.step_seconds)
     assert "mfu(%)" not in found.metrics
     assert found.metrics["tflops"] == pytest.approx(sum(found.flops.values()) / found.step_seconds / 1e12)
