@@ -12,12 +12,13 @@ import numpy as np
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.cpu import sought
 from stoa.data.decoding.guard import Guard, alive
-from stoa.data.decoding.opening import open_container
+from stoa.data.decoding.opening import open_container, video_stream
 from stoa.data.decoding.probe import probe
 from stoa.files import replacing
 
 _CLOCK = Fraction(1, 90_000)
 _SECONDS_PER_CALL = 60.0
+_SECONDS_AHEAD = 1.0  # that a decoder of sound may need to find itself
 
 
 def cut(video: Path, start_seconds: float, end_seconds: float, out: Path) -> None:
@@ -83,7 +84,9 @@ def _copy_sound(
         origin = _first_picture_seconds(video)
         written = 0
         try:
+            container.seek(max(0, int((origin + start_seconds - _SECONDS_AHEAD) * av.time_base)))
             for frame in container.decode(stream):
+                alive()
                 if frame.time is None or frame.time - origin < start_seconds:
                     continue
                 if frame.time - origin >= end_seconds:
@@ -92,7 +95,6 @@ def _copy_sound(
                     piece.pts = written
                     written += piece.samples
                     target.mux(sound.encode(piece))
-                alive()
         except av.FFmpegError:
             pass
         target.mux(sound.encode())
@@ -101,7 +103,7 @@ def _copy_sound(
 def _first_picture_seconds(video: str) -> float:
     """On the clock of the container, on which the sound is too."""
     with open_container(video) as container:
-        for frame in container.decode(video=0):
+        for frame in container.decode(video_stream(container)):
             return float(frame.time or 0.0)
     return 0.0
 

@@ -15,7 +15,7 @@ from stoa.api import Clip, Model
 from stoa.search.index import Index, Vectors
 
 SAME = 0.9999
-"""Cosine of the windows of two files that show the same: a copy, or one in another container."""
+"""Cosine of two windows that show the same: of a copy, of one in another container, of a scene that stands still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Found:
         cosine: with the query.
         match: probability that the text is of the window, by the matching head; None where it was not asked.
         confident: its cosine exceeds the index's threshold.
-        also: where the same is to be seen, in other files.
+        also: where else the same is to be seen.
     """
 
     file: int

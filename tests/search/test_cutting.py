@@ -1,5 +1,6 @@
 """A part that is cut shows and sounds as it did."""
 
+import errno
 from fractions import Fraction
 
 import av
@@ -7,6 +8,9 @@ import numpy as np
 import pytest
 from factories import gray_frames, gray_number, write_video
 
+from stoa.data.decoding import findings
+from stoa.files import DiskFull
+from stoa.search import cutting
 from stoa.search.cutting import cut
 
 
@@ -46,7 +50,7 @@ def with_sound(path, seconds: float = 3.0):
         picture = container.add_stream("libx264", rate=10)
         picture.width, picture.height, picture.pix_fmt = 64, 32, "yuv420p"
         sound = container.add_stream("aac", rate=16_000)
-        for number, pixels in enumerate(gray_frames(20) + gray_frames(int(10 * seconds) - 20)):
+        for number, pixels in enumerate(gray_frames(10) * int(seconds)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 10)
             container.mux(picture.encode(frame))
@@ -77,6 +81,28 @@ def test_the_sound_comes_along(tmp_path):
     assert loud > 0.3
     assert max(quiet) < 0.05
     assert len(numbers(tmp_path / "part.mp4")) == 20
+
+
+def test_the_sound_of_a_late_part_is_not_looked_for_from_the_start(tmp_path, monkeypatch):
+    """What a decoder gives no sign of life for is taken for hung."""
+    video, heard = with_sound(tmp_path / "v.mp4", seconds=20.0), []
+    monkeypatch.setattr(cutting, "alive", lambda: heard.append(1))
+    cutting._cut(str(video), 18.0, 19.0, str(tmp_path / "part.mp4"))
+    with av.open(str(tmp_path / "part.mp4")) as container:
+        seconds = sum(frame.samples / frame.sample_rate for frame in container.decode(audio=0))
+    assert seconds == pytest.approx(1, abs=0.1)
+    assert 10 + 16 <= len(heard) < 10 + 16 * 5  # frames of the picture, and pieces of sound of 1,024
+
+
+def test_a_full_disk_is_no_fault_of_the_video(tmp_path, monkeypatch):
+    video = write_video(tmp_path / "v.mp4", gray_frames(20), fps=10)
+
+    def full(*arguments):
+        raise av.FFmpegError(errno.ENOSPC, "No space left on device", "part.mp4")
+
+    monkeypatch.setattr(cutting.Guard, "call", lambda guard, *arguments: findings.attempt(full))
+    with pytest.raises(DiskFull, match="part.mp4 cannot be written"):
+        cut(video, 0, 1, tmp_path / "part.mp4")
 
 
 @pytest.mark.parametrize(("start", "message"), [(50.0, "no frame lies in 50 to 51 s")])

@@ -11,7 +11,8 @@ import av
 from stoa.data.decoding.base import DecodeError
 from stoa.files import OF_STORAGE
 
-_OF_MACHINE = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, *OF_STORAGE}
+_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_OF_MACHINE = {errno.EIO, *_OF_ROOM, *OF_STORAGE}
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -60,8 +61,8 @@ def as_missing(error: OSError | ValueError) -> DecodeError | OSError:
 
 def as_decode_error(error: av.FFmpegError) -> DecodeError | OSError:
     """FFmpeg's error by class: what cannot be opened is unreadable, what cannot be decoded is corrupt. For storage that
-    does not answer no video is to blame."""
-    if error.errno in OF_STORAGE:
+    does not answer, or has no room for what is written, no video is to blame."""
+    if error.errno in {*OF_STORAGE, *_OF_ROOM}:
         return OSError(error.errno, error.strerror, error.filename)
     if error.errno == errno.ENOMEM:
         return as_finding(MemoryError())
