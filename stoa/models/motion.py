@@ -61,7 +61,7 @@ def slopes(
 
     Args:
         boxes_BTK4: fp32, in half precision differences would be mostly rounding; finite where there is a box.
-        scores_BTK: fp32.
+        scores_BTK: fp32; finite where there is a box.
         labels_BTK: int64, -1 where there is no box.
         labels_BN: int64, -1 where there is no trajectory.
 
@@ -71,7 +71,7 @@ def slopes(
     """
     T = labels_BTK.shape[1]
     own_BNTK = (labels_BN[..., None, None] == labels_BTK[:, None]) & (labels_BN >= 0)[..., None, None]
-    weights_BNTK = own_BNTK * scores_BTK.clamp(min=LEAST_WEIGHT)[:, None]
+    weights_BNTK = scores_BTK.clamp(min=LEAST_WEIGHT)[:, None].where(own_BNTK, 0)
     weights_BNTK = weights_BNTK / weights_BNTK.sum(dim=(2, 3), keepdim=True).clamp(min=LEAST_WEIGHT)
     times_T = torch.arange(T, device=boxes_BTK4.device, dtype=torch.float32).add(0.5).div(T)
     mean_BN = (weights_BNTK.sum(dim=-1) * times_T).sum(dim=-1)

@@ -110,6 +110,11 @@ def test_with_motion_a_fresh_token_tells_which_way_its_boxes_go():
     assert differing[True] > 2 * differing[False]
 
 
+def noisy_scores(batch):
+    """Those of a batch, and the same with none where there is no box."""
+    return batch.scores_BTK, batch.scores_BTK.where(batch.labels_BTK >= 0, torch.nan)
+
+
 def test_motion_learns_and_an_empty_box_has_none():
     model = tiny_model(num_frames=3, objects=ObjectConfig(num_trajectories=4, max_boxes=3, motion=True))
     batch = random_batch(4, frames=3)
@@ -118,6 +123,10 @@ def test_motion_learns_and_an_empty_box_has_none():
     batch.labels_BTK[:, 0, 0] = -1
     changed = dataclasses.replace(batch, boxes_BTK4=batch.boxes_BTK4.clone())
     changed.boxes_BTK4[:, 0, 0] = torch.tensor([0.1, 0.1, torch.nan, 0.9])
+    found = (
+        slopes(changed.boxes_BTK4, scores, batch.labels_BTK, batch.labels_BTK[:, 1]) for scores in noisy_scores(batch)
+    )
+    torch.testing.assert_close(*(values for values, _ in found), atol=0, rtol=0)
     with torch.no_grad():
         tokens, same = (model.encode_video(clips).tokens_BGd for clips in (batch, changed))
     torch.testing.assert_close(tokens, same, atol=0, rtol=0)

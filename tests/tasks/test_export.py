@@ -10,7 +10,9 @@ from factories import USED, random_batch, tiny_model
 from stoa.cli import main
 from stoa.config import model_from_dict
 from stoa.data.text import encode_caption
+from stoa.models.compact import TABLE, TOKEN_IDS, restored
 from stoa.models.config import GraphConfig
+from stoa.models.weights import initialize
 from stoa.tasks.evaluation import Abilities, open_split
 from stoa.tasks.export import export_dual_encoder, export_model, load_exported
 from stoa.tasks.gallery import encode_galleries
@@ -45,6 +47,53 @@ def test_what_was_written_is_loaded(trained, exported):
     state = trained.model.state_dict()
     assert state.keys() == again.model.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
+
+
+def test_a_compact_one_knows_the_same_of_the_words_it_was_trained_on(trained, tmp_path):
+    export_model(trained, ABILITIES, None, tmp_path / "whole")
+    export_model(trained, ABILITIES, None, tmp_path / "compact", compact=True)
+    size = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "compact")}
+    assert size["compact"] < 0.25 * size["whole"]
+    again, _, _ = load_exported(tmp_path / "compact", torch.device("cpu"), model_from_dict)
+    batch, words = random_batch(4, frames=3), torch.tensor(USED)
+    with torch.no_grad():
+        for model in (trained.model, again.model):
+            assert model.clip.token_embedding.weight.dtype == torch.float32
+        one, other = (m.encode_video(batch).tokens_BGd for m in (trained.model, again.model))
+        torch.testing.assert_close(one, other, atol=2e-2, rtol=2e-2)
+        table = again.model.clip.token_embedding.weight
+        torch.testing.assert_close(table[words], trained.model.clip.token_embedding.weight[words], atol=1e-3, rtol=1e-3)
+        assert table.abs().sum(dim=1).count_nonzero() == len(USED)
+
+
+def test_what_cannot_be_compact_is_told(tmp_path):
+    whole = TrainedModel(tiny_model(lm_vocab="full"), torch.device("cpu"), 32, {})
+    with pytest.raises(ValueError, match="no vocabulary of its own"):
+        export_model(whole, ABILITIES, None, tmp_path / "out", compact=True)
+    large = TrainedModel(tiny_model(), torch.device("cpu"), 32, {})
+    with torch.no_grad():
+        large.model.match_head.bias[0] = 1e6
+    with pytest.raises(ValueError, match="match_head.bias holds values beyond half precision"):
+        export_model(large, ABILITIES, None, tmp_path / "out", compact=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ids", [[0, 1], [-1, 5], [5, 49408]])
+def test_ids_that_number_no_rows_are_told(ids):
+    state = {TABLE: torch.zeros(2 if ids != [0, 1] else 3, 4), TOKEN_IDS: torch.tensor(ids)}
+    with pytest.raises(ValueError, match="does not number the rows"):
+        restored(state)
+
+
+def test_a_training_starts_from_the_towers_of_a_compact_one(trained, tmp_path):
+    export_model(trained, ABILITIES, None, tmp_path / "out", compact=True)
+    other = tiny_model(seed=5)
+    assert "CLIP towers start from" in initialize(other, str(tmp_path / "out" / "model.safetensors"))
+    for name, weight in trained.model.clip.state_dict().items():
+        if name != "token_embedding.weight":
+            torch.testing.assert_close(other.clip.state_dict()[name], weight, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="choose the architecture they were made for|expects|pixels"):
+        initialize(other, "small")
 
 
 def test_damage_is_told(exported):
