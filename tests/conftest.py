@@ -24,9 +24,13 @@ REPO_ROOT = Path(__file__).resolve().parent.parent
 _REAL_DATA_MISSING = "no real data in"
 _skipped_for_real_data = pytest.StashKey[list[str]]()
 
-# How long an example takes says what else the machine does, not whether the code is right.
+# How long an example takes says what else the machine does, not whether the code is right. A change is judged by the
+# same examples each time; `make fuzz` looks for others.
 hypothesis.settings.register_profile(
-    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "any-machine",
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("any-machine")
 

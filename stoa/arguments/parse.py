@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,10 @@ from stoa.arguments.needs import Idle, Need, idle
 from stoa.arguments.order import recipe_first
 from stoa.arguments.recipes import flatten, read_recipe
 from stoa.arguments.yaml_text import load_yaml
+from stoa.fields import show
 
 _NO_RECIPE_KEYS = {"recipe", "help", "version", "print_config"}
+_TOO_LARGE = "expected a number of less than 19 digits"
 
 
 class Given(NamedTuple):
@@ -71,6 +74,9 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], command
     except (argparse.ArgumentError, jsonargparse.ArgumentError, TypeError) as error:
         told = {key: (value.where, value.value) for key, value in given.items()}
         raise ValueError(explain(error, actions, told)) from None
+    except OverflowError:  # of the parser, which makes a float of a whole number
+        where, value, _ = max(given.values(), key=lambda one: max(map(len, re.findall(r"\w+", str(one.value))), default=0))
+        raise ValueError(f"{where} is {show(value)}; {_TOO_LARGE}") from None
     except ValueError as error:
         raise ValueError(one_line(error)) from None
     if os.environ.get("RANK", "0") == "0":
@@ -139,9 +145,11 @@ def _is_number(word: str) -> bool:
 def _require_finite(values: jsonargparse.Namespace, given: Mapping[str, Given]) -> None:
     for key, value in vars(values.as_flat()).items():
         parts = value if isinstance(value, list | tuple) else [value]
+        where = given[key].where if key in given else f"--{key}"
         if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
-            where = given[key].where if key in given else f"--{key}"
             raise ValueError(f"{where} is {value}; expected a finite number")
+        if any(isinstance(part, int) and abs(part) >= 10**18 for part in parts):
+            raise ValueError(f"{where} is {show(value)}; {_TOO_LARGE}")
 
 
 def _require_used(

@@ -143,17 +143,29 @@ class Searcher:
         return Place(self.files[int(self.vectors.files_W[window])].video, start, end)
 
     def _reranked(self, text: str, found: Sequence[Found]) -> list[Found]:
-        """In the order of the matching head, with the cosine's part in it; what has gone since stays where it was."""
+        """In the order of the matching head, with the cosine's part in it. What has gone since, or cannot be read any
+        more, is last."""
         clips = [self.clip(hit.file, hit.place.start_seconds, hit.place.end_seconds) for hit in found]
         there = [number for number, clip in enumerate(clips) if Path(str(clip.video)).is_file()]
         if not there:
             return list(found)
-        hits = self.model.search(text, [clips[number] for number in there], top_k=len(there))
+        try:
+            hits = self.model.search(text, [clips[number] for number in there], top_k=len(there))
+        except ValueError:
+            there = [number for number in there if self._is_read(clips[number])]
+            hits = self.model.search(text, [clips[number] for number in there], top_k=len(there)) if there else []
         ordered = []
         for hit in hits:
             old = found[there[hit.number]]
             ordered.append(replace(old, score=hit.score, match=hit.match))
         return ordered + [hit for number, hit in enumerate(found) if number not in there]
+
+    def _is_read(self, clip: Clip) -> bool:
+        try:
+            self.model.encode(clip)
+        except ValueError:
+            return False
+        return True
 
 
 def _require_count(top_k: int) -> None:

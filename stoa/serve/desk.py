@@ -36,10 +36,7 @@ class Desk:
         return self.speaks or bool(self.model.abilities.answers)
 
     def search(self, text: str) -> list[Found]:
-        try:
-            return self.searcher.by_text(text, top_k=self._top_k)
-        except ValueError:  # a file of the nearest has been damaged since, which the vectors know nothing of
-            return self.searcher.by_text(text, top_k=self._top_k, rerank=0)
+        return self.searcher.by_text(text, top_k=self._top_k)
 
     def search_picture(self, path: Path) -> list[Found]:
         """

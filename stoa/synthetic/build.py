@@ -88,6 +88,8 @@ class SynthConfig:
         if not 1 <= self.paraphrases <= MOST_PARAPHRASES:
             raise ValueError(f"paraphrases is {self.paraphrases}; pass 1 to {MOST_PARAPHRASES}")
         self._check_families()
+        if self.size > 4096:
+            raise ValueError(f"size is {self.size}; pass 4096 pixels or less")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
         if self.size % 2:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from stoa.arguments.given import text_of
 from stoa.arguments.kinds import kind_of
+from stoa.shapes import NUMBER
 from stoa.shipped import found
 
 
@@ -24,7 +25,7 @@ class Value(NamedTuple):
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not NUMBER.fits(value):
         raise ValueError
     return value
 

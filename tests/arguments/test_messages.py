@@ -17,6 +17,7 @@ def leaves(name: str):
             yield action.dest, alternatives(typehint)
 
 
+TOO_LARGE = "expected a number of less than 19 digits"
 # Of each type one option.
 TYPED = {tuple(words): (name, option) for name in REQUIRED for option, words in leaves(name) if "text" not in words}
 
@@ -33,6 +34,15 @@ def test_a_value_of_another_type_is_told_what_may_stand_there(name, option, word
     )
 
 
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize(("name", "option"), TYPED.values())
+def test_a_number_that_nothing_holds_is_refused(name, option, digits):
+    with pytest.raises(ValueError) as caught:
+        parsed(name, f"--{option}={digits * '9'}")
+    said = str(caught.value)
+    assert type(caught.value) is ValueError and said.startswith(f"--{option}") and "\n" not in said, said
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
@@ -44,6 +54,8 @@ def test_a_value_of_another_type_is_told_what_may_stand_there(name, option, word
         ("train", ["--training.optim.clip_lr", "nan"], "--training.optim.clip_lr: 'nan' is no number"),
         ("train", ["--training.optim.clip_lr", ".nan"], "--training.optim.clip_lr is nan; expected a finite number"),
         ("train", ["--objectives.vtc=-.inf"], "--objectives.vtc is -inf; expected a finite number"),
+        ("train", ["--objectives.vtc", "1" + 400 * "0"], f"--objectives.vtc is '1{75 * '0'}...; {TOO_LARGE}"),
+        ("train", ["--training.max_steps", "1" + 19 * "0"], f"--training.max_steps is 1{19 * '0'}; {TOO_LARGE}"),
         ("train", ["--training.tensorboard", "1"], "--training.tensorboard: '1' is neither true nor false"),
         ("train", ["--objectives.csal.scale", "x"], "--objectives.csal.scale: 'x' is none of a number, auto, null"),
         ("train", ["--model.graph.reach", "x"], "--model.graph.reach: 'x' is neither a whole number nor null"),

@@ -163,13 +163,13 @@ def read(kind: str, content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
-        begun = time.monotonic()
+        begun = time.process_time()
         try:
             reader(path)
         except ValueError as error:
             assert type(error) is ValueError, repr(error)  # and none of a library
             assert len(str(error).splitlines()) == 1, error
-        assert time.monotonic() - begun < 10
+        assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize("kind", FILES)

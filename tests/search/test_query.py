@@ -78,13 +78,21 @@ def test_the_matching_head_orders_what_it_sees(searcher, model):
     assert [hit.match is None for hit in some] == [False, False, True, True]
 
 
-def test_what_has_gone_since_stays_where_it_was(sources, model, tmp_path):
+def test_what_has_gone_or_is_damaged_since_is_last(sources, model, tmp_path):
     videos = shutil.copytree(sources, tmp_path / "videos")
     searcher = Searcher(indexed(videos, model)[0], model)
     gone = searcher.by_text("a", top_k=1, rerank=0)[0].place.video
     (videos / gone).unlink()
     found = searcher.by_text("a", top_k=6, rerank=6)
     assert {hit.place.video: hit.match is None for hit in found}[gone]
+    kept = next(hit for hit in found if hit.place.video != gone).place.video
+    (videos / kept).write_bytes(b"damaged")
+    again = searcher.by_text("a", top_k=6, rerank=6)
+    assert {hit.place.video for hit in again if hit.match is None} == {gone, kept}
+    assert [hit.match is None for hit in again] == sorted(hit.match is None for hit in again)
+    for path in videos.rglob("*.mp4"):
+        path.write_bytes(b"damaged")
+    assert all(hit.match is None for hit in searcher.by_text("a", top_k=6))
     shutil.rmtree(videos)
     assert all(hit.match is None for hit in searcher.by_text("a", top_k=6))
 
