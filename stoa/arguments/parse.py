@@ -75,7 +75,9 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str], command
         told = {key: (value.where, value.value) for key, value in given.items()}
         raise ValueError(explain(error, actions, told)) from None
     except OverflowError:  # of the parser, which makes a float of a whole number
-        where, value, _ = max(given.values(), key=lambda one: max(map(len, re.findall(r"\w+", str(one.value))), default=0))
+        where, value, _ = max(
+            given.values(), key=lambda one: max(map(len, re.findall(r"\w+", str(one.value))), default=0)
+        )
         raise ValueError(f"{where} is {show(value)}; {_TOO_LARGE}") from None
     except ValueError as error:
         raise ValueError(one_line(error)) from None

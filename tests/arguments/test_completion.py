@@ -4,9 +4,9 @@ import importlib
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -82,11 +82,11 @@ def test_every_option_and_choice_of_every_command(script):
 
 
 def typed(script, keys):
-    """What an interactive bash shows of a line that is typed, once completion has come to rest."""
+    """What an interactive bash that can start no other program shows of a line, once completion has come to rest."""
     leader, follower = pty.openpty()
-    environment = {"PATH": os.environ["PATH"], "TERM": "dumb", "INPUTRC": "/dev/null", "PS1": "> "}
+    environment = {"PATH": "", "TERM": "dumb", "INPUTRC": "/dev/null", "PS1": "> "}
     bash = subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"],
+        [shutil.which("bash"), "--norc", "--noprofile", "-i"],
         stdin=follower,
         stdout=follower,
         stderr=follower,
@@ -97,13 +97,13 @@ def typed(script, keys):
     try:
         shown = b""
         os.write(leader, f"source {script}; echo re''ady\n".encode())
-        while b"ready" not in shown:
+        while b"ready\r\n" not in shown or not shown.rstrip(b"\x1b[?2004h").endswith(b"> "):
             shown += os.read(leader, 4096)
-        begun, shown = time.monotonic(), b""
+        shown = b""
         os.write(leader, keys.encode())
         while b"#" not in shown:
             shown += os.read(leader, 4096)
-        return re.sub(r"\x07|\x1b\[\?2004[hl]\r?", "", shown.decode()), time.monotonic() - begun
+        return re.sub(r"\x07|\x1b\[\?2004[hl]\r?", "", shown.decode())
     finally:
         bash.kill()
         bash.wait()
@@ -111,9 +111,7 @@ def typed(script, keys):
 
 
 def test_a_person_types(script):
-    shown, seconds = typed(script, "stoa ev\t--max\t8 --view bl\t#")
-    assert shown.rpartition("> ")[2] == "stoa evaluate --max_tokens 8 --view blind #"
-    assert seconds < 3  # no Python is started; milliseconds but for what else the machine does
+    assert typed(script, "stoa ev\t--max\t8 --view bl\t#") == "stoa evaluate --max_tokens 8 --view blind #"
 
 
 def test_zsh_has_the_same(script, capsys):

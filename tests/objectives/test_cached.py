@@ -28,8 +28,16 @@ def gradients(config, size, chunk_clips, *, dtype=torch.float64, model=None):
 
 
 @pytest.mark.parametrize("config", [ALL, PLAIN], ids=["all", "without MLM"])
-@pytest.mark.parametrize(("size", "chunk_clips"), [(4, 2), (7, 3), (5, 1), (6, 5)])
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["fp64", "fp32"])
+@pytest.mark.parametrize(
+    ("size", "chunk_clips", "dtype", "limit"),
+    [
+        (4, 2, torch.float64, 1e-10),
+        (7, 3, torch.float64, 1e-10),
+        (5, 1, torch.float32, 1e-5),
+        *(pytest.param(*sizes, torch.float64, 1e-10, marks=pytest.mark.slow) for sizes in ((5, 1), (6, 5))),
+        *(pytest.param(*sizes, torch.float32, 1e-5, marks=pytest.mark.slow) for sizes in ((4, 2), (7, 3), (6, 5))),
+    ],
+)
 def test_every_gradient_is_that_of_the_whole_batch(config, size, chunk_clips, dtype, limit):
     scalars, grads, _ = gradients(config, size, None, dtype=dtype)
     cached_scalars, cached, _ = gradients(config, size, chunk_clips, dtype=dtype)

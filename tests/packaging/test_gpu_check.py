@@ -192,6 +192,7 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.slow
 def test_the_kernels_of_the_sanitizer_run():
     ended = script("gpu.exercise", "--device", "cpu")
     assert ended.returncode == 0, ended.stderr

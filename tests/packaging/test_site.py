@@ -28,6 +28,7 @@ PRINTED = {
 }
 
 
+@pytest.mark.slow  # `make docs` runs them too
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_an_example_runs(script, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -78,6 +78,7 @@ def test_msvd_qa_names_are_file_stems(real_data):
     assert int(next(q for q in questions if q.split == "test").id) == 30_933 + 6415
 
 
+@pytest.mark.slow
 def test_msrvtt_qa_has_the_published_counts(real_data):
     clips, questions, found = read(real_data, "msrvtt-qa", "msrvtt_qa")
     assert Counter(question.split for question in questions) == {"val": 12_278, "test": 72_821}

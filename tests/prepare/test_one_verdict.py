@@ -96,12 +96,12 @@ def require_one(found: dict[str, dict[str, str]]) -> dict[str, str]:
     return found["check"]
 
 
-@pytest.mark.parametrize("damaged", [8, pytest.param(60, marks=pytest.mark.slow)])
-def test_damaged_videos(tmp_path, monkeypatch, damaged):
+@pytest.mark.slow
+def test_damaged_videos(tmp_path, monkeypatch):
     (tmp_path / "sound").mkdir()
     bases = base_videos(tmp_path / "sound")
     rows = []
-    for number in range(damaged):
+    for number in range(60):
         suffix, how, content = mutated(bases, number, seed=7)
         (tmp_path / f"{number}{suffix}").write_bytes(content)
         rows.append(ClipRow(f"{number} {how}", f"{number}{suffix}", (Caption("noise"),)))
@@ -112,7 +112,7 @@ def test_damaged_videos(tmp_path, monkeypatch, damaged):
     ]
     write_manifest(tmp_path / "m.jsonl", rows)
     bad = require_one(verdicts(tmp_path / "m.jsonl", tmp_path / "made", monkeypatch))
-    assert len(bad) >= damaged / 4 and not any(clip.endswith(("whole", "part", "intact")) for clip in bad)
+    assert len(bad) >= 15 and not any(clip.endswith(("whole", "part", "intact")) for clip in bad)
 
 
 def test_the_shared_cases(real_data, tmp_path, monkeypatch):

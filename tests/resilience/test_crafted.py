@@ -446,6 +446,18 @@ CASES: dict[str, Callable[[Place], list[list[str]]]] = {
 }
 
 
+RARELY = {  # each takes seconds, and another case is much the same
+    "checkpoint: a pickle for counts",
+    "checkpoint: sums of files elsewhere",
+    "checkpoint: states are a link",
+    "checkpoint: run.json of 1 GiB",
+    "checkpoint: frames without end",
+    "checkpoint: answers without end",
+    "run: its log is a link",
+    "run: its checkpoints are a link",
+}
+
+
 @pytest.fixture(scope="session")
 def sound(data_set, tmp_path_factory) -> Path:
     """A run, the data set that it is of, and stores."""
@@ -467,7 +479,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in RARELY)) for c in CASES])
 def test_nothing_of_it_is_done(sound, tmp_path, monkeypatch, capsys, case):
     monkeypatch.chdir(ROOT)
     listener = Listener()

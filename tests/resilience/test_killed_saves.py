@@ -70,15 +70,16 @@ WORK: dict[str, Callable[[Path], Callable[[], object]]] = {
 }
 
 
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", WORK)
-def test_killed_anywhere(tmp_path, what):
+def test_killed_anywhere(tmp_path, what, every):
     made = tmp_path / "made"
     write(made, 5)
     write(made, 10)
     write(tmp_path / "other", 20)
     point = 0
     while True:
-        point += 1
+        point += every
         folder = tmp_path / "checkpoints"
         shutil.copytree(made, folder)
         work = WORK[what](folder)

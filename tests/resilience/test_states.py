@@ -61,7 +61,7 @@ def test_other_processes_and_stages_go_on(tmp_path, written, ranks, readers):
                 assert all(torch.equal(weight, whole[1][key]) for key, weight in found[1].items())
 
 
-@pytest.mark.parametrize("name", ["pretrain", pytest.param("zero3_fp16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in ("pretrain", "zero3_fp16")])
 def test_half_precision_goes_on_with_the_bits_of_the_optimiser(tmp_path, name):
     """Whose weights, in fp32, are those that are saved."""
     folder, (told, weights) = parted(tmp_path, name, 1, bf16={"enabled": True})

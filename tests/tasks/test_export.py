@@ -172,6 +172,7 @@ def test_both_towers_as_graphs(trained, tmp_path, clips_and_scores):
             torch.testing.assert_close(run("text_encoder", tokens[:size]), text[:size], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("trained", ["stoa", pytest.param("stgt", marks=pytest.mark.slow)], indirect=True)
 def test_an_exported_model_is_evaluated_like_a_run(exported, shapes, tmp_path, capsys):
     arguments = ["evaluate", "--run", str(exported), "--manifest", str(shapes / "manifest.jsonl")]
     assert main(arguments) == 2

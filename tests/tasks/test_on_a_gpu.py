@@ -50,7 +50,10 @@ def moved(trained: TrainedModel, device: torch.device) -> TrainedModel:
     return replace(trained, model=copy.deepcopy(trained.model).to(device), device=device)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("retrieval", "answers chosen") else pytest.param(name, marks=pytest.mark.slow) for name in TASKS],
+)
 def test_a_report_is_that_of_the_cpu(trained, shapes, tmp_path, name):
     task, abilities, values = TASKS[name]
     questions = tmp_path / "options.jsonl" if task == "multiple_choice" else shapes / "qa"

@@ -61,6 +61,7 @@ def test_the_card_has_the_scores_of_its_evaluation():
     assert made["weights_sha256"] == json.loads((SMALL / "config.json").read_text())["weights_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_its_recipes_take_the_same_first_steps(tmp_path_factory, tmp_path, repo_root):
     """On the first clips of its data, in fp32: what made it still trains as it did."""

@@ -10,7 +10,7 @@ WORKER = Path(__file__).parent / "operations_worker.py"
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_operations_of_a_step(tmp_path, precision):
     """A little above what was measured; half precision converts what is computed in fp32."""
     finish(Program([str(WORKER), str(tmp_path / "out.json"), precision], tmp_path))
