@@ -146,13 +146,10 @@ docs: setup
 	OMP_NUM_THREADS=1 sphinx-build --nitpicky --fail-on-warning --keep-going --fresh-env --quiet \
 	  --doctree-dir build/doctrees --conf-dir docs . build/docs
 
-# Benchmarks run by hand alone: that all they import and call is there is checked, types are not.
-LOOSE := arg-type assignment index misc return-value var-annotated
 lint: $(STAMPS)/installed
 	ruff check --no-cache .
 	ruff format --check .
 	mypy
-	MYPYPATH=tests/prepare mypy --no-warn-unused-ignores $(addprefix --disable-error-code ,$(LOOSE)) benchmarks/*.py
 	clang-format --dry-run -Werror $(CXX_FILES) $(SIMT_FILES)
 	shellcheck $(SHELL_FILES)
 

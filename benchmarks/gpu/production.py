@@ -33,7 +33,8 @@ class QueriesCase(AttentionCase):
         self.mask = (self.labels[:, :TRAJECTORIES, None] == self.labels[:, None])[:, None]
 
     def ours(self) -> Tensor:
-        return trajectory_attention(*self.inputs, self.labels, self.labels[:, :TRAJECTORIES])
+        q, k, v = self.inputs
+        return trajectory_attention(q, k, v, self.labels, self.labels[:, :TRAJECTORIES])
 
     def sdpa(self) -> Tensor:
         return F.scaled_dot_product_attention(*self.inputs, attn_mask=self.mask)
