@@ -10,13 +10,13 @@
 // free one wins over a matched one.
 
 #include "../batched_assignment.h"
+#include "../kernels.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
@@ -199,6 +199,8 @@ std::vector<int64_t> checked_counts(
   return result;
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor> batched_assignment_cpu(
     const at::Tensor& cost,
     const std::optional<at::Tensor>& num_rows,
@@ -251,12 +253,6 @@ std::tuple<at::Tensor, at::Tensor> batched_assignment_cpu(
         });
       });
   return {match, infeasible};
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CPU, m) {
-  m.impl("batched_assignment", &batched_assignment_cpu);
 }
 
 }  // namespace stoa

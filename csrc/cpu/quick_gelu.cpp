@@ -2,12 +2,12 @@
 // is computed in float32.
 
 #include "../quick_gelu.h"
+#include "../kernels.h"
 #include "wide.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
@@ -111,6 +111,8 @@ void run(const T* grad, const T* x, T* out, int64_t count) {
   });
 }
 
+}  // namespace
+
 at::Tensor quick_gelu_cpu(const at::Tensor& given) {
   const at::Tensor x = given.contiguous();
   at::Tensor out = at::empty_like(x);
@@ -133,13 +135,6 @@ at::Tensor quick_gelu_backward_cpu(const at::Tensor& given_grad, const at::Tenso
             x.numel());
       });
   return out;
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CPU, m) {
-  m.impl("quick_gelu", &quick_gelu_cpu);
-  m.impl("quick_gelu_backward", &quick_gelu_backward_cpu);
 }
 
 }  // namespace stoa

@@ -3,13 +3,13 @@
 // The map of one frame is read in slices of a few vectors of channels; a slice stays in the
 // first-level cache while all boxes of the frame are pooled from it. No bin is stored.
 
+#include "../kernels.h"
 #include "../roi_align_max_check.h"
 #include "wide.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <limits>
@@ -176,6 +176,8 @@ void assign_taps(BoxTaps<T>& taps, const T* box, const RoiGrid& grid) {
   taps.columns.assign(box[0], box[2], grid.w, grid.out_w);
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor> roi_align_max_cpu(
     const at::Tensor& tokens,
     const at::Tensor& boxes,
@@ -238,6 +240,8 @@ std::tuple<at::Tensor, at::Tensor> roi_align_max_cpu(
   return {values, winner};
 }
 
+namespace {
+
 // Adds the gradient of the winning bins of one box to the map (P, lanes) of a slice of channels.
 template <typename T, typename scalar_t>
 void scatter(
@@ -263,6 +267,8 @@ void scatter(
     }
   }
 }
+
+}  // namespace
 
 at::Tensor roi_align_max_backward_cpu(
     const at::Tensor& grad,
@@ -325,13 +331,6 @@ at::Tensor roi_align_max_backward_cpu(
         });
       });
   return grad_tokens;
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CPU, m) {
-  m.impl("roi_align_max", &roi_align_max_cpu);
-  m.impl("roi_align_max_backward", &roi_align_max_backward_cpu);
 }
 
 }  // namespace stoa

@@ -3,6 +3,7 @@
 // Queries and keys are sorted by label once a clip. A group is then a few small products of
 // matrices, and the pairs that do not see each other cost nothing.
 
+#include "../kernels.h"
 #include "../trajectory_attention_check.h"
 #include "small_products.h"
 #include "wide.h"
@@ -10,7 +11,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
@@ -246,6 +246,8 @@ void for_each_head(
   });
 }
 
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor> trajectory_attention_cpu(
     const at::Tensor& q,
     const at::Tensor& k,
@@ -282,7 +284,11 @@ std::tuple<at::Tensor, at::Tensor> trajectory_attention_cpu(
   return {out, logsumexp};
 }
 
+namespace {
+
 // Does without `out`, which the kernel for CUDA reads.
+}  // namespace
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cpu(
     const at::Tensor& grad,
     const at::Tensor& q,
@@ -328,13 +334,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cpu
         });
       });
   return {grad_q, grad_k, grad_v};
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CPU, m) {
-  m.impl("trajectory_attention", &trajectory_attention_cpu);
-  m.impl("trajectory_attention_backward", &trajectory_attention_backward_cpu);
 }
 
 }  // namespace stoa

@@ -1,10 +1,10 @@
 #include "../batched_assignment.h"
+#include "../kernels.h"
 #include "launch.h"
 #include "small_assignment.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <optional>
 #include <tuple>
@@ -37,6 +37,8 @@ const int64_t* counts_data(
   kept = counts->contiguous();
   return kept.const_data_ptr<int64_t>();
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor> batched_assignment_cuda(
     const at::Tensor& cost,
@@ -81,12 +83,6 @@ std::tuple<at::Tensor, at::Tensor> batched_assignment_cuda(
         }
       });
   return {match, infeasible};
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CUDA, m) {
-  m.impl("batched_assignment", &batched_assignment_cuda);
 }
 
 }  // namespace stoa

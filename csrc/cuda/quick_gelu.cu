@@ -1,10 +1,10 @@
+#include "../kernels.h"
 #include "../quick_gelu.h"
 #include "launch.h"
 #include "quick_gelu.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty_like.h>
-#include <torch/library.h>
 
 namespace stoa {
 namespace {
@@ -41,19 +41,14 @@ at::Tensor run(const at::Tensor* given_grad, const at::Tensor& given) {
   return out;
 }
 
+}  // namespace
+
 at::Tensor quick_gelu_cuda(const at::Tensor& x) {
   return run(nullptr, x);
 }
 
 at::Tensor quick_gelu_backward_cuda(const at::Tensor& grad, const at::Tensor& x) {
   return run(&grad, x);
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CUDA, m) {
-  m.impl("quick_gelu", &quick_gelu_cuda);
-  m.impl("quick_gelu_backward", &quick_gelu_backward_cuda);
 }
 
 }  // namespace stoa

@@ -1,10 +1,10 @@
+#include "../kernels.h"
 #include "../roi_align_max_check.h"
 #include "launch.h"
 #include "roi_align_max_backward.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <tuple>
 
@@ -24,6 +24,8 @@ void check_samples_fit(const LaunchShape& shape, const RoiGrid& grid) {
       grid.w,
       ", more than a GPU's shared memory holds samples of; take fewer");
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor> roi_align_max_cuda(
     const at::Tensor& given_tokens,
@@ -114,13 +116,6 @@ at::Tensor roi_align_max_backward_cuda(
         launch(&roi_align_max_backward<device_t>, shape, args, roi_tile<device_t>(grid));
       });
   return grad_tokens;
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CUDA, m) {
-  m.impl("roi_align_max", &roi_align_max_cuda);
-  m.impl("roi_align_max_backward", &roi_align_max_backward_cuda);
 }
 
 }  // namespace stoa

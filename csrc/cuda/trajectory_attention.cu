@@ -1,10 +1,10 @@
+#include "../kernels.h"
 #include "../trajectory_attention_check.h"
 #include "launch.h"
 #include "trajectory_attention.cuh"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <cmath>
 #include <initializer_list>
@@ -83,6 +83,8 @@ void for_head_width(int D, bool aligned, const Body& body) {
     body(std::integral_constant<int, kAnyWidth>());
   }
 }
+
+}  // namespace
 
 std::tuple<at::Tensor, at::Tensor> trajectory_attention_cuda(
     const at::Tensor& given_q,
@@ -174,13 +176,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> trajectory_attention_backward_cud
         });
       });
   return {grad_q, grad_k, grad_v};
-}
-
-}  // namespace
-
-TORCH_LIBRARY_IMPL(stoa, CUDA, m) {
-  m.impl("trajectory_attention", &trajectory_attention_cuda);
-  m.impl("trajectory_attention_backward", &trajectory_attention_backward_cuda);
 }
 
 }  // namespace stoa
