@@ -20,7 +20,7 @@ from stoa.batch import VideoTextBatch
 from stoa.data.text import encode_caption
 from stoa.manifest import Caption
 from stoa.models.video_language import TextFeatures, VideoFeatures
-from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.pairs import match_log_probability
 from stoa.objectives.vtc import temperature
 from stoa.questions import QuestionRow
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
@@ -146,7 +146,7 @@ class Model:
     def embed_text(self, texts: str | Sequence[str]) -> torch.Tensor:
         """Vectors of unit length, (Q, d) float32 on the CPU, or (d,) of one text."""
         given, single = ([texts], True) if isinstance(texts, str) else (list(texts), False)
-        vectors = [text.pooled_Bd for text, _ in self._texts(given)]
+        vectors = [texts.features.pooled_Bd for texts in self._texts(given)]
         vectors_Qd = F.normalize(torch.cat(vectors).float(), dim=-1).cpu()
         return vectors_Qd[0] if single else vectors_Qd
 
@@ -167,13 +167,13 @@ class Model:
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}; expected at least 1")
         shown = self._encoded(videos)
-        ((text_1, mask_1L),) = self._texts([text])
-        cosines_N = F.cosine_similarity(shown.pooled_Bd.float(), text_1.pooled_Bd.float())
+        (asked,) = self._texts([text])
+        cosines_N = F.cosine_similarity(shown.pooled_Bd.float(), asked.features.pooled_Bd.float())
         best = (temperature(self.trained.model.clip.logit_scale) * cosines_N).topk(min(top_k, len(cosines_N)))
         if not self.matches:
             found = zip(best.indices.tolist(), cosines_N[best.indices].tolist(), strict=True)
             return [Hit(number, cosine, None) for number, cosine in found]
-        matches = self._log_match(_rows(shown, best.indices), text_1, mask_1L)
+        matches = self._log_match(_rows(shown, best.indices), asked)
         scores = best.values.log_softmax(dim=0) + matches
         hits = zip(best.indices.tolist(), scores.tolist(), matches.exp().tolist(), strict=True)
         return sorted((Hit(*hit) for hit in hits), key=lambda hit: -hit.score)
@@ -194,10 +194,10 @@ class Model:
         if len(given) != len(shown.pooled_Bd):
             raise ValueError(f"{len(given)} texts for {len(shown.pooled_Bd)} videos; give one each, or one for all")
         matches, first = [], 0
-        for text, mask_QL in self._texts(given):
-            rows = torch.arange(first, first + len(mask_QL), device=self.device)
-            matches.append(self._log_match(_rows(shown, rows), text, mask_QL).exp())
-            first += len(mask_QL)
+        for some in self._texts(given):
+            rows = torch.arange(first, first + len(some.ids_QL), device=self.device)
+            matches.append(self._log_match(_rows(shown, rows), some).exp())
+            first += len(some.ids_QL)
         return torch.cat(matches).cpu()
 
     @overload
@@ -291,8 +291,8 @@ class Model:
         return (videos if isinstance(videos, Videos) else self.encode(videos)).features
 
     @torch.inference_mode()
-    def _texts(self, texts: Sequence[str]) -> Iterator[tuple[TextFeatures, torch.Tensor]]:
-        """Features of some at a time, and their masks."""
+    def _texts(self, texts: Sequence[str]) -> Iterator[_Texts]:
+        """Some at a time."""
         if not texts:
             raise ValueError("no texts are given; expected at least one")
         for first in range(0, len(texts), _TEXTS_AT_ONCE):
@@ -302,19 +302,26 @@ class Model:
                 torch.from_numpy(np.stack(rows)).to(self.device)
                 for rows in zip(*((one.tokens_L, one.text_mask_L) for one in encoded), strict=True)
             )
-            yield self.trained.model.encode_text(ids, mask), mask
+            yield _Texts(self.trained.model.encode_text(ids, mask), ids, mask)
 
-    def _log_match(self, video: VideoFeatures, text: TextFeatures, mask_QL: torch.Tensor) -> torch.Tensor:
+    def _log_match(self, video: VideoFeatures, asked: _Texts) -> torch.Tensor:
         """Log-probabilities (N,) of pairs; one text is of all videos."""
         count = len(video.pooled_Bd)
         out = []
         for some in torch.arange(count, device=self.device).split(_PAIRS_AT_ONCE):
-            texts = some if len(mask_QL) == count else torch.zeros_like(some)
-            mask = mask_QL[texts]
-            seen = bidirectional_mask(mask, video.valid_BG[some])
-            logits = self.trained.model.match_logits(video.tokens_BGd[some], text.tokens_BLd[texts], seen, mask)
-            out.append(logits.float().log_softmax(dim=-1)[:, 1])
+            texts = some if len(asked.ids_QL) == count else torch.zeros_like(some)
+            text = asked.features.tokens_BLd[texts], asked.ids_QL[texts], asked.mask_QL[texts]
+            shown = video.tokens_BGd[some], video.valid_BG[some]
+            out.append(match_log_probability(self.trained.model, *shown, *text))
         return torch.cat(out)
+
+
+class _Texts(NamedTuple):
+    """Encoded texts (Q), their token ids and masks."""
+
+    features: TextFeatures
+    ids_QL: torch.Tensor
+    mask_QL: torch.Tensor
 
 
 def _several(videos: VideoInput | Iterable[VideoInput]) -> tuple[list[VideoInput], bool]:

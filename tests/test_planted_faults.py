@@ -245,6 +245,18 @@ FAULTS = {
         "",
         "tests/objectives/test_vtm.py",
     ),
+    "likelihood: read one word late": Fault(
+        "objectives/pairs.py",
+        "rows_NQw[:, 2:], token_ids_NL[:, 1:], text_mask_NL[:, 1:]",
+        "rows_NQw[:, 2:], token_ids_NL[:, :-1], text_mask_NL[:, 1:]",
+        "tests/objectives/test_pairs.py::test_the_likelihood_is_that_of_a_growing_text",
+    ),
+    "likelihood: words see what is behind them": Fault(
+        "objectives/pairs.py",
+        "ends = model.pair_pass(video_NGd, text_NLd, words.mask_NSS, text_mask_NL)",
+        "ends = model.pair_pass(video_NGd, text_NLd, bidirectional_mask(text_mask_NL, video_valid_NG), text_mask_NL)",
+        "tests/objectives/test_pairs.py::test_the_likelihood_is_that_of_a_growing_text",
+    ),
     "temperature: no ceiling": Fault(
         "objectives/vtc.py",
         "(scale + (scale.clamp(max=MAX_LOGIT_SCALE) - scale).detach()).exp()",

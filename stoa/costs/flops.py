@@ -164,7 +164,8 @@ def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig) -> Flops:
     fusion, L = model.fusion, model.config.max_tokens
     G = sum(fusion.group_sizes.values())
     w, d = model.clip.text_width, model.clip.joint_width
-    passes = [(L, 2)] * (3 if objectives.vtm else 0)
+    by_likelihood = model.config.match_by == "likelihood"
+    passes = [(L, L + 1 if by_likelihood else 2)] * (3 if objectives.vtm else 0)
     passes += [(L, num_masked(L))] if objectives.mlm else []
     passes += [(L if objectives.plm_form == "one_pass" else 2 * L, L - 1)] if objectives.plm else []
     passes += [(L, 2)] if objectives.answer else []
@@ -186,7 +187,8 @@ def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, columns: in
     if objectives.vtc:
         parts["vtc"] = scores
     if objectives.vtm:
-        match = _trained(3 * _product(1, 2 * w, 2))
+        words = L - 1 if model.config.match_by == "likelihood" else 0
+        match = _trained(3 * (_product(1, 2 * w, 2) + _product(words, w, w + V)))
         parts["vtm"] = match if objectives.vtc else _sum([match, Flops(scores.forward, 0.0)])
     for name, rows in (("mlm", num_masked(L)), ("plm", L - 1)):
         if getattr(objectives, name):

@@ -247,6 +247,10 @@ class ModelConfig:
         lm_vocab: ``full`` predicts over all BPE entries; ``used`` over those that occur in the training
             captions (a head over all 49,408 would cost more than a small model).
         num_answers: classes of an answer head for question answering; 0 is none.
+        match_by: what tells whether a text belongs to a clip. ``ends``: the fused outputs at the pooled video and at
+            the end of the text, as in the paper. ``likelihood``: these, of a pass in which text is causal, and beside
+            them how likely the language head finds the text. It learns what siblings differ in far sooner, and has
+            the language head learn it too; the head's logits are then of four texts a clip, not of one.
         activation_checkpointing: parts whose activations are not kept but computed again in the backward pass:
             ``towers``, ``graph``, ``fusion``; true is all and false none. ``auto`` is as few as the memory of the GPU
             asks for, and without a GPU all.
@@ -262,6 +266,7 @@ class ModelConfig:
     max_tokens: int = 32
     lm_vocab: Literal["full", "used"] = "full"
     num_answers: int = 0
+    match_by: Literal["ends", "likelihood"] = "ends"
     activation_checkpointing: Literal["auto"] | bool | tuple[Recomputable, ...] = False
 
     def __post_init__(self) -> None:

@@ -122,6 +122,8 @@ class VideoLanguageModel(nn.Module):
         self.lm_head = LanguageHead(w, self.clip.token_embedding.num_embeddings, _predicted_ids(config, used_token_ids))
         self.lm_head.start_from(self.clip.token_embedding.weight)
         self.match_head = nn.Linear(2 * w, 2)
+        if config.match_by == "likelihood":
+            self.match_scale = nn.Parameter(torch.full((1,), 0.5))
         has_word_head = config.objects.num_trajectories and config.objects.word_head
         self.word_head = _identity_linear(self.clip.joint_width) if has_word_head else nn.Identity()
         if config.num_answers:
@@ -262,12 +264,6 @@ class VideoLanguageModel(nn.Module):
     def fused(self, one: FusionPass) -> torch.Tensor:
         """The wanted rows (B, Q, w) of a pass that is alone; see :meth:`FusionEncoder.fuse` for several."""
         return self.fusion.fuse([one])[0]
-
-    def match_logits(
-        self, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor, text_mask_BL: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits (B, 2) of (no match, match)."""
-        return self.match_head(self.fused(self.pair_pass(video_BGd, text_BLd, mask_BSS, text_mask_BL)).flatten(1))
 
     def language_table(self) -> torch.Tensor:
         """Rows (V, w) of the token table that the language head predicts. Take them once a step: of a ``used``

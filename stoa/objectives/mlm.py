@@ -111,8 +111,22 @@ def language_loss(
     valid_BQ: torch.Tensor,
 ) -> torch.Tensor:
     """Mean cross-entropy over the valid rows of all ranks; ids outside the head's vocabulary do not count."""
+    losses_BQ, valid_BQ = word_losses(model, table_Vw, rows_BQw, token_ids_BQ, valid_BQ)
+    return global_mean(losses_BQ.sum(), valid_BQ.sum())
+
+
+def word_losses(
+    model: VideoLanguageModel,
+    table_Vw: torch.Tensor,
+    rows_BQw: torch.Tensor,
+    token_ids_BQ: torch.Tensor,
+    valid_BQ: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy (B, Q) of each row, at least fp32 and 0 where it does not count, and which rows count (B, Q): the
+    valid ones whose id is in the head's vocabulary."""
     logits = at_least_fp32(model.language_logits(rows_BQw, table_Vw)).flatten(0, 1)
-    target = model.lm_head.targets(token_ids_BQ).flatten()
-    valid = valid_BQ.flatten() & (target >= 0)
-    losses = F.cross_entropy(logits, target.where(valid, -100), ignore_index=-100, reduction="none")
-    return global_mean(losses.sum(), valid.sum())
+    target_BQ = model.lm_head.targets(token_ids_BQ)
+    valid_BQ = valid_BQ & (target_BQ >= 0)
+    target = target_BQ.where(valid_BQ, -100).flatten()
+    losses = F.cross_entropy(logits, target, ignore_index=-100, reduction="none")
+    return losses.view(valid_BQ.shape), valid_BQ

@@ -62,6 +62,11 @@ class TrainingObjective(nn.Module):
                     f"objectives.{loss} is {getattr(config, loss)} and {switch} is 0; raise it, or set "
                     f"objectives.{loss} to 0"
                 )
+        if config.vtm and config.plm and config.plm_form == "two_stream" and model.config.match_by == "likelihood":
+            raise ValueError(
+                "objectives.plm_form is 'two_stream' and model.match_by 'likelihood', which asks for the next word as "
+                "'one_pass' does; set one of them to its default"
+            )
         if config.answer and not model.config.num_answers:
             raise ValueError(
                 f"objectives.answer is {config.answer} and the model has no answer head (model.num_answers is 0)"
@@ -116,7 +121,7 @@ class TrainingObjective(nn.Module):
                 extras |= own | {"temperature": temperature(model.clip.logit_scale).detach()}
         if config.vtm:
             with part("vtm"):
-                passes["vtm"], usable_B = vtm.vtm_pass(
+                passes["vtm"], pairs = vtm.vtm_pass(
                     model, batch, video, text, scores, draws, hard_share=self._hard_share(optimiser_step)
                 )
         if hidden is not None:
@@ -132,11 +137,11 @@ class TrainingObjective(nn.Module):
                 passes["answer"] = answer.answer_pass(model, video, text, batch.text_mask_BL)
         with part("fusion"):
             rows = dict(zip(passes, model.fusion.fuse(list(passes.values())), strict=True))
+        if config.vtm or config.mlm or config.plm:
+            table_Vw = model.language_table()
         if config.vtm:
             with part("vtm"):
-                losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], usable_B)
-        if config.mlm or config.plm:
-            table_Vw = model.language_table()
+                losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], pairs, table_Vw)
         if hidden is not None:
             with part("mlm"):
                 losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)

@@ -6,18 +6,32 @@ Shape legend: B clips on this rank, A clips of all ranks, G video-side tokens, L
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.fusion import FusionPass
-from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean, world_size
-from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.pairs import match_logits, match_pass
 from stoa.objectives.random import Stream
 from stoa.objectives.vtc import Similarities
+
+
+class Pairs(NamedTuple):
+    """Texts of the 3B pairs, and what is known of their clips.
+
+    Attributes:
+        token_ids_NL: int64.
+        text_mask_NL: bool.
+        usable_B: bool, which clips have a negative.
+    """
+
+    token_ids_NL: torch.Tensor
+    text_mask_NL: torch.Tensor
+    usable_B: torch.Tensor
 
 
 def draws_of(batch: VideoTextBatch) -> dict[Stream, int]:
@@ -49,7 +63,7 @@ def vtm_pass(
     draws: Mapping[Stream, torch.Tensor],
     *,
     hard_share: float | torch.Tensor = 1.0,
-) -> tuple[FusionPass, torch.Tensor]:
+) -> tuple[FusionPass, Pairs]:
     """The 3B pairs (v, t), (hard v, t), (v, hard t).
 
     Args:
@@ -57,8 +71,6 @@ def vtm_pass(
         hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are, a number or
             a tensor (); else all other pairs are alike.
 
-    Returns:
-        (pass, usable (B,) bool: which clips have a negative)
     """
     A = scores.same_BA.shape[1]
 
@@ -71,26 +83,28 @@ def vtm_pass(
     hard_text_B, _ = negatives(scores.video_to_text_BA, draws[Stream.VTM_TEXT])
     video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
     video_valid_AG = gather_rows_no_grad(video.valid_BG)
-    text_mask_AL = gather_rows_no_grad(batch.text_mask_BL)
+    text_mask_AL, ids_AL = gather_rows_no_grad(batch.text_mask_BL), gather_rows_no_grad(batch.tokens_BL)
 
     pairs_video = torch.cat([video.tokens_BGd, video_AGd[hard_video_B], video.tokens_BGd])
     pairs_valid = torch.cat([video.valid_BG, video_valid_AG[hard_video_B], video.valid_BG])
     pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
     pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
-    seen = bidirectional_mask(pairs_mask, pairs_valid)
-    return model.pair_pass(pairs_video, pairs_text, seen, pairs_mask), usable_B
+    pairs_ids = torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL[hard_text_B]])
+    asked = match_pass(model, pairs_video, pairs_valid, pairs_text, pairs_mask)
+    return asked, Pairs(pairs_ids, pairs_mask, usable_B)
 
 
 def vtm_loss(
-    model: VideoLanguageModel, rows_N2w: torch.Tensor, usable_B: torch.Tensor
+    model: VideoLanguageModel, rows_NQw: torch.Tensor, pairs: Pairs, table_Vw: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy of matched / unmatched, of the rows of :func:`vtm_pass`.
+    """Cross-entropy of matched / unmatched, of the rows of :func:`vtm_pass`; ``table_Vw`` as
+    :func:`stoa.objectives.pairs.match_logits` takes it.
 
     Returns:
         (loss, accuracy); averaged over ranks, each is the mean over all pairs.
     """
-    logits = at_least_fp32(model.match_head(rows_N2w.flatten(1)))
-    B = len(usable_B)
+    logits = match_logits(model, rows_NQw, pairs.token_ids_NL, pairs.text_mask_NL, table_Vw)
+    usable_B, B = pairs.usable_B, len(pairs.usable_B)
     target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()
     weight = torch.cat([torch.ones_like(usable_B), usable_B, usable_B]).to(logits.dtype)
     total = (weight * F.cross_entropy(logits, target, reduction="none")).sum()

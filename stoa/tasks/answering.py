@@ -18,7 +18,7 @@ from stoa.manifest import Caption, Prompt
 from stoa.models.config import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives.answer import answer_logits, answer_pass
-from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.pairs import match_log_probability
 from stoa.questions import QuestionRow
 from stoa.tasks.config import GenerationConfig
 from stoa.tasks.generation import generate
@@ -37,7 +37,7 @@ def choose_answers(
     """The most likely of the model's answers, by id of the question."""
 
     def answer(video: VideoFeatures, asked: list[QuestionRow]) -> list[str]:
-        text, mask_QL = _encode(trained, [Prompt(question.question) for question in asked])
+        text, _, mask_QL = _encode(trained, [Prompt(question.question) for question in asked])
         rows = trained.model.fused(answer_pass(trained.model, video, text, mask_QL))
         best = answer_logits(trained.model, rows).argmax(dim=1)
         return [answers[i] for i in best.tolist()]
@@ -85,16 +85,14 @@ def pick_options(
     def scores(video: VideoFeatures, asked: list[QuestionRow]) -> list[dict[str, str]]:
         captions = [Caption(f"{q.question} {option}".strip()) for q in asked for option in q.options]
         rows = [row for row, question in enumerate(asked) for _ in question.options]
-        text, mask_QL = _encode(trained, captions)
+        text, ids_QL, mask_QL = _encode(trained, captions)
         shown = _rows(video, torch.tensor(rows, device=trained.device))
-        seen = bidirectional_mask(mask_QL, shown.valid_BG)
-        logits = model.match_logits(shown.tokens_BGd, text.tokens_BLd, seen, mask_QL)
-        vtm = logits.float().log_softmax(dim=-1)[:, 1].tolist()
+        vtm_Q = match_log_probability(model, shown.tokens_BGd, shown.valid_BG, text.tokens_BLd, ids_QL, mask_QL)
         itc = F.cosine_similarity(shown.pooled_Bd.float(), text.pooled_Bd.float()).tolist()
         picked, start = [], 0
         for question in asked:
             ends = start + len(question.options)
-            best = {name: int(np.argmax(of[start:ends])) for name, of in (("vtm", vtm), ("itc", itc))}
+            best = {name: int(np.argmax(of[start:ends])) for name, of in (("vtm", vtm_Q.tolist()), ("itc", itc))}
             picked.append({name: question.options[i] for name, i in best.items()})
             start = ends
         return picked
@@ -129,10 +127,11 @@ def _rows(video: VideoFeatures, rows: torch.Tensor) -> VideoFeatures:
     return VideoFeatures(*(part[rows] for part in video))
 
 
-def _encode(trained: TrainedModel, texts: Sequence[Caption]) -> tuple[TextFeatures, torch.Tensor]:
+def _encode(trained: TrainedModel, texts: Sequence[Caption]) -> tuple[TextFeatures, torch.Tensor, torch.Tensor]:
+    """Features, token ids (Q, L) and masks (Q, L)."""
     encoded = [encode_caption(text, trained.model.config.max_tokens) for text in texts]
     tokens, mask = (
         torch.from_numpy(np.stack(arrays)).to(trained.device)
         for arrays in ([e.tokens_L for e in encoded], [e.text_mask_L for e in encoded])
     )
-    return trained.model.encode_text(tokens, mask), mask
+    return trained.model.encode_text(tokens, mask), tokens, mask

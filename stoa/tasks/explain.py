@@ -20,8 +20,8 @@ from stoa.data.text import encode_caption, word_ending_at, word_spans
 from stoa.manifest import ClipRow
 from stoa.models.objects import usable_boxes
 from stoa.models.video_language import TextFeatures, VideoFeatures
-from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.matching import at_columns, match_probabilities, match_rows, null_positions, word_columns
+from stoa.objectives.pairs import match_log_probability
 from stoa.objectives.plm import next_word_pass
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.explanation import ActionToken, Explanation, MatchedWord, Track, Word
@@ -138,10 +138,9 @@ class _Pair(NamedTuple):
 
     def match(self) -> float:
         """By the matching head."""
-        mask_BL = self.batch.text_mask_BL
-        seen_BSS = bidirectional_mask(mask_BL, self.video.valid_BG)
-        logits = self.trained.model.match_logits(self.video.tokens_BGd, self.text.tokens_BLd, seen_BSS, mask_BL)
-        return float(logits.float().softmax(dim=-1)[0, 1])
+        model, mask_BL = self.trained.model, self.batch.text_mask_BL
+        video, text = (self.video.tokens_BGd, self.video.valid_BG), (self.text.tokens_BLd, self.batch.tokens_BL)
+        return float(match_log_probability(model, *video, *text, mask_BL).exp()[0])
 
     def matched(
         self, rows_BRd: torch.Tensor, word_BL: torch.Tensor, valid_BR: torch.Tensor, *, learned: bool

@@ -48,8 +48,8 @@ def run(batch, model=None):
         video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
     )
     draws = uniform(1, 2, batch.position_B, draws_of(batch))
-    asked, usable = vtm_pass(model, batch, video, text, scores, draws)
-    return model, video, text, scores, vtm_loss(model, model.fused(asked), usable)
+    asked, pairs = vtm_pass(model, batch, video, text, scores, draws)
+    return model, video, text, scores, vtm_loss(model, model.fused(asked), pairs)
 
 
 def test_the_loss_is_the_mean_over_three_pairs_a_clip():
@@ -78,7 +78,8 @@ def test_a_row_without_negatives_is_dropped():
     batch = dataclasses.replace(random_batch(3), clip_keys_B=torch.zeros(3, dtype=torch.int64))
     model, video, text, _, (loss, _) = run(batch)
     mask = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    logits = model.match_logits(video.tokens_BGd, text.tokens_BLd, mask, batch.text_mask_BL)
+    rows = model.fused(model.pair_pass(video.tokens_BGd, text.tokens_BLd, mask, batch.text_mask_BL))
+    logits = model.match_head(rows.flatten(1))
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.ones(3).long()))
 
 

@@ -16,7 +16,9 @@ from stoa.tasks.ablation.plan import read_plan
 from stoa.training.optim import build_optimizer, set_learning_rates
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
-METHODS = ("stoa", "base", "obj", "obj_ota", "obj_act_ota", "released", "stgt", "stgt_released", "stoa_stgt")
+METHODS = (
+    *("stoa", "stoa_motion", "base", "obj", "obj_ota", "obj_act_ota", "released", "stgt", "stgt_released", "stoa_stgt"),
+)
 ALL = sorted(
     path.relative_to(RECIPES).as_posix()
     for path in RECIPES.rglob("*.yaml")
@@ -42,13 +44,17 @@ def test_a_twin_differs_in_size_alone(method):
     """The same switches: what is on and off, and how it is computed."""
     big, small = parse(f"{method}.yaml"), parse(f"small/{method}.yaml")
     shorter = replace(small.objectives.csal, from_step=big.objectives.csal.from_step)
-    assert big.objectives == replace(small.objectives, csal=shorter)
+    ramp = big.objectives.vtm_ramp_steps
+    assert ramp / big.training.max_steps == small.objectives.vtm_ramp_steps / small.training.max_steps
+    assert big.objectives == replace(small.objectives, csal=shorter, vtm_ramp_steps=ramp)
+    assert big.model.match_by == small.model.match_by
     assert big.model.graph == small.model.graph
     assert big.model.group_sizes.keys() == small.model.group_sizes.keys()
     assert big.model.joint_last_blocks == small.model.joint_last_blocks
     for part in ("objects", "actions"):
         a, b = getattr(big.model, part), getattr(small.model, part)
-        assert (a.layers, a.tap_from_top, a.detach_tap) == (b.layers, b.tap_from_top, b.detach_tap)
+        switches = ("layers", "tap_from_top", "detach_tap", "motion", "word_head")
+        assert [getattr(a, name, None) for name in switches] == [getattr(b, name, None) for name in switches]
 
 
 GRAPH = {"model.graph.layers", "model.graph.contrast", "objectives.csal.share", "objectives.csal.from_step"}

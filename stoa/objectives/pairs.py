@@ -1,0 +1,74 @@
+"""Whether a text belongs to a clip: what is fused for it, and what is read.
+
+Shape legend: N pairs of a clip and a text, G video-side tokens, L text tokens, Q wanted rows, V vocabulary of the
+language head, d joint width, w text width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from stoa.models.fusion import FusionPass
+from stoa.models.layers import at_least_fp32
+from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.mlm import word_losses
+from stoa.objectives.plm import next_word_pass
+
+
+def match_pass(
+    model: VideoLanguageModel,
+    video_NGd: torch.Tensor,
+    video_valid_NG: torch.Tensor,
+    text_NLd: torch.Tensor,
+    text_mask_NL: torch.Tensor,
+) -> FusionPass:
+    """For the rows (N, Q, w) of :func:`match_logits`.
+
+    By the ``ends`` these are the pooled video and the end of the text, each of which sees all of both. By the
+    ``likelihood`` text is causal, and the rows that predict its words follow those two.
+    """
+    if model.config.match_by == "ends":
+        return model.pair_pass(video_NGd, text_NLd, bidirectional_mask(text_mask_NL, video_valid_NG), text_mask_NL)
+    start_N = torch.ones_like(text_mask_NL[:, 0], dtype=torch.int64)
+    words = next_word_pass(model, video_NGd, video_valid_NG, text_NLd, text_mask_NL, start_N, "one_pass")
+    ends = model.pair_pass(video_NGd, text_NLd, words.mask_NSS, text_mask_NL)
+    return ends._replace(rows_NQ=torch.cat([ends.rows_NQ, words.rows_NQ], dim=1))
+
+
+def match_logits(
+    model: VideoLanguageModel,
+    rows_NQw: torch.Tensor,
+    token_ids_NL: torch.Tensor,
+    text_mask_NL: torch.Tensor,
+    table_Vw: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Logits (N, 2), at least fp32, of (no match, match), of the rows of :func:`match_pass`.
+
+    By the ``likelihood`` the logit of a match is the head's and, times a learned scale, the log-probability of the
+    text by the language head; words outside of its vocabulary do not count.
+
+    Args:
+        table_Vw: :meth:`VideoLanguageModel.language_table`, where it has been taken; for ``likelihood``.
+    """
+    logits_N2 = at_least_fp32(model.match_head(rows_NQw[:, :2].flatten(1)))
+    if model.config.match_by == "ends":
+        return logits_N2
+    table_Vw = model.language_table() if table_Vw is None else table_Vw
+    losses_NQ, _ = word_losses(model, table_Vw, rows_NQw[:, 2:], token_ids_NL[:, 1:], text_mask_NL[:, 1:])
+    no_match_N, match_N = logits_N2.unbind(dim=1)
+    return torch.stack([no_match_N, match_N - model.match_scale * losses_NQ.sum(dim=1)], dim=1)
+
+
+@torch.no_grad()
+def match_log_probability(
+    model: VideoLanguageModel,
+    video_NGd: torch.Tensor,
+    video_valid_NG: torch.Tensor,
+    text_NLd: torch.Tensor,
+    token_ids_NL: torch.Tensor,
+    text_mask_NL: torch.Tensor,
+) -> torch.Tensor:
+    """Of a match, (N,), fp32."""
+    rows_NQw = model.fused(match_pass(model, video_NGd, video_valid_NG, text_NLd, text_mask_NL))
+    return match_logits(model, rows_NQw, token_ids_NL, text_mask_NL).float().log_softmax(dim=-1)[:, 1]
