@@ -249,8 +249,8 @@ class ModelConfig:
         num_answers: classes of an answer head for question answering; 0 is none.
         match_by: what tells whether a text belongs to a clip. ``ends``: the fused outputs at the pooled video and at
             the end of the text, as in the paper. ``likelihood``: these, of a pass in which text is causal, and beside
-            them how likely the language head finds the text. It learns what siblings differ in far sooner, and has
-            the language head learn it too; the head's logits are then of four texts a clip, not of one.
+            them how likely the language head finds the text, which it then teaches: matching knows at once what PLM
+            knows. The language head reads four texts a clip, not one.
         activation_checkpointing: parts whose activations are not kept but computed again in the backward pass:
             ``towers``, ``graph``, ``fusion``; true is all and false none. ``auto`` is as few as the memory of the GPU
             asks for, and without a GPU all.

@@ -76,7 +76,8 @@ def main(out: str, way: str) -> None:
     batch = slice_of(global_batch(), rank, world)
     model, losses = tiny_model(), ObjectivesConfig()
     if way == "options":
-        model = tiny_model(graph=GraphConfig(layers=1, residual=False, threshold=0.2))
+        graph = GraphConfig(layers=1, residual=False, threshold=0.2)
+        model = tiny_model(graph=graph, match_by="likelihood")
         losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce")
     objective = TrainingObjective(model, losses, seed=11)
     if way == "deepspeed":
