@@ -327,7 +327,8 @@ class LanguageHead(nn.Module):
 
 
 def _identity_linear(width: int) -> nn.Linear:
-    linear = nn.utils.skip_init(nn.Linear, width, width)  # no draw: what is made after it starts as without it
+    # No draw: what is made after it starts as without it.
+    linear = nn.utils.skip_init(nn.Linear, width, width, device=torch.get_default_device())
     nn.init.eye_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import END, START, random_batch
+from factories import END, START, USED, random_batch
 from jsonargparse import ArgumentParser
 
 from stoa.cli import finetune
 from stoa.config import parse_run
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.total import TrainingObjective
+from stoa.planning.imagined import ImaginedRun
 from stoa.tasks.ablation.plan import read_plan
 from stoa.training.optim import build_optimizer, set_learning_rates
 
@@ -109,6 +110,15 @@ def test_the_default_is_the_paper():
     assert objectives.answer == 0
     assert (model.objects.motion, model.objects.word_head, config.training.optim.objects_lr) == (False, False, None)
     assert (objectives.plm_form, objectives.align_loss, objectives.null_token) == ("one_pass", "mse", "end")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_can_be_imagined(name):
+    """Without memory: nothing of its model is made anywhere but where it is asked for."""
+    config = parse(name, *TINY)
+    training = replace(config.training, optim=replace(config.training.optim, frozen_vision_blocks=None))
+    run = ImaginedRun(config.model, config.objectives, training, precision="fp32", used_token_ids=USED)
+    assert {x.device.type for x in (*run.model.parameters(), *run.model.buffers())} == {"meta"}
 
 
 @pytest.mark.parametrize("name", ALL)
