@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stoa.files import free_bytes, in_units
+from stoa.forks import weights_left_out
 from stoa.parents import die_with_parent
 
 T = TypeVar("T")
@@ -35,17 +36,18 @@ def started(loader: DataLoader) -> Iterator[Any]:
     """The batches of a loader, whose processes are forked here.
 
     What this process has must not be freed in theirs: to free a scaler of FFmpeg there waits for ever for threads that
-    a fork does not have, and garbage collection may come upon one at any time.
+    a fork does not have, and garbage collection may come upon one at any time. Weights are not theirs either.
     """
     if not loader.num_workers:
         return iter(loader)
     others = set(multiprocessing.active_children())
     gc.collect()
-    gc.freeze()
-    try:
-        batches = iter(loader)
-    finally:
-        gc.unfreeze()
+    with weights_left_out():  # which are looked for: gc tells of nothing that is frozen
+        gc.freeze()
+        try:
+            batches = iter(loader)
+        finally:
+            gc.unfreeze()
     return _until_stuck(batches, set(multiprocessing.active_children()) - others)
 
 
