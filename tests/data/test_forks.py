@@ -31,10 +31,10 @@ class Held(IterableDataset):
 
 @pytest.fixture
 def trained():
-    """48 MiB of weights and twice as many of moments."""
-    model = nn.Linear(3072, 4096, bias=False)
+    """128 MiB of weights and twice as many of moments."""
+    model = nn.Linear(4096, 8192, bias=False)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    model(torch.ones(1, 3072)).sum().backward()
+    model(torch.ones(1, 4096)).sum().backward()
     optimizer.step()
     return model, optimizer
 
@@ -47,7 +47,7 @@ def test_a_step_leaves_nothing_old_with_readers(trained):
     optimizer.step()
     after = [next(batches) for _ in range(4)][-1]
     del batches
-    assert after - before < 24
+    assert after - before < 128  # of 384; what else the two have written to is among it
 
 
 @pytest.mark.parametrize("size", [3072, 100])
@@ -70,7 +70,7 @@ def test_a_fork_finds_zeros_and_this_process_what_it_had(size):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
 
 
-def test_tensors_of_others_stay(trained):
+def test_tensors_of_others_stay():
     """Of a data set, say, and what processes share."""
     plain, shared = torch.ones(MIB), nn.Parameter(torch.ones(MIB))
     shared.share_memory_()

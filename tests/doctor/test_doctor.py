@@ -107,5 +107,5 @@ def test_processes_of_other_versions_and_data_are_told(tmp_path):
     assert "torch is" in findings["versions of all"]["said"] and "0.1 on" in findings["versions of all"]["said"]
     assert findings["versions of all"]["verdict"] == "bad"
     assert findings["data of all"]["verdict"] == "good"
-    assert findings["clocks"]["verdict"] == "bad" and "90" in findings["clocks"]["said"]
+    assert findings["clocks"]["verdict"] == "bad" and 88 < float(findings["clocks"]["said"].split()[0]) < 92
     assert "GB/s" in findings["all-reduce"]["said"]
