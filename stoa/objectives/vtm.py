@@ -83,13 +83,15 @@ def vtm_pass(
     hard_text_B, _ = negatives(scores.video_to_text_BA, draws[Stream.VTM_TEXT])
     video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
     video_valid_AG = gather_rows_no_grad(video.valid_BG)
-    text_mask_AL, ids_AL = gather_rows_no_grad(batch.text_mask_BL), gather_rows_no_grad(batch.tokens_BL)
+    # In one call: no id is negative.
+    ids_AL = gather_rows_no_grad(batch.tokens_BL.where(batch.text_mask_BL, -1))
+    text_mask_AL = ids_AL >= 0
 
     pairs_video = torch.cat([video.tokens_BGd, video_AGd[hard_video_B], video.tokens_BGd])
     pairs_valid = torch.cat([video.valid_BG, video_valid_AG[hard_video_B], video.valid_BG])
     pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
     pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
-    pairs_ids = torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL[hard_text_B]])
+    pairs_ids = torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL.clamp(min=0)[hard_text_B]])
     asked = match_pass(model, pairs_video, pairs_valid, pairs_text, pairs_mask)
     return asked, Pairs(pairs_ids, pairs_mask, usable_B)
 
