@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, overload
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from stoa.batch import VideoTextBatch
 from stoa.data.text import encode_caption
 from stoa.manifest import Caption
+from stoa.models.config import ModelConfig
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives.pairs import match_log_probability
 from stoa.objectives.vtc import temperature
@@ -111,8 +113,10 @@ class Model:
 
     @functools.cached_property
     def key(self) -> str:
-        """Twelve digits of a hash of its weights and its configuration, which tell it from other models."""
-        digest = hashlib.sha256(repr(self.trained.model.config).encode())
+        """Twelve digits of a hash of its weights and its configuration, which tell it from other models. An option that
+        is new, and as it was without it, changes none: indexes outlive it."""
+        given = _changed(asdict(self.trained.model.config), asdict(ModelConfig()))
+        digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
         for name, weight in sorted(self.trained.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -314,6 +318,15 @@ class Model:
             shown = video.tokens_BGd[some], video.valid_BG[some]
             out.append(match_log_probability(self.trained.model, *shown, *text))
         return torch.cat(out)
+
+
+def _changed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What differs, at any depth."""
+    return {
+        name: _changed(value, defaults[name]) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value != defaults[name]
+    }
 
 
 class _Texts(NamedTuple):

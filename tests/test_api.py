@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from factories import gray_frames, run_facts, tiny_config, write_video
 from torch.nn import functional as F
 
 import stoa
+from stoa import api
 from stoa.config import Config
 from stoa.data.clips import FileClips
 from stoa.detections import Detections
@@ -161,3 +163,18 @@ def test_what_a_model_has_not_learned(model, videos):
         with pytest.raises(ValueError, match="trained without PLM"):
             use(videos[0])
     assert lacking.answer(videos[0], "x", options=["one"]) == "one"
+
+
+def test_its_key_is_of_what_it_is_and_not_of_options_that_it_leaves_alone(model, monkeypatch):
+    def key(**changes):
+        config = replace(model.trained.model.config, **changes)
+        monkeypatch.setattr(model.trained.model, "config", config)
+        return stoa.Model.key.func(model)
+
+    plain = key()
+    assert len(plain) == 12 and key() == plain
+    assert key(num_frames=model.trained.model.config.num_frames + 1) != plain
+    monkeypatch.undo()
+    defaults = api.asdict
+    monkeypatch.setattr(api, "asdict", lambda config: {**defaults(config), "new": {"option": 1}})
+    assert stoa.Model.key.func(model) == plain
