@@ -1,7 +1,6 @@
 """Noun and verb F1 on the test split of UD English EWT: spans found in raw text against gold spans.
 
-    python benchmarks/tagging.py                             trains a pipeline on the train split (minutes)
-    python benchmarks/tagging.py --pipeline en_core_web_sm   an installed one
+    python benchmarks/tagging.py
 
 The baseline gives each word of the gold segmentation the part of speech it has most often in the train split.
 """
@@ -17,8 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests" / "prepare"))
-from tagger import KINDS, baseline_f1, f1, read_conllu, train_pipeline  # noqa: E402
+from tagger import KINDS, baseline_f1, f1, read_conllu  # noqa: E402
 
+from stoa.prepare.pipelines import PIPELINE  # noqa: E402
 from stoa.prepare.tagging import Tagger  # noqa: E402
 
 
@@ -26,18 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ.get("STOA_TEST_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=default, help="folder with pos/ (STOA_TEST_DATA)")
-    parser.add_argument("--pipeline", help="name or path of a spaCy pipeline; without it one is trained")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--pipeline", default=PIPELINE, help="name or path of a spaCy pipeline")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
     train = list(read_conllu(args.data / "pos" / "en_ewt-ud-train.conllu.gz"))
     test = list(read_conllu(args.data / "pos" / "en_ewt-ud-test.conllu"))
-    started = time.perf_counter()
-    if args.pipeline:
-        tagger = Tagger.load(args.pipeline)
-    else:
-        tagger = Tagger(train_pipeline(train, args.epochs, width=96, depth=4))
-        print(f"trained on {len(train)} sentences in {time.perf_counter() - started:.0f} s")
+    tagger = Tagger.load(args.pipeline)
     started = time.perf_counter()
     captions = list(tagger.tag(sentence.text for sentence in test))
     words_per_second = sum(len(sentence.words) for sentence in test) / (time.perf_counter() - started)

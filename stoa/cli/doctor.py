@@ -9,13 +9,15 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from stoa.prepare.pipelines import PIPELINE
+
 EXAMPLE = "stoa doctor --manifest data/manifest.jsonl"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="that a run would write to")
     parser.add_argument("--manifest", type=Path | None, default=None, help="data that all machines have to have alike")
-    parser.add_argument("--spacy", type=str | None, default="en_core_web_sm", help="pipeline of stoa prepare, or null")
+    parser.add_argument("--spacy", type=str | None, default=PIPELINE, help="pipeline of stoa prepare, or null")
     parser.add_argument("--port", type=int, default=29500, help="that the processes of a run would meet at")
     parser.add_argument("--hang", type=Path | None, default=None, help="dumps of NCCL's flight recorder, of all ranks")
     parser.add_argument("--json", action="store_true", help="for machines")

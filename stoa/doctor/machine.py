@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import resource
 import shutil
@@ -17,6 +16,7 @@ from stoa.data.workers import cores_of_rank
 from stoa.doctor.findings import Finding
 from stoa.files import free_bytes, in_units
 from stoa.ops import build_info
+from stoa.prepare.pipelines import installed_pipeline
 from stoa.tasks.metrics.captions import require_scorers
 from stoa.training.state import versions
 
@@ -143,11 +143,9 @@ def _port(port: int) -> Finding:
 def _tagging(pipeline: str | None) -> Iterator[Finding]:
     if pipeline is None:
         return
-    there = importlib.util.find_spec(pipeline) is not None
+    there = installed_pipeline(pipeline)
     remedy = "" if there else f"stoa prepare tags with it: python -m spacy download {pipeline}, or --spacy null"
-    yield Finding(
-        "spaCy", "good" if there else "missing", pipeline if there else f"{pipeline} is not installed", remedy
-    )
+    yield Finding("spaCy", "good" if there else "missing", there or f"{pipeline} is not installed", remedy)
 
 
 def _java() -> Finding:

@@ -10,6 +10,7 @@ from typing import Literal
 from stoa.box_conventions import BoxFormat, Units
 from stoa.prepare.detections import DetectionSource, FilterConfig, Format, open_detections
 from stoa.prepare.detections.keys import DEFAULT_PATTERN
+from stoa.prepare.pipelines import PIPELINE
 
 StoreKind = Literal["frames", "video"]
 
@@ -125,7 +126,7 @@ class PrepareConfig:
     out: str
     videos: str
     stores: tuple[StoreKind, ...] = ("frames",)
-    spacy: str | None = "en_core_web_sm"
+    spacy: str | None = PIPELINE
     timeout_seconds: float = 300.0
     store: StoreConfig = field(default_factory=StoreConfig)
     detections: DetectionsConfig = field(default_factory=DetectionsConfig)

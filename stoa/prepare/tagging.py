@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ftfy
 
 from stoa.manifest import Caption, Span
+from stoa.prepare.pipelines import PIPELINE, installed_pipeline
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -79,11 +80,12 @@ class Tagger:
                 f"{_WITHOUT}"
             ) from None
         name = os.fspath(name)
+        name = installed_pipeline(name) or name
         installed = spacy.util.get_installed_models()
         if name not in installed and not Path(name).exists():
             raise ValueError(
                 f"spaCy pipeline {name!r} is neither installed nor a folder; install one with 'python -m "
-                f"spacy download en_core_web_sm' (installed: {', '.join(sorted(installed)) or 'none'}), name another "
+                f"spacy download {PIPELINE}' (installed: {', '.join(sorted(installed)) or 'none'}), name another "
                 f"one or a folder with --spacy, or {_WITHOUT}"
             )
         with warnings.catch_warnings(record=True) as caught:
@@ -141,7 +143,7 @@ def _require_tagger(nlp: Language, name: str) -> None:
     if not taggers:
         raise _Unsuitable(
             f"spaCy pipeline {name!r} has no tagger or morphologizer (components: {', '.join(assigned) or 'none'}); "
-            "use one that has, such as en_core_web_sm"
+            f"use one that has, such as {PIPELINE}"
         )
     components: list[Any] = [nlp.get_pipe(pipe) for pipe in taggers]
     labels = {label for component in components for label in component.labels}

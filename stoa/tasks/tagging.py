@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from typing import NamedTuple
 
 from stoa.manifest import Caption, Span
+from stoa.prepare.pipelines import PIPELINE, installed_pipeline
 from stoa.synthetic.captions import PHRASES
 from stoa.synthetic.scene import COLOURS, SHAPES
-
-PIPELINE = "en_core_web_sm"
-"""The spaCy pipeline that is used where it is installed and none is named."""
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _VERBS = {verb for phrases in PHRASES.values() for verb, _ in phrases}
@@ -31,7 +28,7 @@ def tag_caption(text: str, spacy: str | os.PathLike[str] | None = None) -> Tagge
     """Find the nouns and the main verbs of a caption.
 
     A named pipeline tags it. Without one a caption whose words are all of Moving Shapes is tagged as its makers would;
-    another one by :data:`PIPELINE` if that is installed. Where it is not, every word may be a noun and a verb.
+    another one by ``en_core_web_sm`` if that is installed. Where it is not, every word may be a noun and a verb.
 
     Args:
         text: the caption.
@@ -49,7 +46,7 @@ def tag_caption(text: str, spacy: str | os.PathLike[str] | None = None) -> Tagge
     if all(word in _MOVING_SHAPES for word, _ in words):
         nouns, verbs = (_spans(words, vocabulary) for vocabulary in (set(SHAPES), _VERBS))
         return TaggedCaption(Caption(text, nouns, verbs), "from the vocabulary of Moving Shapes")
-    if importlib.util.find_spec("spacy") and importlib.util.find_spec(PIPELINE):
+    if installed_pipeline("spacy") and installed_pipeline(PIPELINE):
         return _by_pipeline(text, PIPELINE)
     every = tuple(span for _, span in words)
     by = f"not known, every word may be either (spaCy with {PIPELINE} is not installed)"

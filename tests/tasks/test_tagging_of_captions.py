@@ -4,14 +4,12 @@ import importlib.util
 
 import numpy as np
 import pytest
-import spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spacy.training import Example
 
+from stoa.prepare.pipelines import FROM_PYPI, PIPELINE
 from stoa.synthetic.captions import describe, sample_wording
 from stoa.synthetic.scene import sample_story
-from stoa.tasks import tagging
 from stoa.tasks.tagging import tag_caption
 
 
@@ -37,32 +35,18 @@ def test_case_and_articles_do_not_matter():
 def test_without_a_pipeline_every_word_may_be_either(monkeypatch):
     found_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == tagging.PIPELINE else found_spec(name)
+        importlib.util, "find_spec", lambda name: None if name in (PIPELINE, FROM_PYPI) else found_spec(name)
     )
     found, by = tag_caption("a dog doesn't run")
     assert words(found) == (["a", "dog", "doesn't", "run"],) * 2
     assert "every word may be either" in by
 
 
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    """Knows four words."""
-    nlp = spacy.blank("en")
-    nlp.add_pipe("morphologizer")
-    texts = {"a dog runs": ["DET", "NOUN", "VERB"], "a cat sleeps": ["DET", "NOUN", "VERB"]}
-    examples = [Example.from_dict(nlp.make_doc(text), {"pos": pos}) for text, pos in texts.items()]
-    optimizer = nlp.initialize(lambda: examples)
-    for _ in range(20):
-        nlp.update(examples, sgd=optimizer)
-    folder = tmp_path_factory.mktemp("pipeline") / "four_words"
-    nlp.to_disk(folder)
-    return folder
-
-
+@pytest.mark.parametrize("pipeline", [None, PIPELINE, FROM_PYPI])
 def test_a_pipeline_tags(pipeline):
     found, by = tag_caption("a dog sleeps", pipeline)
     assert words(found) == (["dog"], ["sleeps"])
-    assert by.startswith("by spaCy's en_")
+    assert by == f"by spaCy's {FROM_PYPI} 3.8.0"
 
 
 @pytest.mark.parametrize(
