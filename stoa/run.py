@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from stoa.training.compiling import compile_parts
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
 from stoa.training.deepspeed_config import read_config
+from stoa.training.frozen_outputs import FrozenOutputs
 from stoa.training.optim import build_optimizer
 from stoa.training.processes import noticing_losses, place, start_limit
 from stoa.training.state import run_facts, versions
@@ -251,6 +252,8 @@ def _train(
 ) -> None:
     frozen = config.training.optim.frozen_vision_blocks or 0
     model.clip.visual.freeze(frozen)
+    if config.training.frozen_outputs is not None:
+        _require_frozen(model, process.deepspeed_config)
     if frozen:
         process.console.say(f"{frozen} of {len(model.clip.visual.blocks)} vision blocks stay as they are")
     if config.model.num_boxes and not clips.has_boxes():
@@ -274,6 +277,8 @@ def _train(
         together=config.data.together,
     )
     flops = flops_per_batch(model, config.objectives, sampler.micro_batch, world=world_size())
+    if config.training.frozen_outputs is not None:
+        del flops["video"]  # hardly ever computed
     compile_parts(objective, config.training.compile)
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), process.deepspeed_config)
     training, every = config.training, config.training.save_every
@@ -313,6 +318,9 @@ def _train(
     )
     if steps is not None or not trainer.resume(reshaped=process.reshaped):
         process.console.say(start)
+    if training.frozen_outputs is not None:
+        tower = model.clip.visual
+        model.clip.outputs_of_frames = FrozenOutputs(Path(training.frozen_outputs), tower, say=process.console.say)
     shape = ClipShape(
         num_frames=config.model.num_frames,
         side=image_side(config.model.backbone),
@@ -324,6 +332,21 @@ def _train(
         return build_loader(config.data, clips, shape, sampler, ledger=process.ledger, device=process.device)
 
     (steps or Trainer.fit)(trainer, open_batches)
+
+
+def _require_frozen(model: VideoLanguageModel, deepspeed_config: Mapping[str, Any]) -> None:
+    """Of outputs that are kept. Raises ValueError where they would change, or ranks differ in what they compute."""
+    tower = model.clip.visual
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        raise ValueError(
+            f"training.frozen_outputs is given and the vision tower is trained; set "
+            f"training.optim.frozen_vision_blocks to {len(tower.blocks)}, all of its blocks, or frozen_outputs to null"
+        )
+    if deepspeed_config.get("zero_optimization", {}).get("stage", 0) == 3:
+        raise ValueError(
+            "training.frozen_outputs is given and the DeepSpeed config has ZeRO stage 3, by which ranks compute the "
+            "tower together; take stage 1 or 2, or set frozen_outputs to null"
+        )
 
 
 def _objective(

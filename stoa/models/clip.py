@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -149,6 +149,8 @@ class Clip(nn.Module):
         # DeepSpeed cannot broadcast a parameter without dimensions.
         self.logit_scale = nn.Parameter(source.logit_scale.detach().reshape(1))
         self.recomputing = False
+        self.outputs_of_frames: Callable[..., tuple[torch.Tensor, dict[int, torch.Tensor]]] | None = None
+        """Is asked for what a frozen tower gives, and given what computes it."""
         for name, values in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)):
             self.register_buffer(f"pixel_{name}", 255.0 * torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -176,6 +178,13 @@ class Clip(nn.Module):
         self, frames_BTCHW: torch.Tensor, taps: frozenset[int] = frozenset()
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         """uint8 frames -> projected [CLS] (B, T, d) and tapped tokens (B*T, S, h)."""
+        if self.outputs_of_frames is not None:
+            return self.outputs_of_frames(frames_BTCHW, taps, self._encode_frames)
+        return self._encode_frames(frames_BTCHW, taps)
+
+    def _encode_frames(
+        self, frames_BTCHW: torch.Tensor, taps: frozenset[int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         images_BTCHW = ((frames_BTCHW - self.pixel_mean) / self.pixel_std).to(self.visual.conv1.weight.dtype)
         return self.visual(images_BTCHW, taps)
 

@@ -72,6 +72,8 @@ class TrainingConfig:
         tensorboard: write event files beside ``metrics.jsonl``.
         chunk_clips: clips of a micro-batch whose activations the encoders hold at a time; the losses see all of them,
             as they would without. Each chunk passes the encoders once more. Null holds all.
+        frozen_outputs: a folder that keeps what a vision tower of which no block is trained gives of each clip, so that
+            it is computed once for all runs of this tower. Null computes it each time. It pays without a GPU.
         compile: what torch.compile compiles at the first step: ``blocks``, each transformer block; ``forward``, the
             whole forward pass; or ``none``.
     """
@@ -92,6 +94,7 @@ class TrainingConfig:
     hang_minutes: float = 10.0
     tensorboard: bool = True
     chunk_clips: int | None = None
+    frozen_outputs: str | None = None
     compile: Compiled = "none"
 
     def __post_init__(self) -> None:
@@ -100,6 +103,11 @@ class TrainingConfig:
                 raise ValueError(f"training.{name} is {getattr(self, name)}; expected at least 1")
         if self.chunk_clips is not None and self.chunk_clips < 1:
             raise ValueError(f"training.chunk_clips is {self.chunk_clips}; expected at least 1, or null")
+        if self.frozen_outputs is not None and self.compile == "forward":
+            raise ValueError(
+                "training.frozen_outputs is given and training.compile is 'forward', whose graph reads no files; set "
+                "one of them to its default"
+            )
         if self.save_minutes is not None and not self.save_minutes > 0:
             raise ValueError(f"training.save_minutes is {self.save_minutes}; expected more than 0, or null")
         for name in ("skip_nonfinite", "spike_rollbacks"):
