@@ -6,6 +6,7 @@ which becomes ``synth.json`` as the last step; finished batches of clips are kep
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -198,7 +199,11 @@ def build_data_set(
 def _build(config: SynthConfig, out: Path, workers: int, say: Callable[[str], None]) -> None:
     started = time.perf_counter()
     _start(config, out)
-    batches = list(_batches(config))
+    batches: list[Batch] = []
+    with Progress(sum(map(config.num_clips, _STREAMS)), "synth stories", "clips") as progress:
+        for batch in _batches(config):
+            batches.append(batch)
+            progress.update(len(batch.attempts))
     todo = [batch for batch in batches if not (out / batch.part).exists()]
     clips, to_make = (sum(len(batch.attempts) for batch in some) for some in (batches, todo))
     with Progress(clips, "synth", "clips") as progress:
@@ -275,9 +280,12 @@ def _folder(group: str) -> str:
 
 def _batches(config: SynthConfig) -> Iterator[Batch]:
     for group in _STREAMS:
-        attempts = list(_attempts(config, group)) if group in SPLITS else [0] * config.num_clips(group)
-        for first in range(0, len(attempts), _CLIPS_PER_BATCH):
-            yield Batch(group, first, tuple(attempts[first : first + _CLIPS_PER_BATCH]))
+        attempts = _attempts(config, group) if group in SPLITS else iter([0] * config.num_clips(group))
+        for first in itertools.count(0, _CLIPS_PER_BATCH):
+            some = tuple(itertools.islice(attempts, _CLIPS_PER_BATCH))
+            if not some:
+                break
+            yield Batch(group, first, some)
 
 
 def _attempts(config: SynthConfig, split: str) -> Iterator[int]:

@@ -88,7 +88,7 @@ def planned_gib(recipe: str) -> float:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    config = SynthConfig(size=224, num_train=8, num_val=2, num_test=8, num_galleries=2)
+    config = SynthConfig(size=224, num_train=8, num_val=2, num_test=2, num_galleries=0)
     return built_once(tmp_path_factory, "of_full_size", config)
 
 
