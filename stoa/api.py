@@ -86,8 +86,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device | None = No
     Raises:
         ValueError: there is no model, or it is damaged; the message names the folder.
     """
-    trained, abilities, _, _ = open_model(os.fspath(path), None if device is None else torch.device(device))
-    return Model(trained, abilities)
+    trained, abilities, facts, _ = open_model(os.fspath(path), None if device is None else torch.device(device))
+    return Model(trained, abilities, facts.get("task"))
 
 
 class Model:
@@ -96,6 +96,7 @@ class Model:
     Args:
         trained: the model.
         abilities: what of its training matters here.
+        task: that it was fine-tuned for, if for any.
 
     Attributes:
         batch_size: videos that are encoded at a time.
@@ -103,8 +104,8 @@ class Model:
         generation: the search for words of captions and answers.
     """
 
-    def __init__(self, trained: TrainedModel, abilities: Abilities) -> None:
-        self.trained, self.abilities = trained, abilities
+    def __init__(self, trained: TrainedModel, abilities: Abilities, task: str | None = None) -> None:
+        self.trained, self.abilities, self.task = trained, abilities, task
         self.batch_size, self.num_workers, self.generation = 16, 0, GenerationConfig()
 
     @property
@@ -126,6 +127,12 @@ class Model:
     def matches(self) -> bool:
         """Whether it has a matching head that was trained."""
         return not self.abilities.lacks("vtm")
+
+    @property
+    def knows_questions(self) -> bool:
+        """Whether it was fine-tuned on questions. Without options another model can but go on from a question as from
+        the beginning of a caption."""
+        return self.task == "answering" or bool(self.abilities.answers)
 
     @property
     def width(self) -> int:
@@ -231,7 +238,8 @@ class Model:
         self, videos: VideoInput | VideoInputs, question: str, *, options: Sequence[str] = ()
     ) -> str | list[str]:
         """The answer to a question about each video: the best of ``options``, by the matching head, or by cosine where
-        there is none; without options of the answers that it was fine-tuned to choose from, or in its own words.
+        there is none; without options of the answers that it was fine-tuned to choose from, or in its own words,
+        which describe the video rather than answer where it does not know questions (:attr:`knows_questions`).
 
         Raises:
             ValueError: the model can answer none of these ways, or a video cannot be read.

@@ -114,6 +114,7 @@ def test_words(model, videos):
     assert all(isinstance(caption, str) for caption in captions)
     assert model.answer(videos[0], "what is it?", options=["gray", "red"]) in ("gray", "red")
     assert len(model.answer(videos[:2], "what is it?")) == 2
+    assert not model.knows_questions
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -24,5 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     if not args.question.strip():
         raise ValueError("the question is empty; ask one")
-    answer = open_named(args).answer(clip_of(args, args.video), args.question, options=args.options)
+    model = open_named(args)
+    answer = model.answer(clip_of(args, args.video), args.question, options=args.options)
+    if not args.options and not model.knows_questions:
+        print(
+            f"{args.model} was not trained on questions and describes the clip; give it --options to choose from, or "
+            "fine-tune a model (recipes/finetune/small/answering.yaml)",
+            file=sys.stderr,
+        )
     print(json.dumps({"video": str(args.video), "question": args.question, "answer": answer}) if args.json else answer)

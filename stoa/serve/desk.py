@@ -35,6 +35,10 @@ class Desk:
     def answers(self) -> bool:
         return self.speaks or bool(self.model.abilities.answers)
 
+    @property
+    def knows_questions(self) -> bool:
+        return self.model.knows_questions
+
     def search(self, text: str) -> list[Found]:
         return self.searcher.by_text(text, top_k=self._top_k)
 

@@ -42,6 +42,7 @@ class Page:
             "examples": _EXAMPLES if small else (),
             "speaks": desk.speaks,
             "answers": desk.answers,
+            "knows_questions": desk.knows_questions,
             "limits": limits,
         }
         self._whole, self._hits = (environment.get_template(name) for name in ("page.html", "hits.html"))

@@ -99,6 +99,16 @@ def test_captions_and_answers(folder, exported, capsys):
     assert answer.strip() in ("a square", "a circle")
 
 
+def test_a_model_that_was_not_trained_on_questions_says_so(folder, exported, capsys):
+    words = ("ask", str(folder / "0.mp4"), "what?", "--model", str(exported))
+    assert main([*words]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert f"{exported} was not trained on questions and describes the clip; give it --options" in err
+    assert main([*words, "--options", "[a square,a circle]"]) == 0
+    assert "questions" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -11,6 +11,7 @@ from data_sets import made_once
 from jsonargparse import ArgumentParser
 from launch import ROOT, Program, finish, start_training
 
+import stoa
 from stoa.cli import finetune as cli
 from stoa.cli import main
 from stoa.data.clips import FileClips
@@ -146,6 +147,7 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     before = {"asp", "mlm", "ota", "plm", "vtc", "vtm"}
     assert set(facts["losses"]) == before | ({"answer"} if task == "answering" else set())
     assert (facts["answers"] is None) == (task != "answering")
+    assert stoa.load(output).knows_questions == (name == "answering")
 
     questions = ["--questions", str(data_set / "qa")] if name == "answering" else []
     command = ["--run", str(output), "--manifest", str(data_set / "manifest.jsonl"), *questions]
