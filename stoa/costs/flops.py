@@ -17,6 +17,7 @@ from torch import nn
 
 from stoa.models.cls_encoder import ClsEncoder
 from stoa.models.graph import GraphBlock, GraphEncoder
+from stoa.models.relations import PAIR_FEATURES
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.mlm import num_masked
@@ -124,6 +125,9 @@ def _objects(model: VideoLanguageModel) -> Flops:
     if config.motion:
         coordinates = _product(N, 4, d // 2)
         parts += [Flops(coordinates, coordinates), _trained(_product(N, d // 2, d))]
+    if config.relations:
+        features = _product(N * N, PAIR_FEATURES, d // 2)
+        parts += [Flops(features, features), _trained(_product(N * N, d // 2, d))]
     return _sum(parts)
 
 

@@ -61,12 +61,12 @@ def masked(mask: torch.Tensor) -> Attend:
     return partial(attention, attn_mask=mask)
 
 
-def coordinate_mlp(width: int, *, weight_std: float, most_bias: float) -> nn.Sequential:
-    """Linear-GELU-Linear from 4 coordinates whose first layer is as steep as they are close to each other."""
-    coordinates = nn.Linear(4, width // 2)
-    nn.init.normal_(coordinates.weight, std=weight_std)
-    nn.init.uniform_(coordinates.bias, -most_bias, most_bias)
-    return nn.Sequential(coordinates, nn.GELU(), nn.Linear(width // 2, width))
+def coordinate_mlp(width: int, *, weight_std: float, most_bias: float, coordinates: int = 4) -> nn.Sequential:
+    """Linear-GELU-Linear from coordinates, whose first layer is as steep as they are close to each other."""
+    steep = nn.Linear(coordinates, width // 2)
+    nn.init.normal_(steep.weight, std=weight_std)
+    nn.init.uniform_(steep.bias, -most_bias, most_bias)
+    return nn.Sequential(steep, nn.GELU(), nn.Linear(width // 2, width))
 
 
 def at_least_fp32(x: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ Shape legend: B clips, T frames, K boxes per frame, S = T * K boxes of a clip, N
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -15,6 +17,22 @@ MOTION_SCALE = 2.0
 
 LEAST_WEIGHT = 1e-3
 """Of a box whose detector gave it no confidence: it counts where there is no better one."""
+
+
+class Lines(NamedTuple):
+    """The lines that trajectories follow, fp32, in parts of the frame; all zero for one without boxes.
+
+    Attributes:
+        slopes_BN4: how fast each coordinate goes, a clip; zero with boxes in one frame.
+        centres_BN4: where the boxes are on average.
+        strays_BN4: root of the mean square of what lies beside the line.
+        moves_BN: bool, which trajectories have boxes in two frames or more.
+    """
+
+    slopes_BN4: torch.Tensor
+    centres_BN4: torch.Tensor
+    strays_BN4: torch.Tensor
+    moves_BN: torch.Tensor
 
 
 class MotionEncoder(nn.Module):
@@ -30,31 +48,18 @@ class MotionEncoder(nn.Module):
         self.ln = nn.LayerNorm(width)
         nn.init.constant_(self.ln.weight, MOTION_SCALE)
 
-    def forward(
-        self, boxes_BTK4: torch.Tensor, scores_BTK: torch.Tensor, labels_BTK: torch.Tensor, labels_BN: torch.Tensor
-    ) -> torch.Tensor:
-        """Embed motion.
-
-        Args:
-            boxes_BTK4: fp32, in parts of the frame.
-            scores_BTK: fp32, the detector's confidence.
-            labels_BTK: int64, -1 where there is no usable box.
-            labels_BN: int64, the label of each trajectory, -1 where there is none.
-
-        Returns:
-            (B, N, d), zero for a trajectory without boxes in two frames.
-        """
-        slopes_BN4, moves_BN = slopes(boxes_BTK4, scores_BTK, labels_BTK, labels_BN)
-        embedded_BNd = self.ln(self.mlp(slopes_BN4.to(self.ln.weight.dtype)))
-        return embedded_BNd.where(moves_BN[..., None], 0)
+    def forward(self, lines: Lines) -> torch.Tensor:
+        """(B, N, d), zero for a trajectory without boxes in two frames."""
+        embedded_BNd = self.ln(self.mlp(lines.slopes_BN4.to(self.ln.weight.dtype)))
+        return embedded_BNd.where(lines.moves_BN[..., None], 0)
 
 
-def slopes(
+def fit_lines(
     boxes_BTK4: torch.Tensor, scores_BTK: torch.Tensor, labels_BTK: torch.Tensor, labels_BN: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """How fast each trajectory moves: the slope, over the time of a clip, of the least-squares line through its boxes,
-    weighted by their confidence. Unlike the mean of moves from frame to frame it needs no boxes in consecutive frames,
-    and a wrong box at one end does not decide it.
+) -> Lines:
+    """The least-squares line, over the time of a clip, through the boxes of each trajectory, weighted by their
+    confidence. Unlike the mean of moves from frame to frame its slope needs no boxes in consecutive frames, and a wrong
+    box at one end does not decide it.
 
     Time goes from 0 to 1 over a clip, whose frames are the middles of T equal parts of it
     (:func:`stoa.data.sampling.sample_times`); so a slope is the same for more or fewer frames.
@@ -66,8 +71,7 @@ def slopes(
         labels_BN: int64, -1 where there is no trajectory.
 
     Returns:
-        slopes (B, N, 4) fp32, also under autocast, in parts of the frame a clip; and which trajectories (B, N) have
-        boxes in two frames or more. The others' slopes are zero.
+        lines in fp32, also under autocast.
     """
     T = labels_BTK.shape[1]
     own_BNTK = (labels_BN[..., None, None] == labels_BTK[:, None]) & (labels_BN >= 0)[..., None, None]
@@ -84,4 +88,7 @@ def slopes(
     apart_BNTK4 = boxes_BTK4[:, None] - centre_BN4[:, :, None, None]
     slopes_BN4 = (lever_BNTK[..., None] * apart_BNTK4).sum(dim=(2, 3))
     moves_BN = own_BNTK.any(dim=-1).sum(dim=-1) > 1
-    return (slopes_BN4 / spread_BN.where(moves_BN, 1)[..., None]).where(moves_BN[..., None], 0), moves_BN
+    slopes_BN4 = (slopes_BN4 / spread_BN.where(moves_BN, 1)[..., None]).where(moves_BN[..., None], 0)
+    beside_BNTK4 = apart_BNTK4 - since_BNT[..., None, None] * slopes_BN4[:, :, None, None]
+    squares_BN4 = (weights_BNTK[..., None] * beside_BNTK4.square()).sum(dim=(2, 3))
+    return Lines(slopes_BN4, centre_BN4, squares_BN4.sqrt(), moves_BN)

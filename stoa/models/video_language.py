@@ -27,8 +27,9 @@ from stoa.models.config import (
 )
 from stoa.models.fusion import FusionEncoder, FusionPass
 from stoa.models.graph import GraphEncoder
-from stoa.models.motion import MotionEncoder
+from stoa.models.motion import MotionEncoder, fit_lines
 from stoa.models.objects import Boxes, ObjectEncoder, TrajectoryEncoder
+from stoa.models.relations import RelationEncoder
 from stoa.parts import part
 
 FRAMEWISE = ("frames", "graph")
@@ -67,8 +68,8 @@ class TextFeatures(NamedTuple):
 
 class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
-    head, a matching head and perhaps an answer head. ``motion``, if there is one, is added to trajectory tokens;
-    these are compared with words through ``word_head``.
+    head, a matching head and perhaps an answer head. ``motion`` and ``relations``, if there are any, are added to
+    trajectory tokens; these are compared with words through ``word_head``.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -130,6 +131,8 @@ class VideoLanguageModel(nn.Module):
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
         if config.objects.num_trajectories and config.objects.motion:
             self.motion = MotionEncoder(self.clip.joint_width)
+        if config.objects.num_trajectories and config.objects.relations:
+            self.relations = RelationEncoder(self.clip.joint_width)
         if config.activation_checkpointing != "auto":
             self.recompute(recomputed_parts(config.activation_checkpointing))
 
@@ -208,12 +211,16 @@ class VideoLanguageModel(nn.Module):
 
     def _encode_trajectories(self, boxes: Boxes, batch: VideoTextBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Labels (B, N) and tokens (B, N, d)."""
-        trajectories = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
-        if not self.config.objects.motion:
-            return trajectories.labels_BN, trajectories.tokens_BNd
-        labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
-        motion_BNd = self.motion(batch.boxes_BTK4, batch.scores_BTK, labels_BTK, trajectories.labels_BN)
-        return trajectories.labels_BN, trajectories.tokens_BNd + motion_BNd
+        config = self.config.objects
+        tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
+        if config.motion or config.relations:
+            labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
+            lines = fit_lines(batch.boxes_BTK4, batch.scores_BTK, labels_BTK, labels_BN)
+            if config.motion:
+                tokens_BNd = tokens_BNd + self.motion(lines)
+            if config.relations:
+                tokens_BNd = tokens_BNd + self.relations(lines, labels_BN)
+        return labels_BN, tokens_BNd
 
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
         """Tokens of one video-side group: ``frames``, ``pooled``, ``objects``, ``actions`` or ``graph``."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from stoa.training.config import OptimConfig
 
-OBJECT_MODULES = tuple(f"model.{name}." for name in ("objects", "trajectories", "motion", "actions"))
+OBJECT_MODULES = tuple(f"model.{name}." for name in ("objects", "trajectories", "motion", "relations", "actions"))
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stoa.data.sampling import sample_times
 from stoa.models.config import ObjectConfig
-from stoa.models.motion import MotionEncoder, slopes
+from stoa.models.motion import MotionEncoder, fit_lines
 
 
 def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int):
@@ -28,15 +28,24 @@ def test_a_slope_is_that_of_the_weighted_least_squares_line(frames, slots, seed)
     boxes, labels = random_boxes(generator, 2, frames, slots)
     scores = torch.rand(2, frames, slots, generator=generator) + 0.05
     trajectories = torch.randint(-1, 3, (2, 5), generator=generator)
-    found, moves = slopes(boxes, scores, labels, trajectories)
+    found = fit_lines(boxes, scores, labels, trajectories)
     for b, n in itertools.product(range(2), range(5)):
         at, slot = ((labels[b] == trajectories[b, n]) & (trajectories[b, n] >= 0)).nonzero(as_tuple=True)
-        assert moves[b, n] == (len(set(at.tolist())) > 1)
-        expected = np.zeros(4)
-        if moves[b, n]:
-            times, roots = (at.numpy() + 0.5) / frames, scores[b, at, slot].double().sqrt().numpy()
-            expected = np.polyfit(times, boxes[b, at, slot].double().numpy(), 1, w=roots)[0]
-        np.testing.assert_allclose(found[b, n].numpy(), expected, atol=2e-4, rtol=1e-4)
+        assert found.moves_BN[b, n] == (len(set(at.tolist())) > 1)
+        slope, centre, stray = np.zeros((3, 4))
+        if len(at):
+            times, weights = (at.numpy() + 0.5) / frames, scores[b, at, slot].double().numpy()
+            own = boxes[b, at, slot].double().numpy()
+            centre = np.average(own, axis=0, weights=weights)
+            lines = [np.poly1d(place) for place in centre]
+            if found.moves_BN[b, n]:
+                fits = np.polyfit(times, own, 1, w=np.sqrt(weights))
+                slope, lines = fits[0], [np.poly1d(fit) for fit in fits.T]
+            beside = own - np.stack([line(times) for line in lines], axis=1)
+            stray = np.sqrt(np.average(beside**2, axis=0, weights=weights))
+        np.testing.assert_allclose(found.slopes_BN4[b, n].numpy(), slope, atol=2e-4, rtol=1e-4)
+        np.testing.assert_allclose(found.centres_BN4[b, n].numpy(), centre, atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(found.strays_BN4[b, n].numpy(), stray, atol=2e-4, rtol=1e-4)
 
 
 def test_a_box_that_is_hardly_sure_hardly_counts():
@@ -46,20 +55,20 @@ def test_a_box_that_is_hardly_sure_hardly_counts():
     labels, trajectories = torch.zeros(1, 5, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)
     slope = {}
     for doubted in (1.0, 0.01, 0.0):
-        found, _ = slopes(boxes, torch.tensor([1.0, 1, 1, 1, doubted])[None, :, None], labels, trajectories)
-        slope[doubted] = found[0, 0, 0].item()
+        found = fit_lines(boxes, torch.tensor([1.0, 1, 1, 1, doubted])[None, :, None], labels, trajectories)
+        slope[doubted] = found.slopes_BN4[0, 0, 0].item()
     assert slope[1.0] < 0.1  # 0.5 a clip is the truth
     assert 0.42 < slope[0.01] < slope[0.0] <= 0.5
-    unsure, moves = slopes(boxes, torch.zeros(1, 5, 1), labels, trajectories)
-    assert moves.all()
-    assert unsure[0, 0, 0].item() == pytest.approx(slope[1.0], abs=1e-5)
+    unsure = fit_lines(boxes, torch.zeros(1, 5, 1), labels, trajectories)
+    assert unsure.moves_BN.all()
+    assert unsure.slopes_BN4[0, 0, 0].item() == pytest.approx(slope[1.0], abs=1e-5)
 
 
 def test_slopes_are_not_rounded_under_autocast():
     boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = slopes(boxes, torch.ones(1, 2, 1), torch.zeros(1, 2, 1).long(), torch.zeros(1, 1).long())
-    torch.testing.assert_close(found[0, 0], torch.tensor([0.002, 0, 0.002, 0]), atol=1e-6, rtol=0)
+        found = fit_lines(boxes, torch.ones(1, 2, 1), torch.zeros(1, 2, 1).long(), torch.zeros(1, 1).long())
+    torch.testing.assert_close(found.slopes_BN4[0, 0], torch.tensor([0.002, 0, 0.002, 0]), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -67,7 +76,7 @@ def test_a_trajectory_in_one_frame_adds_nothing():
     generator = torch.Generator().manual_seed(0)
     boxes, _ = random_boxes(generator, 1, 3, 2)
     labels = torch.tensor([[[0, 0], [1, -1], [1, -1]]])
-    motion = MotionEncoder(8)(boxes, torch.ones(1, 3, 2), labels, torch.tensor([[0, 1, -1]]))
+    motion = MotionEncoder(8)(fit_lines(boxes, torch.ones(1, 3, 2), labels, torch.tensor([[0, 1, -1]])))
     assert motion[0, [0, 2]].count_nonzero() == 0
     assert motion[0, 1].count_nonzero() > 0
 
@@ -81,9 +90,9 @@ def test_the_same_motion_in_other_frames_is_the_same(frames, start_seconds, seco
     times_T = torch.from_numpy(sample_times(start_seconds, start_seconds + seconds, frames))
     boxes_T4 = (first + (last - first) * ((times_T - start_seconds) / seconds)[:, None]).float()
     labels = torch.zeros(1, frames, 1, dtype=torch.int64)
-    found, moves = slopes(boxes_T4[None, :, None], torch.ones(1, frames, 1), labels, labels[:, 0])
-    assert moves.all()
-    torch.testing.assert_close(found[0, 0], (last - first).float(), atol=1e-5, rtol=1e-4)
+    found = fit_lines(boxes_T4[None, :, None], torch.ones(1, frames, 1), labels, labels[:, 0])
+    assert found.moves_BN.all()
+    torch.testing.assert_close(found.slopes_BN4[0, 0], (last - first).float(), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -124,9 +133,10 @@ def test_motion_learns_and_an_empty_box_has_none():
     changed = dataclasses.replace(batch, boxes_BTK4=batch.boxes_BTK4.clone())
     changed.boxes_BTK4[:, 0, 0] = torch.tensor([0.1, 0.1, torch.nan, 0.9])
     found = (
-        slopes(changed.boxes_BTK4, scores, batch.labels_BTK, batch.labels_BTK[:, 1]) for scores in noisy_scores(batch)
+        fit_lines(changed.boxes_BTK4, scores, batch.labels_BTK, batch.labels_BTK[:, 1])
+        for scores in noisy_scores(batch)
     )
-    torch.testing.assert_close(*(values for values, _ in found), atol=0, rtol=0)
+    torch.testing.assert_close(*found, atol=0, rtol=0)
     with torch.no_grad():
         tokens, same = (model.encode_video(clips).tokens_BGd for clips in (batch, changed))
     torch.testing.assert_close(tokens, same, atol=0, rtol=0)
