@@ -31,13 +31,14 @@ ifeq ($(wildcard /dev/nvidia0),)
 test test-slow lint: export TORCH_CUDA_ARCH_LIST ?= 9.0
 endif
 
-.PHONY: help setup demo small study test test-slow fuzz soak test-v100 bench gpu-check gpu-site docs lint format clean
+.PHONY: help setup demo small study study-gpu test test-slow fuzz soak test-v100 bench gpu-check gpu-site docs lint format clean
 
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
 	@echo "make demo       make a small data set, pre-train on it, evaluate"
 	@echo "make small      train the small model that comes with the package again: an hour and a half"
 	@echo "make study      what each part of the method adds, on Moving Shapes: hours, and may be stopped at any time"
+	@echo "make study-gpu  the same on a GPU, with torch, torchvision and SciPy, without captions; build/gpu-site as gpu-check"
 	@echo "make test       all tests but the slow ones"
 	@echo "make test-slow  the slow ones: real installations, long runs"
 	@echo "make fuzz       3,000 damaged videos through check, prepare, detect and training, whose verdicts must agree, and"
@@ -77,6 +78,9 @@ small: setup
 study: setup
 	stoa ablate recipes/study/plan.yaml --workers 2
 	stoa ablate recipes/study/plan_stgt.yaml --workers 2
+
+study-gpu:
+	$(PYTHON) benchmarks/gpu_study.py
 
 # Two more than there are cores: tests also wait, for timeouts and for processes that they have started.
 TEST_PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 7 ? cores + 2 : 8)))

@@ -15,22 +15,19 @@ writes its result as it ends, so that what is stopped keeps those before; a part
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from gpu.carried import unpack_missing
+from gpu.carried import SITE, packages
 from gpu.parts import Place, parts
 from gpu.steps import ROOT, run
 from gpu.summary import read_results, table, write_report
 
-SITE = ROOT / "build" / "gpu-site"
 RESULTS = ROOT / "benchmarks" / "results"
 NUMBERS = (1, 2, 3, 4, 5)
-TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # often not on PATH
 
 
 def gpu_facts() -> dict[str, Any]:
@@ -59,16 +56,8 @@ def check(numbers: tuple[int, ...], out: Path) -> list[dict[str, Any]]:
     """The results of some parts, which are in ``out`` too."""
     facts = gpu_facts()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        site, work = Path(folder) / "site", Path(folder) / "work"
-        work.mkdir()
-        unpacked = unpack_missing(SITE / "wheels", site)
-        print(f"taken from {SITE.relative_to(ROOT)}: {', '.join(unpacked) or 'nothing'}", flush=True)
-        sys.path.append(str(site))  # where what a step needs is looked for
-        inherited = filter(None, [os.environ.get("PYTHONPATH")])
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), str(site), *inherited])
-        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *TOOLKIT])
-        place = Place(out, work, SITE / "data" / "frames")
+    with packages(), tempfile.TemporaryDirectory(prefix="gpu-check-") as work:
+        place = Place(out, Path(work), SITE / "data" / "frames")
         return [result for number in numbers for result in run_part(number, place, facts)]
 
 

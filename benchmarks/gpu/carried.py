@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.parser import Parser
 from pathlib import Path
 
@@ -12,6 +16,27 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.tags import sys_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SITE = ROOT / "build" / "gpu-site"
+_TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # often not on PATH
+
+
+@contextmanager
+def packages() -> Iterator[None]:
+    """Within this, programs find this tree, what ``build/gpu-site`` has and the machine has not, and CUDA's tools.
+
+    Raises:
+        ValueError: a wheel is for another Python.
+    """
+    with tempfile.TemporaryDirectory(prefix="gpu-site-") as folder:
+        unpacked = unpack_missing(SITE / "wheels", Path(folder))
+        print(f"taken from {SITE.relative_to(ROOT)}: {', '.join(unpacked) or 'nothing'}", flush=True)
+        sys.path.append(folder)  # where what a step needs is looked for
+        inherited = filter(None, [os.environ.get("PYTHONPATH")])
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), folder, *inherited])
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOLKIT])
+        yield
 
 
 def unpack_missing(wheels: Path, target: Path) -> list[str]:

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 import zipfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+
+from stoa.tasks.ablation.plan import read_plan
 
 ROOT = Path(__file__).parent.parent.parent
 FACTS = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0"}
@@ -154,6 +157,23 @@ def test_a_summary_is_of_what_is_there(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_study_on_one_says_so_in_one_line():
+    run = subprocess.run(
+        [sys.executable, "benchmarks/gpu_study.py"],
+        **{"cwd": ROOT, "env": {**os.environ, "CUDA_VISIBLE_DEVICES": ""}, "capture_output": True, "text": True},
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.strip().splitlines()[-1] == "make study-gpu needs a GPU that torch sees; without one make study"
+
+
+def test_the_study_on_a_gpu_runs_cells_of_its_plan():
+    import gpu_study
+
+    plan = read_plan(ROOT / gpu_study.PLAN)
+    for pattern in gpu_study.CELLS:
+        assert any(fnmatchcase(cell.name, pattern) for cell in plan.cells), pattern
+
+
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     command = [sys.executable, "benchmarks/gpu_check.py", "--out", str(tmp_path / "out"), "--part", "1"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
