@@ -1,7 +1,7 @@
 """The study on a GPU, without a network: make study-gpu.
 
-    python benchmarks/gpu_study.py                       all rows and seeds; again goes on where it was
-    python benchmarks/gpu_study.py --only 'pretrain-*'   cells of these names
+    python benchmarks/gpu_study.py                                     all rows and seeds; again goes on where it was
+    python benchmarks/gpu_study.py --plan recipes/study/plan.yaml     of this plan alone
 
 The models are so small that one of them leaves most of a GPU idle, so several train beside each other. Needs torch,
 torchvision and SciPy beside this tree; other packages can be brought in build/gpu-site (make gpu-site). Captions are
@@ -17,15 +17,14 @@ import sys
 
 from gpu.carried import ROOT, packages
 
-PLAN = "recipes/study/plan.yaml"
-CELLS = ("data", "towers", "pretrain-*", "control-*", "answering-*", "answering_control-*")
+PLANS = ("recipes/study/plan.yaml", "recipes/study/plan_stgt.yaml")
+LEFT_OUT = "captioning-*"
 CORES_OF_A_RUN = 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", default=PLAN, help="as stoa ablate takes it")
-    parser.add_argument("--only", nargs="+", default=CELLS, help="patterns of cells, in turn")
+    parser.add_argument("--plan", nargs="+", default=PLANS, help="as stoa ablate takes them, in turn")
     workers = max(1, (os.cpu_count() or 1) // CORES_OF_A_RUN)
     parser.add_argument("--workers", type=int, default=workers, help="cells that are run beside each other")
     args = parser.parse_args()
@@ -36,9 +35,9 @@ def main() -> None:
     try:
         with packages():
             subprocess.run([sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, check=True)
-            ablate = [sys.executable, "-m", "stoa.cli", "ablate", args.plan, "--workers", str(args.workers)]
-            for cells in args.only:
-                subprocess.run([*ablate, "--only", cells], cwd=ROOT, check=True)
+            how = ("--workers", str(args.workers), "--skip", LEFT_OUT)
+            for plan in args.plan:
+                subprocess.run([sys.executable, "-m", "stoa.cli", "ablate", plan, *how], cwd=ROOT, check=True)
     except (ValueError, subprocess.CalledProcessError) as error:
         sys.exit(str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from stoa.data.ledger import LEDGER_FILE, Ledger
 from stoa.data.loader import build_loader, open_clips, opening_lines, to_train_on
 from stoa.data.sampler import GlobalBatchSampler
 from stoa.data.workers import cores_of_rank
+from stoa.files import require_writable
 from stoa.locks import only_writer
 from stoa.memory import keep_freed_memory
 from stoa.models.clip import architecture, image_side, require_architecture
@@ -41,7 +43,7 @@ from stoa.training import engine as ds
 from stoa.training.compiling import compile_parts
 from stoa.training.config import TrainingConfig
 from stoa.training.console import Console
-from stoa.training.deepspeed_config import read_config
+from stoa.training.deepspeed_config import autocast, read_config
 from stoa.training.frozen_outputs import FrozenOutputs
 from stoa.training.optim import build_optimizer
 from stoa.training.processes import noticing_losses, place, start_limit
@@ -252,8 +254,10 @@ def _train(
 ) -> None:
     frozen = config.training.optim.frozen_vision_blocks or 0
     model.clip.visual.freeze(frozen)
-    if config.training.frozen_outputs is not None:
+    kept = None if steps is not None else config.training.frozen_outputs  # what is measured leaves nothing behind
+    if kept is not None:
         _require_frozen(model, process.deepspeed_config)
+        from_first_rank(lambda: require_writable(Path(kept), "training.frozen_outputs"))
     if frozen:
         process.console.say(f"{frozen} of {len(model.clip.visual.blocks)} vision blocks stay as they are")
     if config.model.num_boxes and not clips.has_boxes():
@@ -277,8 +281,8 @@ def _train(
         together=config.data.together,
     )
     flops = flops_per_batch(model, config.objectives, sampler.micro_batch, world=world_size())
-    if config.training.frozen_outputs is not None:
-        del flops["video"]  # hardly ever computed
+    if kept is not None:
+        del flops["video"]  # of which a clip is computed once
     compile_parts(objective, config.training.compile)
     engine = ds.initialize(objective, build_optimizer(objective, config.training.optim), process.deepspeed_config)
     training, every = config.training, config.training.save_every
@@ -318,9 +322,13 @@ def _train(
     )
     if steps is not None or not trainer.resume(reshaped=process.reshaped):
         process.console.say(start)
-    if training.frozen_outputs is not None:
-        tower = model.clip.visual
-        model.clip.outputs_of_frames = FrozenOutputs(Path(training.frozen_outputs), tower, say=process.console.say)
+    if kept is not None:
+        model.clip.outputs_of_frames = FrozenOutputs(
+            Path(kept),
+            model.clip.visual,
+            architecture=json.dumps(architecture(config.model.backbone), sort_keys=True),
+            say=process.console.say,
+        )
     shape = ClipShape(
         num_frames=config.model.num_frames,
         side=image_side(config.model.backbone),
@@ -346,6 +354,11 @@ def _require_frozen(model: VideoLanguageModel, deepspeed_config: Mapping[str, An
         raise ValueError(
             "training.frozen_outputs is given and the DeepSpeed config has ZeRO stage 3, by which ranks compute the "
             "tower together; take stage 1 or 2, or set frozen_outputs to null"
+        )
+    if autocast(dict(deepspeed_config)):
+        raise ValueError(
+            "training.frozen_outputs is given and the DeepSpeed config has torch_autocast, under which a tower gives "
+            'other values in training than in validation; take "bf16" or "fp16", or set frozen_outputs to null'
         )
 
 

@@ -32,11 +32,17 @@ def packages() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="gpu-site-") as folder:
         unpacked = unpack_missing(SITE / "wheels", Path(folder))
         print(f"taken from {SITE.relative_to(ROOT)}: {', '.join(unpacked) or 'nothing'}", flush=True)
+        before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PATH")}
         sys.path.append(folder)  # where what a step needs is looked for
         inherited = filter(None, [os.environ.get("PYTHONPATH")])
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), folder, *inherited])
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOLKIT])
-        yield
+        try:
+            yield
+        finally:
+            sys.path.remove(folder)
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def unpack_missing(wheels: Path, target: Path) -> list[str]:

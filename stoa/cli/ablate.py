@@ -19,6 +19,7 @@ EXAMPLE = "stoa ablate recipes/study/plan.yaml --workers 2"
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("plan", type=str, help="YAML file, see recipes/ablation")
     parser.add_argument("--only", type=str, default="*", help="run the cells of this pattern alone: 'pretrain-*-0'")
+    parser.add_argument("--skip", type=str, default="", help="leave out the cells of this pattern: 'captioning-*'")
     parser.add_argument(
         "--workers", type=PositiveInt, default=1, help="cells run at once: small models leave cores idle, GPUs do not"
     )
@@ -46,5 +47,5 @@ def run(args: Namespace) -> None:
                 print(f"{'':12}{command}")
         return
     if not args.tables:
-        run_plan(plan, only=args.only, workers=args.workers, say=lambda line: print(line, flush=True))
+        run_plan(plan, only=args.only, skip=args.skip, workers=args.workers, say=lambda line: print(line, flush=True))
     print(format_tables(tabulate(plan)))

@@ -30,7 +30,7 @@ def run(args: Namespace) -> None:
     if not args.options and not model.knows_questions:
         print(
             f"{args.model} was not trained on questions and describes the clip; give it --options to choose from, or "
-            "fine-tune a model (recipes/finetune/small/answering.yaml)",
+            "fine-tune a model (stoa finetune --help)",
             file=sys.stderr,
         )
     print(json.dumps({"video": str(args.video), "question": args.question, "answer": answer}) if args.json else answer)

@@ -144,7 +144,8 @@ def _tagging(pipeline: str | None) -> Iterator[Finding]:
     if pipeline is None:
         return
     there = installed_pipeline(pipeline)
-    remedy = "" if there else f"stoa prepare tags with it: python -m spacy download {pipeline}, or --spacy null"
+    how = f"pip install '.[tag]' or python -m spacy download {pipeline}"
+    remedy = "" if there else f"stoa prepare tags with it: {how}, or --spacy null"
     yield Finding("spaCy", "good" if there else "missing", there or f"{pipeline} is not installed", remedy)
 
 

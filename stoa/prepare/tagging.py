@@ -83,10 +83,11 @@ class Tagger:
         name = installed_pipeline(name) or name
         installed = spacy.util.get_installed_models()
         if name not in installed and not Path(name).exists():
+            there = ", ".join(sorted(installed)) or "none"
             raise ValueError(
-                f"spaCy pipeline {name!r} is neither installed nor a folder; install one with 'python -m "
-                f"spacy download {PIPELINE}' (installed: {', '.join(sorted(installed)) or 'none'}), name another "
-                f"one or a folder with --spacy, or {_WITHOUT}"
+                f"spaCy pipeline {name!r} is neither installed nor a folder; install one with pip install '.[tag]' or "
+                f"'python -m spacy download {PIPELINE}' (installed: {there}), name another one or a folder with "
+                f"--spacy, or {_WITHOUT}"
             )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

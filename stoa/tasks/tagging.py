@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from typing import NamedTuple
@@ -46,7 +47,7 @@ def tag_caption(text: str, spacy: str | os.PathLike[str] | None = None) -> Tagge
     if all(word in _MOVING_SHAPES for word, _ in words):
         nouns, verbs = (_spans(words, vocabulary) for vocabulary in (set(SHAPES), _VERBS))
         return TaggedCaption(Caption(text, nouns, verbs), "from the vocabulary of Moving Shapes")
-    if installed_pipeline("spacy") and installed_pipeline(PIPELINE):
+    if importlib.util.find_spec("spacy") and installed_pipeline(PIPELINE):
         return _by_pipeline(text, PIPELINE)
     every = tuple(span for _, span in words)
     by = f"not known, every word may be either (spaCy with {PIPELINE} is not installed)"

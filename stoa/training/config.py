@@ -74,7 +74,8 @@ class TrainingConfig:
         chunk_clips: clips of a micro-batch whose activations the encoders hold at a time; the losses see all of them,
             as they would without. Each chunk passes the encoders once more. Null holds all.
         frozen_outputs: a folder that keeps what a vision tower of which no block is trained gives of each clip, so that
-            it is computed once for all runs of this tower. Null computes it each time. It pays without a GPU.
+            it is computed once for all runs with this tower, its taps and as many frames. Null computes it each time.
+            It pays without a GPU.
         compile: what torch.compile compiles at the first step: ``blocks``, each transformer block; ``forward``, the
             whole forward pass; or ``none``.
     """

@@ -1,11 +1,11 @@
 """Outputs of a vision tower that is not trained, kept on disk: computed once, and read from then on by every run of the
-same tower.
+same tower with the same taps.
 
 A clip is known by the content of its frames, so that no other decoder, view or sampling can be mistaken for it. Each
-process appends to files of its own and reads what was there when it began.
+process appends to files of its own and reads those of all.
 
-Shape legend: B clips, M of them that are not known yet, T frames, C channels, H height, W width, S tokens of a frame,
-h vision width, d joint width, R bytes of a clip.
+Shape legend: B clips, U that differ, M of these that are not known yet, T frames, C channels, H height, W width,
+S tokens of a frame, h vision width, d joint width, R bytes of a clip.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,46 +32,52 @@ Encode = Callable[[torch.Tensor, frozenset[int]], Outputs]
 LEAST_FREE = 4 << 30
 """Bytes of the disk that are left to others, checkpoints first of all."""
 
+_FORMAT = 1
+"""Of the files; another one is another folder."""
 _DIGEST = 16
 _RECORD = _DIGEST + 4
 """Of a clip in a file of keys: what its frames are, and the sum of its row."""
 
 
 class FrozenOutputs:
-    """In the place of a frozen tower: outputs that are known are read, and others computed and kept.
+    """In the place of a frozen tower: outputs that are known are read, and others computed and kept. A file that is
+    damaged, or a disk that refuses, costs time alone.
 
     Args:
         folder: for any number of towers; each has a folder of its own in it.
         tower: of which nothing is trained.
+        architecture: of the backbone. Weights do not tell the activation.
         say: shows a line.
     """
 
-    def __init__(self, folder: Path, tower: VisionTower, *, say: Callable[[str], None]) -> None:
-        self._folder, self._tower, self._say = folder, tower, say
+    def __init__(self, folder: Path, tower: VisionTower, *, architecture: str, say: Callable[[str], None]) -> None:
+        self._folder, self._tower, self._architecture, self._say = folder, tower, architecture, say
         self._store: _Store | None = None
         self._layout: list[tuple[torch.Size, torch.dtype]] = []
 
     @torch.no_grad()
     def __call__(self, frames_BTCHW: torch.Tensor, taps: frozenset[int], encode: Encode) -> Outputs:
-        """As ``encode(frames_BTCHW, taps)``, without a gradient.
-
-        Raises:
-            OSError: what is kept cannot be read.
-        """
+        """As ``encode(frames_BTCHW, taps)``, without a gradient."""
         B, order = len(frames_BTCHW), sorted(taps)
         if self._store is None:  # the weights are those that training goes on from, in the precision that it has
             self._layout = [(part.shape[1:], part.dtype) for part in _parts(*encode(frames_BTCHW[:1], taps), order, 1)]
-            facts = (tuple(frames_BTCHW.shape[1:]), order, self._layout, self._tower.joint_last_blocks)
-            folder = self._folder / _key(self._tower, str(facts))
+            facts = (_FORMAT, self._architecture, self._tower.joint_last_blocks, frames_BTCHW.shape[1:], order)
+            folder = self._folder / _key(self._tower, f"{facts} {self._layout}")
             self._store = _Store(folder, row_bytes=sum(self._sizes()), say=self._say)
         digests = _digests(frames_BTCHW)
-        rows_BR = torch.empty(B, sum(self._sizes()), dtype=torch.uint8)
-        missing = [number for number in range(B) if not self._store.read(digests[number], rows_BR[number])]
+        places = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}  # of clips that differ
+        rows_UR = torch.empty(len(places), sum(self._sizes()), dtype=torch.uint8)
+        missing = [digest for digest, row in places.items() if not self._store.read(digest, rows_UR[row])]
+        if missing and self._store.look():
+            missing = [digest for digest in missing if not self._store.read(digest, rows_UR[places[digest]])]
         if missing:
-            computed = _parts(*encode(frames_BTCHW[missing], taps), order, len(missing))
+            asked = [digests.index(digest) for digest in missing]
+            computed = _parts(*encode(frames_BTCHW[asked], taps), order, len(missing))
             rows_MR = torch.cat([part.cpu().contiguous().flatten(1).view(torch.uint8) for part in computed], dim=1)
-            self._store.keep([digests[number] for number in missing], rows_MR)
-            rows_BR[missing] = rows_MR
+            assert rows_MR.shape[1] == rows_UR.shape[1], "the tower computes in another precision than at first"
+            self._store.keep(missing, rows_MR)
+            rows_UR[[places[digest] for digest in missing]] = rows_MR
+        rows_BR = rows_UR[[places[digest] for digest in digests]]
         frames_BTd, *tokens = (
             bytes_B.contiguous().view(dtype).view(B, *shape).to(frames_BTCHW.device)
             for bytes_B, (shape, dtype) in zip(rows_BR.split(self._sizes(), dim=1), self._layout, strict=True)
@@ -120,29 +127,41 @@ class _Store:
     """
 
     def __init__(self, folder: Path, *, row_bytes: int, say: Callable[[str], None]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._row_bytes, self._say = folder, row_bytes, say
+        self._folder, self._row_bytes = folder, row_bytes
         self._places: dict[bytes, _Place] = {}
+        self._others: dict[Path, tuple[int, int, int]] = {}
+        """Files of keys: those and the rows, as descriptors, and how many records are known."""
         self._own: tuple[int, int] | None = None
-        self._full = False
-        for keys in sorted(folder.glob("*.keys")):
-            self._open(keys)
+        self._own_keys: Path | None = None
+        self._told = False
+        self.look()
         if self._places:
             say(f"{folder} has the outputs of {len(self._places):,} clips ({in_units(len(self._places) * row_bytes)})")
 
-    def _open(self, keys: Path) -> None:
-        descriptor = descriptor_of(keys)
-        try:
-            with os.fdopen(descriptor, "rb") as file:
-                records = file.read()
-            rows = descriptor_of(keys.with_suffix(".rows"))
-        except FileNotFoundError:  # begun and not written to yet
-            return
-        count = min(len(records) // _RECORD, os.fstat(rows).st_size // self._row_bytes)
-        for number in range(count):
-            record = records[number * _RECORD : (number + 1) * _RECORD]
+    def look(self) -> bool:
+        """Whether other processes have added something."""
+        before = len(self._places)
+        for keys in sorted(self._folder.glob("*.keys")):
+            if keys != self._own_keys:
+                try:
+                    self._read_on(keys)
+                except FileNotFoundError:  # begun a moment ago
+                    continue
+                except OSError as error:
+                    self._tell(f"{keys} cannot be read ({error.strerror or error}): its outputs are computed again")
+        return len(self._places) > before
+
+    def _read_on(self, keys: Path) -> None:
+        if keys not in self._others:
+            self._others[keys] = (descriptor_of(keys), descriptor_of(keys.with_suffix(".rows")), 0)
+        records, rows, known = self._others[keys]
+        count = min(os.fstat(records).st_size // _RECORD, os.fstat(rows).st_size // self._row_bytes)
+        content = os.pread(records, (count - known) * _RECORD, known * _RECORD)
+        for number in range(len(content) // _RECORD):
+            record = content[number * _RECORD : (number + 1) * _RECORD]
             crc = int.from_bytes(record[_DIGEST:], "little")
-            self._places[record[:_DIGEST]] = _Place(rows, number * self._row_bytes, crc)
+            self._places[record[:_DIGEST]] = _Place(rows, (known + number) * self._row_bytes, crc)
+        self._others[keys] = records, rows, max(known, count)
 
     def read(self, digest: bytes, row_R: torch.Tensor) -> bool:
         """Fill a row, if it is known and whole."""
@@ -150,22 +169,31 @@ class _Store:
         if place is None:
             return False
         buffer = _bytes(row_R)
-        if os.preadv(place.descriptor, [buffer], place.offset) == len(buffer) and zlib.crc32(buffer) == place.crc:
-            return True
-        del self._places[digest]  # damaged: to be computed again
+        try:
+            if os.preadv(place.descriptor, [buffer], place.offset) == len(buffer) and zlib.crc32(buffer) == place.crc:
+                return True
+        except OSError as error:
+            self._tell(f"{self._folder} cannot be read ({error.strerror}): outputs are computed again")
+        del self._places[digest]
         return False
 
     def keep(self, digests: Sequence[bytes], rows_MR: torch.Tensor) -> None:
         """Append rows; where the disk is full, or refuses, training goes on without."""
-        if self._full:
+        if self._told:
             return
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             if free_bytes(self._folder) < LEAST_FREE + rows_MR.nbytes:
                 raise OSError(f"less than {in_units(LEAST_FREE)} of the disk would be left")
             self._append(digests, rows_MR)
         except OSError as error:
-            self._full = True
-            self._say(f"{self._folder}: no further outputs of the vision tower are kept, {error.strerror or error}")
+            self._tell(f"{self._folder}: no further outputs of the vision tower are kept, {error.strerror or error}")
+
+    def _tell(self, line: str) -> None:
+        """Once, of the first trouble, on whichever rank; nothing is written after it."""
+        if not self._told:
+            warnings.warn(line, stacklevel=2)
+        self._told = True
 
     def _append(self, digests: Sequence[bytes], rows_MR: torch.Tensor) -> None:
         keys, rows = self._own = self._own or self._begin()
@@ -186,6 +214,7 @@ class _Store:
                 os.close(os.open(keys, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             except FileExistsError:
                 continue
+            self._own_keys = keys
             return descriptor_to_append(keys), descriptor_to_append(keys.with_suffix(".rows"))
         raise AssertionError
 

@@ -15,7 +15,11 @@ TURNED_OFF = [
         "model.objects.max_boxes=7 model.objects.layers=1",
     ),
     ("train", "model.objects.num_trajectories=0", "model.objects.tap_from_top=1 model.objects.detach_tap=true"),
-    ("train", "model.objects.num_trajectories=0", "model.objects.motion=true model.objects.word_head=true"),
+    (
+        "train",
+        "model.objects.num_trajectories=0",
+        "model.objects.motion=true model.objects.relations=true model.objects.word_head=true",
+    ),
     ("train", "model.actions.num_tokens=0", "model.actions.layers=1 model.actions.tap_from_top=3"),
     ("train", "model.actions.num_tokens=0", "model.actions.detach_tap=true"),
     (

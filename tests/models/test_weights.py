@@ -276,13 +276,15 @@ def test_a_map_to_words_joins_what_is_there():
     assert torch.equal(model.trajectories.cls, source.trajectories.cls)
 
 
-def test_motion_joins_what_is_there():
+@pytest.mark.parametrize("what", ["motion", "relations"])
+def test_motion_and_relations_join_what_is_there(what):
     source = tiny_model(seed=1)
-    model = tiny_model(seed=2, objects=ObjectConfig(num_trajectories=4, max_boxes=3, motion=True))
-    fresh = {name: weight.clone() for name, weight in model.motion.state_dict().items()}
+    model = tiny_model(seed=2, objects=ObjectConfig(num_trajectories=4, max_boxes=3, **{what: True}))
+    added = model.get_submodule(what)
+    fresh = {name: weight.clone() for name, weight in added.state_dict().items()}
     start(model, source)
     assert torch.equal(model.trajectories.cls, source.trajectories.cls)
-    assert all(torch.equal(weight, fresh[name]) for name, weight in model.motion.state_dict().items())
+    assert all(torch.equal(weight, fresh[name]) for name, weight in added.state_dict().items())
 
 
 def test_groups_of_tokens_are_met_by_name():

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from launch import finish
 
 from stoa.models.video_language import VideoLanguageModel
+from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.total import TrainingObjective
 from stoa.training import frozen_outputs
 from stoa.training.frozen_outputs import FrozenOutputs
 from stoa.training.metrics import read_metrics
@@ -24,11 +26,11 @@ CLIPS = 9
 class Kept:
     """A tower with its outputs kept, and how many clips it has computed."""
 
-    def __init__(self, folder: Path, model: VideoLanguageModel | None = None) -> None:
+    def __init__(self, folder: Path, model: VideoLanguageModel | None = None, activation: str = "gelu") -> None:
         self.clip = (model or tiny_model()).clip
         self.said: list[str] = []
         self.computed, self.asked = 0, False
-        self._outputs = FrozenOutputs(folder, self.clip.visual, say=self.said.append)
+        self._outputs = FrozenOutputs(folder, self.clip.visual, architecture=activation, say=self.said.append)
 
     def __call__(self, frames_BTCHW, taps=TAPS):
         return self._outputs(frames_BTCHW, taps, self._encode)
@@ -60,7 +62,7 @@ def test_any_batches_have_the_outputs_of_the_tower_and_each_clip_is_computed_onc
     for batch in batches:
         before = first.computed
         require_right(first, batch)
-        assert first.computed - before == sum(number not in known for number in batch)
+        assert first.computed - before == len(set(batch) - known)
         known |= set(batch)
     second = Kept(folder, model)
     for batch in batches:
@@ -87,6 +89,7 @@ def test_other_weights_taps_and_precisions_are_other_outputs(tmp_path):
         (Kept(tmp_path), frozenset({1})),
         (Kept(tmp_path, tiny_model().double()), TAPS),
         (Kept(tmp_path, tiny_model(joint_last_blocks=1)), TAPS),
+        (Kept(tmp_path, activation="quick_gelu"), TAPS),
     ):
         require_right(kept, range(3), taps)
         assert kept.computed == 3
@@ -95,7 +98,7 @@ def test_other_weights_taps_and_precisions_are_other_outputs(tmp_path):
         require_right(kept, range(3))
         require_right(kept, range(3))
     assert kept.computed == 3
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 7
 
 
 def test_no_gradient_comes_out(tmp_path):
@@ -160,6 +163,15 @@ def test_two_processes_fill_one_folder(tmp_path):
     assert kept.computed == 0
 
 
+def test_what_another_process_adds_is_not_computed_again(tmp_path):
+    one, other = Kept(tmp_path), Kept(tmp_path)
+    one(frames(range(3)))
+    other(frames(range(2, 5)))
+    one(frames(range(3, 6)))
+    require_right(other, range(6))
+    assert (one.computed, other.computed) == (4, 2)
+
+
 @pytest.mark.parametrize("refuses", ["free", "write"])
 def test_a_disk_that_refuses_is_said_once_and_training_goes_on(tmp_path, monkeypatch, refuses):
     kept = Kept(tmp_path)
@@ -177,15 +189,26 @@ def test_a_disk_that_refuses_is_said_once_and_training_goes_on(tmp_path, monkeyp
                 return os.pwrite(descriptor, data[:5], os.fstat(descriptor).st_size)
 
             patch.setattr(frozen_outputs.os, "write", write)
-        for _ in range(2):
-            require_right(kept, range(2, 5))
+        with pytest.warns(UserWarning, match="no further outputs of the vision tower are kept") as warned:
+            for _ in range(2):
+                require_right(kept, range(2, 5))
+        why = "of the disk would be left" if refuses == "free" else "No space left on device"
+        assert len(warned) == 1 and why in str(warned[0].message)
     require_right(kept, range(5))
-    (line,) = kept.said
-    assert "no further outputs of the vision tower are kept" in line
-    assert ("of the disk would be left" if refuses == "free" else "No space left on device") in line
     again = Kept(tmp_path)
     require_right(again, range(5))
     assert again.computed == 3
+
+
+def test_a_file_that_cannot_be_read_is_said_and_computed_again(tmp_path):
+    Kept(tmp_path)(frames([0]))
+    (keys,) = tmp_path.glob("*/*.keys")
+    keys.unlink()
+    os.mkfifo(keys)
+    again = Kept(tmp_path)
+    with pytest.warns(UserWarning, match=r"0000.keys cannot be read \(it is not a file\): its outputs are computed"):
+        require_right(again, range(2))
+    assert again.computed == 2
 
 
 def test_a_link_is_not_followed(tmp_path):
@@ -194,10 +217,25 @@ def test_a_link_is_not_followed(tmp_path):
     (keys,) = tmp_path.glob("*/*.keys")
     outside = tmp_path / "outside"
     (keys.parent / "0001.rows").symlink_to(outside)
-    again = Kept(tmp_path, tiny_model())
-    require_right(again, range(2))
-    assert "it is a link" in again.said[-1]
+    with pytest.warns(UserWarning, match="it is a link"):
+        require_right(Kept(tmp_path, tiny_model()), range(2))
     assert not outside.exists()
+
+
+def test_in_chunks_it_is_the_same(tmp_path):
+    """Gradient caching passes the encoders twice, once without gradients."""
+    plain, kept = tiny_model(), tiny_model()
+    outputs = FrozenOutputs(tmp_path, kept.clip.visual, architecture="", say=lambda line: None)
+    gradients = []
+    for model in (plain, kept):
+        model.clip.visual.freeze(2)
+        if model is kept:
+            model.clip.outputs_of_frames = outputs
+        objective = TrainingObjective(model, ObjectivesConfig(), seed=0, chunk_clips=2)
+        loss, _ = objective(random_batch(5), 0)
+        loss.backward()
+        gradients.append({name: p.grad for name, p in objective.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 @pytest.mark.dist
@@ -205,9 +243,9 @@ def test_runs_of_one_tower_share_its_outputs(start, tmp_path):
     """The same losses as without, from the first run, which computes them, and from the second, which reads them."""
     frozen = ("--training.optim.frozen_vision_blocks", "2", "--training.max_steps", "3", "--training.log_every", "1")
     kept = ("--training.frozen_outputs", str(tmp_path / "kept"))
-    finish(start(tmp_path / "plain", *frozen))
-    finish(start(tmp_path / "first", *frozen, *kept))
-    out, _ = finish(start(tmp_path / "second", *frozen, *kept))
+    finish(start(tmp_path / "plain", *frozen, processes=2, batch=4))
+    finish(start(tmp_path / "first", *frozen, *kept, processes=2, batch=4))
+    out, _ = finish(start(tmp_path / "second", *frozen, *kept, processes=2, batch=4))
     assert "has the outputs of" in out
     plain, first, second = (
         [record["loss"] for record in read_metrics(tmp_path / name / "metrics.jsonl") if "loss" in record]
@@ -224,6 +262,10 @@ def test_runs_of_one_tower_share_its_outputs(start, tmp_path):
         (
             ("--training.optim.frozen_vision_blocks", "2", "--training.compile", "forward"),
             "training.compile is 'forward', whose graph reads no files",
+        ),
+        (
+            ("--training.optim.frozen_vision_blocks", "2", "--training.frozen_outputs", "/dev/null"),
+            "training.frozen_outputs",
         ),
     ],
 )

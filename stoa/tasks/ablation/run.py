@@ -23,11 +23,12 @@ from stoa.tasks.ablation.plan import Cell, Plan, split_command
 from stoa.training.state import commit, versions
 
 
-def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[str], None]) -> None:
+def run_plan(plan: Plan, *, only: str = "*", skip: str = "", workers: int = 1, say: Callable[[str], None]) -> None:
     """Run what is unfinished, in order. A training that was interrupted goes on where it was.
 
     Args:
         only: pattern of the names of the cells to run, as of a shell.
+        skip: of those that are not.
         workers: cells run at once, each with its share of the cores and GPUs. A cell waits for those before it whose
             folder it names; one that is run once, for all values, has the machine for itself.
         say: called with a line on what is done.
@@ -38,7 +39,8 @@ def run_plan(plan: Plan, *, only: str = "*", workers: int = 1, say: Callable[[st
     """
     if not any(fnmatchcase(cell.name, only) for cell in plan.cells):
         raise ValueError(f"no cell of the plan is named like {only!r}; they are {plan.cells[0].name!r} and others")
-    waiting = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
+    wanted = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
+    waiting = [cell for cell in wanted if not fnmatchcase(cell.name, skip)]
     for cell, other in itertools.product(waiting, plan.unfinished()):
         if other not in waiting and _names(cell, other, plan.out):
             raise ValueError(
