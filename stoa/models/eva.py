@@ -41,11 +41,16 @@ class PlainVision(nn.Module):
         super().__init__()
         own = {name.removeprefix("visual."): x for name, x in state.items() if name.startswith("visual.")}
         width, joint = own["proj"].shape
+        with torch.device("meta"):  # it holds the tensors of the state, not copies of a gigabyte and more
+            self._make(trunk, width, joint, own["positional_embedding"].shape)
+        self.load_state_dict(own, assign=True)
+
+    def _make(self, trunk: Any, width: int, joint: int, positions: torch.Size) -> None:
         norm = trunk.blocks[0].norm1
         hidden = trunk.blocks[0].mlp.fc1.out_features
         self.conv1 = nn.Conv2d(3, width, trunk.patch_embed.patch_size, trunk.patch_embed.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
-        self.positional_embedding = nn.Parameter(torch.empty(own["positional_embedding"].shape))
+        self.positional_embedding = nn.Parameter(torch.empty(positions))
         self.ln_pre = nn.Identity()
         self.transformer: Any = nn.Module()
         self.transformer.resblocks = nn.ModuleList(
@@ -54,7 +59,6 @@ class PlainVision(nn.Module):
         self.ln_post = nn.LayerNorm(width, eps=norm.eps)
         self.proj = nn.Parameter(torch.empty(width, joint))
         self.grid_size: tuple[int, int] = trunk.patch_embed.grid_size
-        self.load_state_dict(own)
 
 
 def plain_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
