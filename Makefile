@@ -183,9 +183,11 @@ $(STAMPS)/system:
 	fi
 	@mkdir -p $(STAMPS) && touch $@
 
-# torch comes first, so that the isolated build of stoa finds it and does not fetch one of its own.
+# pip comes first: that of Debian 12 (23.0) tries versions for longer than anybody waits. Then torch, so that the isolated
+# build of stoa finds it and does not fetch one of its own.
 $(STAMPS)/installed: pyproject.toml setup.py build_backend/stoa_build.py $(CONSTRAINTS) $(CXX_FILES) | $(STAMPS)/system
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --upgrade pip
 	$(VENV)/bin/pip install -c $(CONSTRAINTS) torch
 	STOA_FORCE_EXT=1 $(VENV)/bin/pip install -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@
