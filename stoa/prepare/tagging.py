@@ -86,7 +86,7 @@ class Tagger:
             there = ", ".join(sorted(installed)) or "none"
             raise ValueError(
                 f"spaCy pipeline {name!r} is neither installed nor a folder; install one with pip install '.[tag]' or "
-                f"'python -m spacy download {PIPELINE}' (installed: {there}), name another one or a folder with "
+                f"'python -m spacy download en_core_web_sm' (installed: {there}), name another one or a folder with "
                 f"--spacy, or {_WITHOUT}"
             )
         with warnings.catch_warnings(record=True) as caught:

@@ -238,6 +238,7 @@ def test_in_chunks_it_is_the_same(tmp_path):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_runs_of_one_tower_share_its_outputs(start, tmp_path):
     """The same losses as without, from the first run, which computes them, and from the second, which reads them."""
@@ -252,6 +253,13 @@ def test_runs_of_one_tower_share_its_outputs(start, tmp_path):
         for name in ("plain", "first", "second")
     )
     assert plain == first == second
+
+
+@pytest.mark.dist
+def test_a_run_reads_what_another_one_has_computed(start, tmp_path):
+    options = ("--training.optim.frozen_vision_blocks", "2", "--training.frozen_outputs", str(tmp_path / "kept"))
+    outs = [finish(start(tmp_path / name, *options, "--training.max_steps", "2"))[0] for name in ("one", "other")]
+    assert ["has the outputs of" in out for out in outs] == [False, True]
 
 
 @pytest.mark.dist
