@@ -1,6 +1,6 @@
 """The study on a GPU, without a network: make study-gpu.
 
-    python benchmarks/gpu_study.py                                     all rows and seeds; again goes on where it was
+    python benchmarks/gpu_study.py                                    all rows and seeds; again goes on where it was
     python benchmarks/gpu_study.py --plan recipes/study/plan.yaml     of this plan alone
 
 The models are so small that one of them leaves most of a GPU idle, so several train beside each other. Needs torch,

@@ -133,7 +133,8 @@ class _Store:
         """Files of keys: those and the rows, as descriptors, and how many records are known."""
         self._own: tuple[int, int] | None = None
         self._own_keys: Path | None = None
-        self._told = False
+        self._told: set[str] = set()
+        self._writes = True
         self.look()
         if self._places:
             say(f"{folder} has the outputs of {len(self._places):,} clips ({in_units(len(self._places) * row_bytes)})")
@@ -179,7 +180,7 @@ class _Store:
 
     def keep(self, digests: Sequence[bytes], rows_MR: torch.Tensor) -> None:
         """Append rows; where the disk is full, or refuses, training goes on without."""
-        if self._told:
+        if not self._writes:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -187,13 +188,14 @@ class _Store:
                 raise OSError(f"less than {in_units(LEAST_FREE)} of the disk would be left")
             self._append(digests, rows_MR)
         except OSError as error:
+            self._writes = False
             self._tell(f"{self._folder}: no further outputs of the vision tower are kept, {error.strerror or error}")
 
     def _tell(self, line: str) -> None:
-        """Once, of the first trouble, on whichever rank; nothing is written after it."""
-        if not self._told:
+        """Each line once, on whichever rank."""
+        if line not in self._told:
+            self._told.add(line)
             warnings.warn(line, stacklevel=2)
-        self._told = True
 
     def _append(self, digests: Sequence[bytes], rows_MR: torch.Tensor) -> None:
         keys, rows = self._own = self._own or self._begin()

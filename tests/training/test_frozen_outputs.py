@@ -209,6 +209,10 @@ def test_a_file_that_cannot_be_read_is_said_and_computed_again(tmp_path):
     with pytest.warns(UserWarning, match=r"0000.keys cannot be read \(it is not a file\): its outputs are computed"):
         require_right(again, range(2))
     assert again.computed == 2
+    with pytest.warns(UserWarning, match=r"0000.keys cannot be read"):
+        third = Kept(tmp_path)
+        require_right(third, range(2))
+    assert third.computed == 0  # what was computed again is kept beside it
 
 
 def test_a_link_is_not_followed(tmp_path):
