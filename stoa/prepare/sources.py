@@ -19,10 +19,10 @@ from stoa.data.decoding.findings import as_missing
 from stoa.data.decoding.guard import Guard
 from stoa.data.ranges import open_inside
 from stoa.data.shards import INDEX_FILE, ShardClips
+from stoa.data.video_files import video_files
 from stoa.manifest import ClipRow
 from stoa.prepare.adapters import open_annotations
 from stoa.prepare.adapters.seen import SeenIds
-from stoa.prepare.adapters.videos import VIDEO_SUFFIXES
 from stoa.prepare.examine import examine_boxes, examine_clip, examine_video
 from stoa.prepare.verdicts import PartSeconds, Verdict
 from stoa.text_files import on_disk
@@ -137,31 +137,6 @@ def file_state(path: str) -> tuple[int | None, float | None]:
     except (OSError, ValueError):
         return None, None
     return status.st_size, status.st_mtime
-
-
-def video_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """The videos below a folder, known by their suffixes, in order: the path of each from there, and its path. Links
-    are followed.
-
-    Raises:
-        ValueError: a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise ValueError(f"folder {error.filename} cannot be read ({error.strerror})")
-
-    visited = set()
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # links may lead in a circle
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if name.rpartition(".")[2].lower() in VIDEO_SUFFIXES:
-                path = os.path.join(parent, name)
-                yield os.path.relpath(path, folder), path
 
 
 class FolderFiles:

@@ -17,8 +17,8 @@ from stoa.data.clips import FileClips
 from stoa.data.decoding.base import DecodeError
 from stoa.data.decoding.guard import Guard
 from stoa.data.decoding.probe import duration
+from stoa.data.video_files import video_files
 from stoa.manifest import Caption, ClipRow
-from stoa.prepare.sources import video_files
 from stoa.progress import Progress
 from stoa.search.index import Begun, FileState, Index
 from stoa.search.threshold import UNRELATED, learned_threshold

@@ -28,12 +28,14 @@ from stoa.parents import die_with_parent
 from stoa.progress import Progress
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
+from stoa.synthetic.footage import fingerprint, open_footage, read_footage
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
 from stoa.synthetic.noise import detect
 from stoa.synthetic.questions import Question, ask, balance
 from stoa.synthetic.render import encode, render
 from stoa.synthetic.scene import SHAPES, Pool, Scene, Story, count_stories, sample_scene, sample_story
 from stoa.synthetic.siblings import sample_sibling
+from stoa.synthetic.windows import Footage, sample_window
 from stoa.text_files import read_own
 
 GENERATOR_VERSION = 2
@@ -64,6 +66,8 @@ class SynthConfig:
         paraphrases: ways to say each action, 1 to 3.
         families: of what objects do on their own: horizontal, vertical, size, bounce, sway, spin, ripple, light,
             colour, flash, pulse, rock; null is all. Fewer are learned sooner.
+        footage: folder of videos that the background and the objects are windows onto; the first 64 are used, 12
+            seconds of each. Null draws plain ones.
     """
 
     num_train: int = 4000
@@ -77,6 +81,7 @@ class SynthConfig:
     siblings: int = 1
     paraphrases: int = MOST_PARAPHRASES
     families: list[str] | None = None
+    footage: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_val", "num_test", "num_galleries", "seed"):
@@ -199,6 +204,8 @@ def build_data_set(
 def _build(config: SynthConfig, out: Path, workers: int, say: Callable[[str], None]) -> None:
     started = time.perf_counter()
     _start(config, out)
+    if config.footage is not None:
+        read_footage(config.footage, out / _PARTS, fps=config.fps, side=config.size, say=say)
     batches: list[Batch] = []
     with Progress(sum(map(config.num_clips, _STREAMS)), "synth stories", "clips") as progress:
         for batch in _batches(config):
@@ -255,7 +262,8 @@ def _is_finished(config: SynthConfig, out: Path) -> bool:
 
 def _identity(config: SynthConfig) -> dict[str, Any]:
     families = None if len(config.ways) == len(ALL_WAYS) else sorted({family for family, _ in config.ways})
-    return {"generator_version": GENERATOR_VERSION, **asdict(config), "families": families}
+    footage = None if config.footage is None else fingerprint(config.footage)
+    return {"generator_version": GENERATOR_VERSION, **asdict(config), "families": families, "footage": footage}
 
 
 def _start(config: SynthConfig, out: Path) -> None:
@@ -340,16 +348,20 @@ def _id(split: str, index: int) -> str:
 
 def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
     indices = range(batch.first, batch.first + len(batch.attempts))
+    footage = None if config.footage is None else open_footage(out / _PARTS)
     lines = []
     if batch.group in HARD_KINDS:
         for gallery in range(indices.start // ROWS_PER_GALLERY, indices.stop // ROWS_PER_GALLERY):
             for clip, scene, extra in _hard_clips(config, batch.group, gallery):
-                lines.append(_make_clip(config, out, batch.group, clip, scene) | extra)
+                scene = _over(scene, footage, _rng_of_windows(config, batch.group, gallery))
+                lines.append(_make_clip(config, out, batch.group, clip, scene, footage) | extra)
     else:
         for index, attempt in zip(indices, batch.attempts, strict=True):
             clip, drawn = _split_clip(config, batch.group, index, attempt)
+            first = index - index % _family_size(config, batch.group)
             scene = drawn or sample_scene(clip.rng, clip.story)
-            lines.append(_make_clip(config, out, batch.group, clip, scene))
+            scene = _over(scene, footage, _rng_of_windows(config, batch.group, first))
+            lines.append(_make_clip(config, out, batch.group, clip, scene, footage))
     _write_jsonl(out / batch.part, lines)
 
 
@@ -363,9 +375,22 @@ def _hard_clips(config: SynthConfig, kind: str, number: int) -> Iterator[tuple[C
         yield clip, scene, extra
 
 
-def _make_clip(config: SynthConfig, out: Path, group: str, clip: Clip, scene: Scene) -> dict[str, Any]:
+def _rng_of_windows(config: SynthConfig, group: str, index: int) -> np.random.Generator:
+    """The same for siblings, and for the clips of a gallery: what a window shows must not tell them apart."""
+    return np.random.default_rng((config.seed, _STREAMS[group], index, 0, 1))
+
+
+def _over(scene: Scene, footage: Footage | None, rng: np.random.Generator) -> Scene:
+    if footage is None:
+        return scene
+    return replace(scene, windows=tuple(sample_window(rng, footage.count) for _ in range(len(scene.rests) + 1)))
+
+
+def _make_clip(
+    config: SynthConfig, out: Path, group: str, clip: Clip, scene: Scene, footage: Footage | None
+) -> dict[str, Any]:
     """Write the video and the detections of one clip; returns its truth."""
-    rendering = render(scene, num_frames=config.num_frames, size=config.size)
+    rendering = render(scene, num_frames=config.num_frames, size=config.size, footage=footage, seconds=config.seconds)
     video = out / _video(group, clip.id)
     with writing(video):
         encode(rendering.frames, video, fps=config.fps)

@@ -13,6 +13,7 @@ from av.video.reformatter import VideoReformatter
 
 from stoa.synthetic.actions import Poses, clock
 from stoa.synthetic.scene import COLOURS, Role, Scene
+from stoa.synthetic.windows import Footage
 
 _RING_WIDTH = 0.6
 _QP = "18"
@@ -34,9 +35,17 @@ class Rendering:
     visibility: np.ndarray
 
 
-def render(scene: Scene, *, num_frames: int, size: int) -> Rendering:
-    """Draw every frame of a scene."""
-    all_poses = scene.poses(clock(num_frames))
+def render(
+    scene: Scene, *, num_frames: int, size: int, footage: Footage | None = None, seconds: float = 0.0
+) -> Rendering:
+    """Draw every frame of a scene.
+
+    Args:
+        footage: what the scene's windows look onto, in a clip of so many ``seconds``.
+    """
+    times = clock(num_frames)
+    all_poses = scene.poses(times)
+    pictures = [footage.seen(window, times, seconds, size) for window in scene.windows] if footage else []
     num_objects = len(all_poses)
     frames = np.zeros((num_frames, size, size, 3), np.float32)
     free = np.ones((num_frames, size, size), np.float32)
@@ -47,7 +56,7 @@ def render(scene: Scene, *, num_frames: int, size: int) -> Rendering:
         centres = np.stack((pose.x, pose.y), axis=-1) * size
         radii = pose.radius[:, None] * size
         boxes[index] = np.concatenate((centres - radii, centres + radii), axis=-1).clip(0, size)
-        corners_xy, alpha, colour = _draw(scene.story.roles[index], pose, size)
+        corners_xy, alpha, colour = _draw(scene.story.roles[index], pose, size, pictures[1 + index : 2 + index])
         width = alpha.shape[-1]
         drawn = alpha.sum(axis=(1, 2))
         for frame, (x, y) in enumerate(corners_xy):
@@ -57,7 +66,7 @@ def render(scene: Scene, *, num_frames: int, size: int) -> Rendering:
             frames[frame, rows, columns] += seen[..., None] * colour[frame][window]
             free[frame, rows, columns] -= seen
             visibility[index, frame] = seen.sum() / drawn[frame]
-    frames += (free * _background(scene, size))[..., None]
+    frames += free[..., None] * (_dimmed(pictures[0]) if pictures else _background(scene, size)[..., None])
     return Rendering((frames + 0.5).astype(np.uint8), boxes, visibility)
 
 
@@ -88,8 +97,24 @@ def _background(scene: Scene, size: int) -> np.ndarray:
     return np.clip(level, 0, 255).astype(np.float32)
 
 
-def _draw(role: Role, pose: Poses, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _dimmed(frames_FHW3: np.ndarray) -> np.ndarray:
+    """About as dark as a plain background, so that objects stand out by their light."""
+    return np.float32(0.45) * frames_FHW3
+
+
+def _texture(frames_FHW3: np.ndarray) -> np.ndarray:
+    """The light of the frames (F, H, W), stretched to 0.4 to 1 over the whole window: how light it is in all tells
+    nothing, and no colour turns black."""
+    light = frames_FHW3.astype(np.float32).mean(axis=-1)
+    low, high = np.percentile(light, (5, 95))
+    return np.float32(0.4) + np.float32(0.6) * np.clip((light - low) / max(high - low, 1.0), 0, 1)
+
+
+def _draw(role: Role, pose: Poses, size: int, pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One object in a window of W pixels that moves with it.
+
+    Args:
+        pictures: what it shows, (F, size, size, 3), or nothing.
 
     Returns:
         Top-left corners of the window (F, 2) in whole pixels x, y; coverage (F, W, W) in [0, 1]; RGB (F, W, W, 3).
@@ -112,6 +137,10 @@ def _draw(role: Role, pose: Poses, size: int) -> tuple[np.ndarray, np.ndarray, n
     rings = 0.5 - 0.5 * np.cos(2 * math.pi * (from_centre / _RING_WIDTH - phase))
     wedge = np.clip((0.5 * u - np.abs(v)) * radius + 0.5, 0, 1)
     shade = light * (1 - 0.3 * rings) * (1 - 0.45 * wedge)
+    for picture in pictures:
+        # In the middle of the picture, at its own scale where the object is at rest, and turned with the object.
+        down_up, across = (np.clip((size / 2 + axis * size / 5).astype(int), 0, size - 1) for axis in (v, u))
+        shade = shade * _texture(picture)[np.arange(len(picture))[:, None, None], down_up, across]
     first, second = (np.array(COLOURS[name], np.float32) for name in (role.colour, role.second_colour or role.colour))
     rgb = np.where(pose.second[:, None], second, first)
     return corners_xy, alpha, shade[..., None] * rgb[:, None, None, :]

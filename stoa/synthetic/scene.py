@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, PAIRED, Poses, Rest, Style, Ways, poses
+from stoa.synthetic.windows import Window
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond", "arrow", "moon")
 """Shape nouns; the index is the class label."""
@@ -139,13 +140,18 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A story with its layout: per object a rest state and a style, and the order from front to back."""
+    """A story with its layout: per object a rest state and a style, and the order from front to back.
+
+    Attributes:
+        windows: of real video, what the background shows and then what each object does; none where they are plain.
+    """
 
     story: Story
     rests: tuple[Rest, ...]
     styles: tuple[Style, ...]
     front_to_back: tuple[int, ...]
     background: Background
+    windows: tuple[Window, ...] = ()
 
     def poses(self, times: np.ndarray) -> list[Poses]:
         """States of every object at centred ``times``."""

@@ -11,13 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from stoa.data.video_files import VIDEO_SUFFIXES
 from stoa.text_files import nfc
-
-VIDEO_SUFFIXES = frozenset(
-    ("3g2", "3gp", "asf", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "vob")
-    + ("webm", "wmv")
-)
-"""In lower case; files may have them in any."""
 
 
 def video_stem(name: str) -> str:

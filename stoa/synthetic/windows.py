@@ -1,0 +1,85 @@
+"""Reels of real video, and windows onto them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_SPEEDS = (1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of which reel is seen, and how.
+
+    Attributes:
+        reel: its number.
+        moment: of the reel that is seen at time 0, in [0, 1] of what there is to choose from.
+        right, down: where in the reel's picture the part lies, in [0, 1] of what there is to choose from.
+        mirrored: left and right exchanged.
+        backward: whether the reel is played backwards from time 0 on.
+        speed: of the playing.
+    """
+
+    reel: int
+    moment: float
+    right: float
+    down: float
+    mirrored: bool
+    backward: bool
+    speed: float
+
+
+def sample_window(rng: np.random.Generator, num_reels: int) -> Window:
+    return Window(
+        reel=int(rng.integers(num_reels)),
+        moment=float(rng.random()),
+        right=float(rng.random()),
+        down=float(rng.random()),
+        mirrored=bool(rng.random() < 0.5),
+        backward=bool(rng.random() < 0.5),
+        speed=_SPEEDS[int(rng.integers(len(_SPEEDS)))],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """Reels, one after the other.
+
+    Attributes:
+        frames_NHWC: (N, H, W, 3) uint8 RGB, the frames of all reels.
+        starts: (reels + 1,) the first frame of each, and the end of the last.
+        fps: frames per second of all of them.
+    """
+
+    frames_NHWC: np.ndarray
+    starts: tuple[int, ...]
+    fps: int
+
+    @property
+    def count(self) -> int:
+        return len(self.starts) - 1
+
+    def seen(self, window: Window, times: np.ndarray, seconds: float, side: int) -> np.ndarray:
+        """Pictures (F, side, side, 3) uint8 at centred ``times`` (F,) of a clip of so many seconds.
+
+        The reel is played from the middle of the clip outwards, to both ends alike: time -t shows what t shows, so that
+        it does not tell which way the clip is played. Where the reel ends it goes back.
+        """
+        start, end = self.starts[window.reel], self.starts[window.reel + 1]
+        steps = np.rint(np.abs(times) * seconds * window.speed * self.fps).astype(int)
+        room = max(0, end - start - 1 - int(steps.max()))
+        middle = round(window.moment * room)
+        if window.backward:
+            middle, steps = end - start - 1 - middle, -steps
+        frames = start + _there_and_back(middle + steps, end - start)
+        height, width = self.frames_NHWC.shape[1:3]
+        x, y = round(window.right * (width - side)), round(window.down * (height - side))
+        pictures = self.frames_NHWC[frames, y : y + side, x : x + side]
+        return pictures[:, :, ::-1] if window.mirrored else pictures
+
+
+def _there_and_back(indices: np.ndarray, count: int) -> np.ndarray:
+    period = max(1, 2 * (count - 1))
+    return np.minimum(indices % period, -indices % period)
