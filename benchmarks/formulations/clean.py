@@ -28,6 +28,6 @@ class CleanObjective(SeparateObjective):
     def plm_loss(
         self, batch: VideoTextBatch, video: VideoFeatures, text: TextFeatures, uniform_B1: torch.Tensor
     ) -> torch.Tensor:
-        asked, valid_BQ = plm.plm_pass(self.model, batch, video, text, uniform_B1)
-        rows_BQw = fused_alone(self.model, asked)
-        return plm.plm_loss(self.model, batch, rows_BQw, valid_BQ, self.model.language_table())
+        prefix_B = plm.prefixes(batch, uniform_B1)
+        rows_BQw = fused_alone(self.model, plm.plm_pass(self.model, batch, video, text, prefix_B))
+        return plm.plm_loss(self.model, batch, rows_BQw, prefix_B, self.model.language_table())

@@ -171,7 +171,8 @@ def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig) -> Flops:
     by_likelihood = model.config.match_by == "likelihood"
     passes = [(L, L + 1 if by_likelihood else 2)] * (3 if objectives.vtm else 0)
     passes += [(L, num_masked(L))] if objectives.mlm else []
-    passes += [(L if objectives.plm_form == "one_pass" else 2 * L, L - 1)] if objectives.plm else []
+    if objectives.plm and not objectives.plm_in_vtm(model.config.match_by):
+        passes += [(L if objectives.plm_form == "one_pass" else 2 * L, L - 1)]
     passes += [(L, 2)] if objectives.answer else []
     *lower, last = fusion.blocks
     forward = 0.0

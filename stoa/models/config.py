@@ -64,6 +64,8 @@ EdgeMode = Literal["multiply", "log_bias", "mask_only"]
 Pool = Literal["rowcol", "mean", "none"]
 
 
+MatchBy = Literal["ends", "likelihood"]
+"""What tells whether a text belongs to a clip; see :class:`ModelConfig`."""
 PlmForm = Literal["one_pass", "two_stream"]
 """Where the model has learned to predict the next token: see :func:`stoa.objectives.plm.plm_loss`."""
 
@@ -269,7 +271,7 @@ class ModelConfig:
     max_tokens: int = 32
     lm_vocab: Literal["full", "used"] = "full"
     num_answers: int = 0
-    match_by: Literal["ends", "likelihood"] = "ends"
+    match_by: MatchBy = "ends"
     activation_checkpointing: Literal["auto"] | bool | tuple[Recomputable, ...] = False
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stoa.models.config import PlmForm
+from stoa.models.config import MatchBy, PlmForm
 
 NullToken = Literal["end", "start"]
 
@@ -86,7 +86,9 @@ class ObjectivesConfig:
             it through, and nothing else makes a tower do so with words that no video of its training tells apart.
         plm_form: where a word is predicted: ``one_pass`` at the word before it, as in a language model; ``two_stream``
             at a blank that reads the text before it, which takes a pass for every word of a caption, as released.
-        plm_prefix: what of a caption is given: as many words as a draw says (``random``), or none (``start``).
+        plm_prefix: what of a caption is given: as many words as a draw says (``random``), or none (``start``). With
+            ``start`` all words count, and beside a VTM by the likelihood its pass of the own pairs serves PLM as well;
+            a prefix that the data give is read word by word there, as the rest is.
         align_loss: of OTA and ASP: ``mse``, the squared distance to the word; ``cosine``, one minus the cosine;
             ``nce``, the cross-entropy of the cosines over the words of all captions of the global batch.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
@@ -133,6 +135,10 @@ class ObjectivesConfig:
     def trained(self) -> list[str]:
         """Names of the losses that are not left out."""
         return [name for name, weight in self.weights.items() if weight]
+
+    def plm_in_vtm(self, match_by: MatchBy) -> bool:
+        """Whether PLM asks for what VTM's pass of the own pairs tells already: all words of a text, one by one."""
+        return bool(self.vtm and self.plm and self.plm_prefix == "start" and match_by == "likelihood")
 
     @property
     def weights(self) -> dict[str, float]:

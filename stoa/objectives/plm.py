@@ -29,47 +29,48 @@ def draw_prefix(text_mask_BL: torch.Tensor, uniform_B: torch.Tensor) -> torch.Te
     return (1 + (uniform_B * (n_B - 1)).long()).minimum(n_B - 1)
 
 
-def plm_pass(
-    model: VideoLanguageModel,
-    batch: VideoTextBatch,
-    video: VideoFeatures,
-    text: TextFeatures,
-    uniform: torch.Tensor,
-    *,
-    form: PlmForm = "one_pass",
-    prefix: Prefix = "random",
-) -> tuple[FusionPass, torch.Tensor]:
-    """Row i predicts token i+1, for every token after the prefix, the end token included. Texts that say how much of
-    them is given have that for a prefix; others have what ``prefix`` says.
-
-    ``one_pass`` reads the prediction at token i itself, and the prefix is bidirectional. ``two_stream`` is what the
-    method's release computes by one pass per position: a blank, with nothing but its position, reads the video and
-    the text before it; the prefix only selects the tokens that count.
+def prefixes(batch: VideoTextBatch, uniform: torch.Tensor, prefix: Prefix = "random") -> torch.Tensor:
+    """Tokens (B,) int64 of each text that are given. Texts that say how many have that for a prefix; others have what
+    ``prefix`` says.
 
     Args:
         uniform: draws (B, 1) of :func:`draws_of`.
-
-    Returns:
-        (pass, valid (B, L - 1) bool: which rows count)
     """
     if prefix == "start":
         prefix_B = torch.ones_like(batch.position_B)
     else:
         prefix_B = draw_prefix(batch.text_mask_BL, uniform[:, 0])
-    prefix_B = batch.prefix_B.where(batch.prefix_B > 0, prefix_B)
-    next_L = torch.arange(1, batch.tokens_BL.shape[1], device=prefix_B.device)
-    asked = next_word_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, prefix_B, form)
-    return asked, (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
+    return batch.prefix_B.where(batch.prefix_B > 0, prefix_B)
+
+
+def plm_pass(
+    model: VideoLanguageModel,
+    batch: VideoTextBatch,
+    video: VideoFeatures,
+    text: TextFeatures,
+    prefix_B: torch.Tensor,
+    *,
+    form: PlmForm = "one_pass",
+) -> FusionPass:
+    """Row i predicts token i+1.
+
+    ``one_pass`` reads the prediction at token i itself, and the prefix is bidirectional. ``two_stream`` is what the
+    method's release computes by one pass per position: a blank, with nothing but its position, reads the video and
+    the text before it; the prefix only selects the tokens that count.
+    """
+    return next_word_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL, prefix_B, form)
 
 
 def plm_loss(
     model: VideoLanguageModel,
     batch: VideoTextBatch,
     rows_BQw: torch.Tensor,
-    valid_BQ: torch.Tensor,
+    prefix_B: torch.Tensor,
     table_Vw: torch.Tensor,
 ) -> torch.Tensor:
-    """Cross-entropy of the next words, of the rows of :func:`plm_pass`."""
+    """Cross-entropy of every token after the prefix, the end token included, of the rows of :func:`plm_pass`."""
+    next_L = torch.arange(1, batch.tokens_BL.shape[1], device=prefix_B.device)
+    valid_BQ = (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
     return language_loss(model, table_Vw, rows_BQw, batch.tokens_BL[:, 1:], valid_BQ)
 
 

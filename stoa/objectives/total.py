@@ -73,6 +73,7 @@ class TrainingObjective(nn.Module):
             )
         self.model = model
         self.config = config
+        self.plm_in_vtm = config.plm_in_vtm(model.config.match_by)
         self.seed = seed
         self.accumulation = accumulation
         self.chunk_clips = chunk_clips
@@ -129,9 +130,9 @@ class TrainingObjective(nn.Module):
                 passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)
         if config.plm:
             with part("plm"):
-                passes["plm"], valid_BQ = plm.plm_pass(
-                    model, batch, video, text, draws[Stream.PLM], form=config.plm_form, prefix=config.plm_prefix
-                )
+                prefix_B = plm.prefixes(batch, draws[Stream.PLM], config.plm_prefix)
+                if not self.plm_in_vtm:
+                    passes["plm"] = plm.plm_pass(model, batch, video, text, prefix_B, form=config.plm_form)
         if config.answer:
             with part("answer"):
                 passes["answer"] = answer.answer_pass(model, video, text, batch.text_mask_BL)
@@ -147,7 +148,8 @@ class TrainingObjective(nn.Module):
                 losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)
         if config.plm:
             with part("plm"):
-                losses["plm"] = plm.plm_loss(model, batch, rows["plm"], valid_BQ, table_Vw)
+                rows_BQw = vtm.own_words(rows["vtm"], len(batch)) if self.plm_in_vtm else rows["plm"]
+                losses["plm"] = plm.plm_loss(model, batch, rows_BQw, prefix_B, table_Vw)
         if config.ota:
             with part("ota"):
                 losses["ota"], metrics = ota_loss(

@@ -96,6 +96,11 @@ def vtm_pass(
     return asked, Pairs(pairs_ids, pairs_mask, usable_B)
 
 
+def own_words(rows_NQw: torch.Tensor, clips: int) -> torch.Tensor:
+    """Of the rows of :func:`vtm_pass`, by the likelihood, those that predict the words of each clip's own text."""
+    return rows_NQw[:clips, 2:]
+
+
 def vtm_loss(
     model: VideoLanguageModel, rows_NQw: torch.Tensor, pairs: Pairs, table_Vw: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

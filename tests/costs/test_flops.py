@@ -41,6 +41,7 @@ CASES = {
     ),
     "other widths": ({"backbone": BackboneConfig(name="stoa-small-16")}, {}),
     "matched by likelihood": ({"match_by": "likelihood"}, {"mlm": 0.0}),
+    "one pass for VTM and PLM": ({"match_by": "likelihood"}, {"plm_prefix": "start"}),
     "matching alone": ({}, {"vtc": 0.0, "mlm": 0.0, "plm": 0.0, "ota": 0.0, "asp": 0.0}),
     "answers": ({"num_answers": 7}, {"answer": 1.0}),
 }

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from stoa.objectives.answer import answer_loss, answer_pass
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
-from stoa.objectives.plm import draws_of, plm_loss, plm_pass
+from stoa.objectives.plm import draws_of, plm_loss, plm_pass, prefixes
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.total import TrainingObjective
 
@@ -28,8 +28,9 @@ def encode(model, batch):
 
 def loss_of_plm(model, batch, video, text, prefix):
     draws = uniform(0, 0, batch.position_B, draws_of(batch))
-    asked, valid = plm_pass(model, batch, video, text, draws[Stream.PLM], prefix=prefix)
-    return plm_loss(model, batch, model.fused(asked), valid, model.language_table())
+    prefix_B = prefixes(batch, draws[Stream.PLM], prefix)
+    asked = plm_pass(model, batch, video, text, prefix_B)
+    return plm_loss(model, batch, model.fused(asked), prefix_B, model.language_table())
 
 
 def test_the_loss_is_the_mean_over_questions_with_a_class(model):

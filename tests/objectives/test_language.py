@@ -13,7 +13,7 @@ from stoa.objectives import mlm
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask, prefix_mask
 from stoa.objectives.mlm import choose_masked, hide_words, language_loss, mlm_loss, mlm_pass
-from stoa.objectives.plm import blanks_pass, draw_prefix, plm_loss, plm_pass
+from stoa.objectives.plm import blanks_pass, draw_prefix, plm_loss, plm_pass, prefixes
 from stoa.objectives.random import Stream, uniform
 
 
@@ -43,9 +43,10 @@ def loss_of_mlm(model, batch, kept_share=0.0):
     return mlm_loss(model, batch, rows, hidden, model.language_table())
 
 
-def loss_of_plm(model, batch, video, text, numbers, **form):
-    asked, valid = plm_pass(model, batch, video, text, numbers, **form)
-    return plm_loss(model, batch, model.fused(asked), valid, model.language_table())
+def loss_of_plm(model, batch, video, text, numbers, *, prefix="random", **form):
+    prefix_B = prefixes(batch, numbers, prefix)
+    asked = plm_pass(model, batch, video, text, prefix_B, **form)
+    return plm_loss(model, batch, model.fused(asked), prefix_B, model.language_table())
 
 
 def at_blanks(model, batch, video, text, wanted):

@@ -8,6 +8,7 @@ from factories import USED, fuse, random_batch, tiny_model
 from torch.nn import functional as F
 
 from stoa.models.config import GraphConfig
+from stoa.objectives import plm
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.pairs import match_log_probability, match_logits, match_pass
@@ -110,6 +111,43 @@ def test_siblings_are_told_apart_in_a_few_steps():
         losses[match_by] = float(scalars["vtm"])
     entropy = math.log(3) - 2 / 3 * math.log(2)
     assert losses["likelihood"] < 0.5 * entropy < losses["ends"]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_pass_that_serves_two_losses_gives_what_two_passes_do(likely, given, monkeypatch):
+    """Losses and gradients; where the data give a prefix, its words do not count and are read one by one."""
+    batch = random_batch(5, lengths=[12, 5, 3, 8, 9])
+    if given:
+        batch.prefix_B[:] = torch.tensor([0, 2, 0, 4, 1])
+    alone, found = plm.plm_pass, []
+
+    def all_but_the_start(*args, **form):
+        *others, prefix_B = args
+        return alone(*others, torch.ones_like(prefix_B), **form)
+
+    monkeypatch.setattr(plm, "plm_pass", all_but_the_start)  # a prefix is left out of the loss alone
+    for shared in (True, False):
+        objective = TrainingObjective(likely, ObjectivesConfig(plm_prefix="start", mlm=0.0), seed=0)
+        assert objective.plm_in_vtm
+        objective.plm_in_vtm = shared
+        likely.zero_grad()
+        loss, scalars = objective(batch, 0)
+        loss.backward()
+        found.append((scalars, {n: p.grad.clone() for n, p in likely.named_parameters() if p.grad is not None}))
+    (one, of_one), (two, of_two) = found
+    torch.testing.assert_close(one, two)
+    assert of_one.keys() == of_two.keys()
+    for name, gradient in of_one.items():
+        torch.testing.assert_close(gradient, of_two[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"plm_prefix": "random"}, {"vtm": 0.0}, {"plm": 0.0}], ids=["a drawn prefix", "no VTM", "no PLM"]
+)
+def test_other_losses_have_a_pass_each(likely, changes):
+    config = ObjectivesConfig(**{"plm_prefix": "start"} | changes)
+    assert not TrainingObjective(likely, config, seed=0).plm_in_vtm
+    assert not TrainingObjective(tiny_model(), ObjectivesConfig(plm_prefix="start"), seed=0).plm_in_vtm
 
 
 def test_one_head_cannot_read_two_forms(likely):
