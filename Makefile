@@ -69,7 +69,7 @@ small: setup
 	stoa prepare --annotations data/study/manifest.jsonl --videos data/study --out data/study-packs --spacy null \
 	  --store.frames 5 --store.side 64 --store.jpeg_quality 95 --workers 2
 	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/study_towers.json --recipe recipes/shipped/towers.yaml
-	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/study.json --recipe recipes/shipped/small.yaml \
+	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/shipped/small.yaml \
 	  --init runs/small/towers/checkpoints/step-00001100/model.safetensors
 	stoa evaluate --run runs/small/model --manifest data/study/manifest.jsonl --hard data/study/hard --baseline false --decoder pyav
 	stoa export --run runs/small/model --out runs/small/export --compact true

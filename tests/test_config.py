@@ -9,6 +9,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from stoa import processor
 from stoa.cli import COMMANDS
 from stoa.config import Config, from_dict, parse_run, valid_keys
 from stoa.objectives.config import LOSSES
@@ -124,7 +125,31 @@ def test_bf16_is_refused_where_it_is_emulated(monkeypatch, key):
         fit_precision(config, torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert fit_precision(config, torch.device("cuda")) == (config, None)
-    assert fit_precision(config, torch.device("cpu")) == (config, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_it"),
+    [
+        ("flags\t\t: fpu sse2 fma avx2", False),
+        ("flags\t\t: fpu avx2 avx512f avx512bw", True),
+        ("flags\t\t: fpu avx512_bf16 amx_bf16", True),
+        ("Features\t: fp asimd bf16", True),
+        ("Features\t: fp asimd", False),
+        ("", True),  # unknown
+    ],
+)
+def test_bf16_without_instructions_for_it_is_told(monkeypatch, tmp_path, flags, has_it):
+    import torch
+
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: Some CPU\n{flags}\n")
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
+    assert processor.processor_name() == "Some CPU"
+    for key in ("bf16", "torch_autocast"):
+        config = {"train_micro_batch_size_per_gpu": 1, key: {"enabled": True}}
+        kept, said = fit_precision(config, torch.device("cpu"))
+        assert kept == config
+        assert said is None if has_it else "has no instructions" in said and "take bf16 out" in said
+    assert fit_precision({"train_micro_batch_size_per_gpu": 1}, torch.device("cpu"))[1] is None
 
 
 def test_attention_is_never_that_of_cudnn():

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from stoa.objectives.total import TrainingObjective
+from stoa.processor import multiplies_bf16
 from stoa.training.deepspeed_config import autocast
 from stoa.training.processes import COLLECTIVE_LIMIT, meet, place
 from stoa.training.split_weights import SplitWeights, gathered
@@ -72,7 +73,7 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
     """Turn off fp16 on a CPU, before DeepSpeed refuses it.
 
     Returns:
-        (config to use, what was changed or None)
+        (config to use, what there is to say of it or None)
 
     Raises:
         ValueError: bf16 on a GPU that only emulates it.
@@ -82,6 +83,11 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
         raise ValueError(
             f"the DeepSpeed config asks for bf16, which {torch.cuda.get_device_name(device)} has not and emulates many "
             'times slower; take "fp16": {"enabled": true} from ds_configs/pretrain.json in its place'
+        )
+    if device.type == "cpu" and wants_bf16 and not multiplies_bf16():
+        return config, (
+            "the DeepSpeed config asks for bf16, for which this processor has no instructions: its products take many "
+            "times as long as those of fp32; take bf16 out of the config"
         )
     if device.type == "cuda" or not config.get("fp16", {}).get("enabled"):
         return config, None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from stoa.processor import processor_name
 
 _LIBRARIES = ("stoa", "torch", "torchvision", "deepspeed", "open_clip_torch", "numpy", "av", "decord")
 
@@ -46,16 +46,8 @@ def hardware(device: str) -> dict[str, Any]:
     Args:
         device: that it trains on: the name that a GPU's driver gives it, or ``cpu``.
     """
-    facts = {"device": device, "processor": _processor(), "cores": len(os.sched_getaffinity(0))}
+    facts = {"device": device, "processor": processor_name(), "cores": len(os.sched_getaffinity(0))}
     return facts | {"memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)}
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def run_facts(
