@@ -28,7 +28,7 @@ from stoa.parents import die_with_parent
 from stoa.progress import Progress
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
-from stoa.synthetic.footage import fingerprint, open_footage, read_footage
+from stoa.synthetic.footage import MOST_SIZE, fingerprint, open_footage, read_footage
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
 from stoa.synthetic.noise import detect
 from stoa.synthetic.questions import Question, ask, balance
@@ -96,6 +96,8 @@ class SynthConfig:
         self._check_families()
         if self.size > 4096:
             raise ValueError(f"size is {self.size}; pass 4096 pixels or less")
+        if self.footage is not None and self.size > MOST_SIZE:
+            raise ValueError(f"size is {self.size}; with footage pass {MOST_SIZE} pixels or less")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
         if self.size % 2:
@@ -383,7 +385,7 @@ def _rng_of_windows(config: SynthConfig, group: str, index: int) -> np.random.Ge
 def _over(scene: Scene, footage: Footage | None, rng: np.random.Generator) -> Scene:
     if footage is None:
         return scene
-    return replace(scene, windows=tuple(sample_window(rng, footage.count) for _ in range(len(scene.rests) + 1)))
+    return replace(scene, windows=tuple(sample_window(rng, len(footage.reels)) for _ in range(len(scene.rests) + 1)))
 
 
 def _make_clip(

@@ -22,12 +22,15 @@ from stoa.synthetic.windows import Footage
 from stoa.text_files import read_own
 
 MOST_REELS = 64
+MOST_SIZE = 512
+"""Of a clip's side in pixels: a reel is in memory whole while it is read."""
 _REEL_SECONDS = 12.0
 _MARGIN = 1.5
 """The short side of a reel in sides of a clip: room to crop from."""
 _WIDEST = 4 / 3
 _FRAMES_AT_ONCE = 16
 _TIMEOUT_SECONDS = 60.0
+_FACTS, _REEL = "footage.json", "reel_{:02d}.npy"
 
 
 def footage_files(folder: str) -> list[tuple[str, Path]]:
@@ -60,33 +63,35 @@ def read_footage(folder: str, out: Path, *, fps: int, side: int, say: Callable[[
         ValueError: no file of the folder can be decoded; or as :func:`footage_files`.
         StorageError: the disk refuses.
     """
-    if (out / "footage.json").exists():
+    if (out / _FACTS).exists():
         return
     height = 2 * round(_MARGIN * side / 2)
-    files, reels = footage_files(folder), []
+    files, count = footage_files(folder), 0
     guard = Guard(_TIMEOUT_SECONDS)
     try:
         with Progress(len(files), "synth footage", "files") as progress:
             for name, path in files:
                 try:
-                    reels.append(np.array(guard.call(read_reel, str(path), fps, height)))
+                    frames_THWC = guard.call(read_reel, str(path), fps, height)
                 except DecodeError as error:
                     say(f"footage: {name} is left out: {error}")
+                else:
+                    with writing(out / _REEL.format(count)):
+                        np.save(out / _REEL.format(count), frames_THWC)
+                    count += 1
                 progress.update(1)
     finally:
         guard.close()
-    if not reels:
+    if not count:
         raise ValueError(f"footage is {folder}, of whose {len(files)} videos none can be decoded; pass others")
-    with writing(out / "footage.npy"):
-        np.save(out / "footage.npy", np.concatenate(reels))
-    starts = np.cumsum([0, *map(len, reels)]).tolist()
-    write_whole(out / "footage.json", json.dumps({"starts": starts, "fps": fps}))
+    write_whole(out / _FACTS, json.dumps({"reels": count, "fps": fps}))
 
 
 def open_footage(out: Path) -> Footage:
     """What :func:`read_footage` has written there, mapped into memory."""
-    facts = read_own(out / "footage.json", ("starts", "fps"), "delete this folder")
-    return Footage(np.load(out / "footage.npy", mmap_mode="r"), tuple(facts["starts"]), facts["fps"])
+    facts = read_own(out / _FACTS, ("reels", "fps"), "delete this folder")
+    reels = [np.load(out / _REEL.format(number), mmap_mode="r") for number in range(facts["reels"])]
+    return Footage(reels, facts["fps"])
 
 
 def read_reel(path: str, fps: int, height: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,21 +46,15 @@ def sample_window(rng: np.random.Generator, num_reels: int) -> Window:
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """Reels, one after the other.
+    """Reels.
 
     Attributes:
-        frames_NHWC: (N, H, W, 3) uint8 RGB, the frames of all reels.
-        starts: (reels + 1,) the first frame of each, and the end of the last.
+        reels: (T, H, W, 3) uint8 RGB each, T of its own.
         fps: frames per second of all of them.
     """
 
-    frames_NHWC: np.ndarray
-    starts: tuple[int, ...]
+    reels: Sequence[np.ndarray]
     fps: int
-
-    @property
-    def count(self) -> int:
-        return len(self.starts) - 1
 
     def seen(self, window: Window, times: np.ndarray, seconds: float, side: int) -> np.ndarray:
         """Pictures (F, side, side, 3) uint8 at centred ``times`` (F,) of a clip of so many seconds.
@@ -67,19 +62,20 @@ class Footage:
         The reel is played from the middle of the clip outwards, to both ends alike: time -t shows what t shows, so that
         it does not tell which way the clip is played. Where the reel ends it goes back.
         """
-        start, end = self.starts[window.reel], self.starts[window.reel + 1]
+        frames_THWC = self.reels[window.reel]
+        last = len(frames_THWC) - 1
         steps = np.rint(np.abs(times) * seconds * window.speed * self.fps).astype(int)
-        room = max(0, end - start - 1 - int(steps.max()))
+        room = max(0, last - int(steps.max()))
         middle = round(window.moment * room)
         if window.backward:
-            middle, steps = end - start - 1 - middle, -steps
-        frames = start + _there_and_back(middle + steps, end - start)
-        height, width = self.frames_NHWC.shape[1:3]
+            middle, steps = last - middle, -steps
+        frames = _there_and_back(middle + steps, last)
+        height, width = frames_THWC.shape[1:3]
         x, y = round(window.right * (width - side)), round(window.down * (height - side))
-        pictures = self.frames_NHWC[frames, y : y + side, x : x + side]
+        pictures = frames_THWC[frames, y : y + side, x : x + side]
         return pictures[:, :, ::-1] if window.mirrored else pictures
 
 
-def _there_and_back(indices: np.ndarray, count: int) -> np.ndarray:
-    period = max(1, 2 * (count - 1))
+def _there_and_back(indices: np.ndarray, last: int) -> np.ndarray:
+    period = max(1, 2 * last)
     return np.minimum(indices % period, -indices % period)

@@ -136,6 +136,11 @@ def test_a_folder_without_a_video_is_told(what: str, tmp_path: Path) -> None:
         build_data_set(replace(CONFIG, footage=str(folder)), tmp_path / "set", say=lambda line: None)
 
 
+def test_pictures_have_a_limit() -> None:
+    with pytest.raises(ValueError, match="size is 514; with footage pass 512 pixels or less"):
+        replace(CONFIG, footage="films", size=514)
+
+
 @given(
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
@@ -145,14 +150,14 @@ def test_a_folder_without_a_video_is_told(what: str, tmp_path: Path) -> None:
 def test_a_window_shows_the_same_forwards_and_backwards(
     seed: int, lengths: list[int], frames: int, seconds: float
 ) -> None:
-    starts = (0, *np.cumsum(lengths).tolist())
-    numbers = np.arange(starts[-1], dtype=np.uint8)[:, None, None, None]
-    footage = Footage(np.broadcast_to(numbers, (starts[-1], 12, 16, 3)), starts, fps=8)
+    ends = np.cumsum(lengths)
+    numbers = [np.arange(end - length, end)[:, None, None, None] for length, end in zip(lengths, ends, strict=True)]
+    footage = Footage([np.broadcast_to(reel, (len(reel), 12, 16, 3)) for reel in numbers], fps=8)
     window = sample_window(np.random.default_rng(seed), len(lengths))
     seen = footage.seen(window, clock(frames), seconds, 8)
     assert seen.shape == (frames, 8, 8, 3)
     np.testing.assert_array_equal(seen, seen[::-1])
-    of_reel = set(range(starts[window.reel], starts[window.reel + 1]))
+    of_reel = set(numbers[window.reel].flatten().tolist())
     assert set(seen[:, 0, 0, 0].tolist()) <= of_reel
     steps = np.abs(np.diff(seen[frames // 2 :, 0, 0, 0].astype(int)))
     assert (steps <= np.ceil(seconds * 8 * window.speed / (frames - 1)) + 1).all()
@@ -160,7 +165,7 @@ def test_a_window_shows_the_same_forwards_and_backwards(
 
 def test_a_window_is_cropped_mirrored_sped_up_and_turned_round() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (30, 12, 16, 3), dtype=np.uint8)
-    footage = Footage(frames, (0, 30), fps=8)
+    footage = Footage([frames], fps=8)
     plain = Window(reel=0, moment=0.5, right=0.5, down=1.0, mirrored=False, backward=False, speed=1.0)
     times = clock(9)
     first = footage.seen(plain, times, 1.0, 8)
