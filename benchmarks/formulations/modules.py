@@ -55,7 +55,8 @@ class AlignedObjects(nn.Module):
         features_BTKh = own.ln_features(self.pooled(bins_nhyx)).view(*valid_BTK.shape, -1)
         features_BTKh = features_BTKh + own.ln_box(own.box_mlp(boxes_BTK4))
         features_BTKh = features_BTKh + own.frame_embedding + own.slot_embedding
-        return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
+        pooled_BTKh = bins_nhyx.flatten(2).amax(dim=-1).view(*valid_BTK.shape, -1).where(valid_BTK[..., None], 0)
+        return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK, pooled_BTKh)
 
     def pooled(self, bins_nhyx: torch.Tensor) -> torch.Tensor:
         """(n, h) of the bins (n, h, y, x) of n boxes."""

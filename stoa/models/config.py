@@ -120,6 +120,8 @@ class ObjectConfig:
             shows motion by the order of its boxes alone, of which hardly anything is left in its token.
         relations: add to each trajectory token an embedding of how it goes with respect to other ones, towards them,
             away from them or around them, which the paper has not.
+        changes: add to each trajectory token an embedding of how its look changes over time, such as lighter or darker,
+            which the paper has not.
         word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
             paper has not. The token itself may then hold what no noun says.
     """
@@ -131,6 +133,7 @@ class ObjectConfig:
     detach_tap: bool = False
     motion: bool = False
     relations: bool = False
+    changes: bool = False
     word_head: bool = False
 
     def __post_init__(self) -> None:

@@ -21,10 +21,12 @@ from stoa.ops import roi_align_max, trajectory_attention
 
 
 class Boxes(NamedTuple):
-    """The object features of a clip: (B, T, K, h), exactly zero where ``valid_BTK`` is not set."""
+    """The object features of a clip: (B, T, K, h), exactly zero where ``valid_BTK`` is not set, and the patch tokens
+    that they are made of, pooled, (B, T, K, h), zero there too."""
 
     features_BTKh: torch.Tensor
     valid_BTK: torch.Tensor
+    pooled_BTKh: torch.Tensor
 
 
 class Trajectories(NamedTuple):
@@ -61,7 +63,7 @@ class ObjectEncoder(nn.Module):
         features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1)
         features_BTKh = features_BTKh + self.ln_box(self.box_mlp(boxes_BTK4.to(patches_FPh.dtype)))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
-        return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK)
+        return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK, pooled_FKh.view(B, T, K, -1))
 
 
 class TrajectoryEncoder(nn.Module):

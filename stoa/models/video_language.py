@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.actions import ActionEncoder
+from stoa.models.changes import ChangeEncoder
 from stoa.models.clip import Clip
 from stoa.models.config import (
     RECOMPUTABLE,
@@ -27,7 +28,7 @@ from stoa.models.config import (
 )
 from stoa.models.fusion import FusionEncoder, FusionPass
 from stoa.models.graph import GraphEncoder
-from stoa.models.motion import MotionEncoder, fit_lines
+from stoa.models.motion import MotionEncoder, fit_lines, levers_of
 from stoa.models.objects import Boxes, ObjectEncoder, TrajectoryEncoder
 from stoa.models.relations import RelationEncoder
 from stoa.parts import part
@@ -68,8 +69,8 @@ class TextFeatures(NamedTuple):
 
 class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
-    head, a matching head and perhaps an answer head. ``motion`` and ``relations``, if there are any, are added to
-    trajectory tokens; these are compared with words through ``word_head``.
+    head, a matching head and perhaps an answer head. ``motion``, ``relations`` and ``changes``, if there are any, are
+    added to trajectory tokens; these are compared with words through ``word_head``.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -133,6 +134,8 @@ class VideoLanguageModel(nn.Module):
             self.motion = MotionEncoder(self.clip.joint_width)
         if config.objects.num_trajectories and config.objects.relations:
             self.relations = RelationEncoder(self.clip.joint_width)
+        if config.objects.num_trajectories and config.objects.changes:
+            self.changes = ChangeEncoder(vision.width, self.clip.joint_width)
         if config.activation_checkpointing != "auto":
             self.recompute(recomputed_parts(config.activation_checkpointing))
 
@@ -213,13 +216,16 @@ class VideoLanguageModel(nn.Module):
         """Labels (B, N) and tokens (B, N, d)."""
         config = self.config.objects
         tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
-        if config.motion or config.relations:
+        if config.motion or config.relations or config.changes:
             labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
-            lines = fit_lines(batch.boxes_BTK4, batch.scores_BTK, labels_BTK, labels_BN)
+            levers = levers_of(batch.scores_BTK, labels_BTK, labels_BN)
+            lines = fit_lines(batch.boxes_BTK4, labels_BTK, levers)
             if config.motion:
                 tokens_BNd = tokens_BNd + self.motion(lines)
             if config.relations:
                 tokens_BNd = tokens_BNd + self.relations(lines, labels_BN)
+            if config.changes:
+                tokens_BNd = tokens_BNd + self.changes(boxes.pooled_BTKh, levers)
         return labels_BN, tokens_BNd
 
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:

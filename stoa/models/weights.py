@@ -47,9 +47,9 @@ class Trained(NamedTuple):
 def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
     """Start a model from another that may have been trained for something else.
 
-    The answer head may be new, and so may objects, their motion, relations and map to words, actions and graph; frames
-    may be more or fewer (their embeddings are interpolated in time), the text longer (more positions, from the text
-    tower's) or shorter, and a ``used`` vocabulary may hold more tokens (whose biases start at 0).
+    The answer head may be new, and so may objects, their motion, relations, changes and map to words, actions and
+    graph; frames may be more or fewer (their embeddings are interpolated in time), the text longer (more positions,
+    from the text tower's) or shorter, and a ``used`` vocabulary may hold more tokens (whose biases start at 0).
 
     Raises:
         ValueError: it does not fit; the message names what.
@@ -61,7 +61,17 @@ def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
     load_strictly(model.clip, towers, source, advice)
     model.start_from_towers()
     own, parts = model.state_dict(), {name.split(".")[0] for name in state}
-    new = {"answer_head", "objects", "trajectories", "motion", "relations", "actions", "word_head", "graph"} - parts
+    new = {
+        "answer_head",
+        "objects",
+        "trajectories",
+        "motion",
+        "relations",
+        "changes",
+        "actions",
+        "word_head",
+        "graph",
+    } - parts
     state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}
     text = "fusion.text_positions"
     state[text] = torch.cat([state[text][: len(own[text])], own[text][len(state[text]) :]])

@@ -10,7 +10,9 @@ from torch import nn
 
 from stoa.training.config import OptimConfig
 
-OBJECT_MODULES = tuple(f"model.{name}." for name in ("objects", "trajectories", "motion", "relations", "actions"))
+OBJECT_MODULES = tuple(
+    f"model.{name}." for name in ("objects", "trajectories", "motion", "relations", "changes", "actions")
+)
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:

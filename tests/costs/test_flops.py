@@ -34,7 +34,9 @@ CASES = {
     "graph of its own frames": ({"graph": GraphConfig(layers=1, reach=0, global_repeats=2, pool="mean")}, {}),
     "additions": (
         {
-            "objects": ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, relations=True, word_head=True),
+            "objects": ObjectConfig(
+                num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True, word_head=True
+            ),
             "joint_last_blocks": 1,
         },
         {"align_loss": "nce", "plm_form": "two_stream"},

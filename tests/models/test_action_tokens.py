@@ -33,7 +33,7 @@ def test_queries_gather_patches_and_valid_boxes(with_boxes):
     valid = torch.rand(2, 4, 3, generator=generator) < 0.5
     valid[0, 0] = False
     features = torch.randn(2, 4, 3, 6, generator=generator, dtype=torch.float64)
-    boxes = Boxes(features, valid) if with_boxes else None
+    boxes = Boxes(features, valid, features) if with_boxes else None
     torch.testing.assert_close(gather_actions(queries, patches, boxes), naive(queries, patches, boxes))
 
 

@@ -24,7 +24,8 @@ def scores():
 
 
 def action_tokens():
-    return gather_actions(30 * rows(2, 8), 30 * rows(1, 2, 5, 8), Boxes(rows(1, 2, 3, 8), torch.ones(1, 2, 3).bool()))
+    boxes = Boxes(rows(1, 2, 3, 8), torch.ones(1, 2, 3).bool(), rows(1, 2, 3, 8))
+    return gather_actions(30 * rows(2, 8), 30 * rows(1, 2, 5, 8), boxes)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def small_objective(config: ObjectivesConfig, graph: GraphConfig | None = None) 
         backbone=BackboneConfig(name="stoa-small"),
         num_frames=FRAMES,
         max_tokens=TOKENS,
-        objects=ObjectConfig(num_trajectories=6, max_boxes=BOXES, motion=True, relations=True, word_head=True),
+        objects=ObjectConfig(
+            num_trajectories=6, max_boxes=BOXES, motion=True, relations=True, changes=True, word_head=True
+        ),
         actions=ActionConfig(num_tokens=3),
         graph=graph or GraphConfig(layers=1),
     )

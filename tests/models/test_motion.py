@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from stoa.data.sampling import sample_times
 from stoa.models.config import ObjectConfig
-from stoa.models.motion import MotionEncoder, fit_lines
+from stoa.models.motion import MotionEncoder, fit_lines, levers_of
 
 
 def random_boxes(generator: torch.Generator, clips: int, frames: int, slots: int):
     boxes = torch.rand(clips, frames, slots, 4, generator=generator)
     return boxes, torch.randint(-1, 3, (clips, frames, slots), generator=generator)
+
+
+def lines_through(boxes_BTK4, scores_BTK, labels_BTK, labels_BN):
+    return fit_lines(boxes_BTK4, labels_BTK, levers_of(scores_BTK, labels_BTK, labels_BN))
 
 
 @settings(max_examples=60)
@@ -28,7 +32,7 @@ def test_a_slope_is_that_of_the_weighted_least_squares_line(frames, slots, seed)
     boxes, labels = random_boxes(generator, 2, frames, slots)
     scores = torch.rand(2, frames, slots, generator=generator) + 0.05
     trajectories = torch.randint(-1, 3, (2, 5), generator=generator)
-    found = fit_lines(boxes, scores, labels, trajectories)
+    found = lines_through(boxes, scores, labels, trajectories)
     for b, n in itertools.product(range(2), range(5)):
         at, slot = ((labels[b] == trajectories[b, n]) & (trajectories[b, n] >= 0)).nonzero(as_tuple=True)
         assert found.moves_BN[b, n] == (len(set(at.tolist())) > 1)
@@ -55,11 +59,11 @@ def test_a_box_that_is_hardly_sure_hardly_counts():
     labels, trajectories = torch.zeros(1, 5, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64)
     slope = {}
     for doubted in (1.0, 0.01, 0.0):
-        found = fit_lines(boxes, torch.tensor([1.0, 1, 1, 1, doubted])[None, :, None], labels, trajectories)
+        found = lines_through(boxes, torch.tensor([1.0, 1, 1, 1, doubted])[None, :, None], labels, trajectories)
         slope[doubted] = found.slopes_BN4[0, 0, 0].item()
     assert slope[1.0] < 0.1  # 0.5 a clip is the truth
     assert 0.42 < slope[0.01] < slope[0.0] <= 0.5
-    unsure = fit_lines(boxes, torch.zeros(1, 5, 1), labels, trajectories)
+    unsure = lines_through(boxes, torch.zeros(1, 5, 1), labels, trajectories)
     assert unsure.moves_BN.all()
     assert unsure.slopes_BN4[0, 0, 0].item() == pytest.approx(slope[1.0], abs=1e-5)
 
@@ -67,7 +71,7 @@ def test_a_box_that_is_hardly_sure_hardly_counts():
 def test_slopes_are_not_rounded_under_autocast():
     boxes = torch.tensor([[[[0.7, 0.7, 0.9, 0.9]], [[0.701, 0.7, 0.901, 0.9]]]])
     with torch.autocast("cpu", torch.bfloat16):
-        found = fit_lines(boxes, torch.ones(1, 2, 1), torch.zeros(1, 2, 1).long(), torch.zeros(1, 1).long())
+        found = lines_through(boxes, torch.ones(1, 2, 1), torch.zeros(1, 2, 1).long(), torch.zeros(1, 1).long())
     torch.testing.assert_close(found.slopes_BN4[0, 0], torch.tensor([0.002, 0, 0.002, 0]), atol=1e-6, rtol=0)
 
 
@@ -76,7 +80,7 @@ def test_a_trajectory_in_one_frame_adds_nothing():
     generator = torch.Generator().manual_seed(0)
     boxes, _ = random_boxes(generator, 1, 3, 2)
     labels = torch.tensor([[[0, 0], [1, -1], [1, -1]]])
-    motion = MotionEncoder(8)(fit_lines(boxes, torch.ones(1, 3, 2), labels, torch.tensor([[0, 1, -1]])))
+    motion = MotionEncoder(8)(lines_through(boxes, torch.ones(1, 3, 2), labels, torch.tensor([[0, 1, -1]])))
     assert motion[0, [0, 2]].count_nonzero() == 0
     assert motion[0, 1].count_nonzero() > 0
 
@@ -90,7 +94,7 @@ def test_the_same_motion_in_other_frames_is_the_same(frames, start_seconds, seco
     times_T = torch.from_numpy(sample_times(start_seconds, start_seconds + seconds, frames))
     boxes_T4 = (first + (last - first) * ((times_T - start_seconds) / seconds)[:, None]).float()
     labels = torch.zeros(1, frames, 1, dtype=torch.int64)
-    found = fit_lines(boxes_T4[None, :, None], torch.ones(1, frames, 1), labels, labels[:, 0])
+    found = lines_through(boxes_T4[None, :, None], torch.ones(1, frames, 1), labels, labels[:, 0])
     assert found.moves_BN.all()
     torch.testing.assert_close(found.slopes_BN4[0, 0], (last - first).float(), atol=1e-5, rtol=1e-4)
 
@@ -133,7 +137,7 @@ def test_motion_learns_and_an_empty_box_has_none():
     changed = dataclasses.replace(batch, boxes_BTK4=batch.boxes_BTK4.clone())
     changed.boxes_BTK4[:, 0, 0] = torch.tensor([0.1, 0.1, torch.nan, 0.9])
     found = (
-        fit_lines(changed.boxes_BTK4, scores, batch.labels_BTK, batch.labels_BTK[:, 1])
+        lines_through(changed.boxes_BTK4, scores, batch.labels_BTK, batch.labels_BTK[:, 1])
         for scores in noisy_scores(batch)
     )
     torch.testing.assert_close(*found, atol=0, rtol=0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stoa.models.config import ObjectConfig
-from stoa.models.motion import Lines, fit_lines
+from stoa.models.motion import Lines, fit_lines, levers_of
 from stoa.models.relations import STRAY_GAIN, RelationEncoder, pair_features
 
 FRAMES = 5
@@ -22,7 +22,8 @@ def lines_of(*ways) -> tuple[Lines, torch.Tensor]:
     corners_TN2 = torch.stack([torch.stack([torch.tensor(way(t.item())) for way in ways]) for t in times])
     boxes_BTN4 = torch.cat([corners_TN2 - 0.05, corners_TN2 + 0.05], dim=-1)[None]
     labels_BTN = torch.arange(len(ways)).expand(1, FRAMES, -1)
-    return fit_lines(boxes_BTN4, torch.ones(1, FRAMES, len(ways)), labels_BTN, labels_BTN[:, 0]), labels_BTN[:, 0]
+    levers = levers_of(torch.ones(1, FRAMES, len(ways)), labels_BTN, labels_BTN[:, 0])
+    return fit_lines(boxes_BTN4, labels_BTN, levers), labels_BTN[:, 0]
 
 
 def still(x: float, y: float):

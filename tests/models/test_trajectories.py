@@ -40,7 +40,7 @@ def test_packed_equals_dense_with_the_papers_numbers():
     batch.labels_BTK[2] = -1  # none at all
     features = torch.randn(B, T, K, 48, requires_grad=True)
     valid = usable_boxes(batch.boxes_BTK4, batch.labels_BTK)
-    boxes = Boxes(features.where(valid[..., None], torch.zeros(())), valid)
+    boxes = Boxes(features.where(valid[..., None], torch.zeros(())), valid, features.detach())
 
     packed = encoder(boxes, batch.labels_BTK, batch.scores_BTK)
     assert (packed.labels_BN >= 0).sum(dim=1).tolist() == [20, 5, 0]

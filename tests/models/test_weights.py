@@ -276,8 +276,8 @@ def test_a_map_to_words_joins_what_is_there():
     assert torch.equal(model.trajectories.cls, source.trajectories.cls)
 
 
-@pytest.mark.parametrize("what", ["motion", "relations"])
-def test_motion_and_relations_join_what_is_there(what):
+@pytest.mark.parametrize("what", ["motion", "relations", "changes"])
+def test_what_is_added_to_trajectories_joins_what_is_there(what):
     source = tiny_model(seed=1)
     model = tiny_model(seed=2, objects=ObjectConfig(num_trajectories=4, max_boxes=3, **{what: True}))
     added = model.get_submodule(what)

@@ -1,0 +1,42 @@
+"""How the look of trajectories changes, an addition to STOA-VLP.
+
+Shape legend: B clips, T frames, K boxes per frame, N trajectories, h vision width, d joint width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stoa.models.layers import at_least_fp32, exact_product
+from stoa.models.motion import MOTION_SCALE, Levers
+
+
+class ChangeEncoder(nn.Module):
+    """An embedding of the slope over time of what the patches under a trajectory's boxes hold.
+
+    It is added to the token where motion is, for the same reason: what grows lighter or darker stands in its boxes one
+    after the other, of which a fresh token shows hardly anything.
+    """
+
+    def __init__(self, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.ln_look = nn.LayerNorm(vision_width)
+        self.mlp = nn.Sequential(nn.Linear(vision_width, width), nn.GELU(), nn.Linear(width, width))
+        self.ln = nn.LayerNorm(width)
+        nn.init.constant_(self.ln.weight, MOTION_SCALE)
+
+    def forward(self, pooled_BTKh: torch.Tensor, levers: Levers) -> torch.Tensor:
+        """Embed changes.
+
+        Args:
+            pooled_BTKh: of :class:`stoa.models.objects.Boxes`.
+            levers: of the trajectories.
+
+        Returns:
+            (B, N, d), zero for a trajectory without boxes in two frames.
+        """
+        looks_BTKh = at_least_fp32(self.ln_look(pooled_BTKh))
+        slopes_BNh = exact_product(levers.levers_BNTK.flatten(2).to(looks_BTKh.dtype), looks_BTKh.flatten(1, 2))
+        embedded_BNd = self.ln(self.mlp(slopes_BNh.to(self.ln.weight.dtype)))
+        return embedded_BNd.where(levers.moves_BN[..., None], 0)
