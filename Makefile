@@ -68,7 +68,8 @@ small: setup
 	stoa synth --out data/study $(SMALL_DATA) --num_train 40000 --num_val 200 --num_test 500 --num_galleries 100 --workers 2
 	stoa prepare --annotations data/study/manifest.jsonl --videos data/study --out data/study-packs --spacy null \
 	  --store.frames 5 --store.side 64 --store.jpeg_quality 95 --workers 2
-	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/study_towers.json --recipe recipes/shipped/towers.yaml
+	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/study_towers.json --recipe recipes/study/towers.yaml \
+	  --training.output_dir runs/small/towers
 	deepspeed --num_gpus 1 train.py --deepspeed_config ds_configs/demo.json --recipe recipes/shipped/small.yaml \
 	  --init runs/small/towers/checkpoints/step-00001100/model.safetensors
 	stoa evaluate --run runs/small/model --manifest data/study/manifest.jsonl --hard data/study/hard --baseline false --decoder pyav

@@ -68,7 +68,7 @@ CONTROLS = {
     ("stgt", "stgt_unpooled"): {"model.graph.pool"},
     ("stoa", "stoa_stgt"): GRAPH,
     ("stoa", "obj_act_ota"): {"objectives.asp"},
-    ("stoa", "stoa_paper"): {"model.objects.motion", "model.objects.relations", "model.objects.word_head"},
+    ("stoa", "stoa_paper"): {f"model.objects.{name}" for name in ("motion", "relations", "changes", "word_head")},
 }
 
 
