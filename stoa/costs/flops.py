@@ -135,10 +135,11 @@ def _objects(model: VideoLanguageModel) -> Flops:
 
 
 def _actions(model: VideoLanguageModel) -> Flops:
-    config, h, T = model.config, model.clip.visual.width, model.config.num_frames
+    config, h, d, T = model.config, model.clip.visual.width, model.clip.joint_width, model.config.num_frames
     tokens = 1 + model.clip.visual.grid_hw[0] * model.clip.visual.grid_hw[1] + config.num_boxes
     gathered = 2 * T * _product(config.actions.num_tokens, tokens, h)
-    return _trained(gathered + config.actions.num_tokens * _encoder(model.actions.encoder, 1 + T, 1))
+    said = 2 * _product(config.actions.num_tokens, config.objects.num_trajectories, d) if config.actions.motion else 0.0
+    return _trained(gathered + said + config.actions.num_tokens * _encoder(model.actions.encoder, 1 + T, 1))
 
 
 def _graph(graph: GraphEncoder, T: int) -> Flops:

@@ -1,10 +1,12 @@
 """Action tokens (STOA-VLP).
 
-Shape legend: B clips, T frames, S tokens of a frame (the [CLS] and its patches), K boxes per frame, M action tokens,
-h vision width, d joint width.
+Shape legend: B clips, T frames, S tokens of a frame (the [CLS] and its patches), K boxes per frame, N trajectories,
+M action tokens, h vision width, d joint width.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +16,13 @@ from stoa.models.cls_encoder import ClsEncoder
 from stoa.models.config import ActionConfig
 from stoa.models.layers import POSITION_SCALE, at_least_fp32, exact_product
 from stoa.models.objects import Boxes
+
+
+class Moves(NamedTuple):
+    """What is added to the trajectories of a clip for what they do (B, N, d), zero where ``there_BN`` is not set."""
+
+    said_BNd: torch.Tensor
+    there_BN: torch.Tensor
 
 
 class ActionEncoder(nn.Module):
@@ -27,14 +36,33 @@ class ActionEncoder(nn.Module):
         self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, vision.width))
         self.ln_gathered = nn.LayerNorm(vision.width)
         self.encoder = ClsEncoder(vision, config.layers, "model.actions.layers")
+        if config.motion:
+            d = self.encoder.proj.shape[1]
+            self.motion_queries = nn.Parameter(d**-0.5 * torch.randn(config.num_tokens, d))
 
-    def forward(self, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
-        """Joint-space action tokens, (B, M, d)."""
+    def forward(self, tokens_BTSh: torch.Tensor, boxes: Boxes | None, moves: Moves | None = None) -> torch.Tensor:
+        """Joint-space action tokens, (B, M, d).
+
+        Args:
+            moves: with ``motion``, what trajectories do.
+        """
         gathered_BTMh = gather_actions(self.queries, tokens_BTSh, boxes).to(tokens_BTSh.dtype)
         steps_BMTh = (self.ln_gathered(gathered_BTMh) + self.frame_embedding).transpose(1, 2)
         B, M, T, h = steps_BMTh.shape
         tokens = torch.cat([self.cls.expand(B * M, 1, h), steps_BMTh.reshape(B * M, T, h)], dim=1)
-        return self.encoder(tokens, 1).view(B, M, -1)
+        tokens_BMd = self.encoder(tokens, 1).view(B, M, -1)
+        return tokens_BMd if moves is None else tokens_BMd + gather_moves(self.motion_queries, moves)
+
+
+def gather_moves(queries_Md: torch.Tensor, moves: Moves) -> torch.Tensor:
+    """``softmax(q D^T) D`` over the trajectories of a clip, (B, M, d); zero where it has none. An addition to STOA-VLP,
+    whose action tokens see patches, which do not say how anything moves."""
+    said_BNd = at_least_fp32(moves.said_BNd)
+    scores_BNM = exact_product(said_BNd, at_least_fp32(queries_Md).T)
+    # A clip without trajectories has all weights alike, of what is zero.
+    lowest = torch.finfo(scores_BNM.dtype).min
+    weights_BMN = scores_BNM.masked_fill(~moves.there_BN[..., None], lowest).softmax(dim=1).transpose(1, 2)
+    return exact_product(weights_BMN, said_BNd).to(moves.said_BNd.dtype)
 
 
 def gather_actions(queries_Mh: torch.Tensor, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:

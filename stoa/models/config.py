@@ -136,6 +136,11 @@ class ObjectConfig:
     changes: bool = False
     word_head: bool = False
 
+    @property
+    def tells_motion(self) -> bool:
+        """Whether trajectory tokens say what the trajectory does."""
+        return bool(self.num_trajectories) and (self.motion or self.relations or self.changes)
+
     def __post_init__(self) -> None:
         for name, least in (("num_trajectories", 0), ("max_boxes", 0), ("layers", 1), ("tap_from_top", 0)):
             if getattr(self, name) < least:
@@ -158,12 +163,15 @@ class ActionConfig:
         layers: of the encoder over frames, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens attended to are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
+        motion: add to each action token what queries of its own gather of the motion, relations and changes of all
+            trajectories, which the paper has not.
     """
 
     num_tokens: int = 4
     layers: int = 2
     tap_from_top: int = 1
     detach_tap: bool = False
+    motion: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):
@@ -289,6 +297,11 @@ class ModelConfig:
             raise ValueError(f"model.joint_last_blocks is {self.joint_last_blocks}; expected 0 or more")
         if self.num_answers < 0:
             raise ValueError(f"model.num_answers is {self.num_answers}; expected 0 (no answer head) or more")
+        if self.actions.num_tokens and self.actions.motion and not self.objects.tells_motion:
+            raise ValueError(
+                "model.actions.motion is true and no trajectory says how it moves; set one of model.objects.motion, "
+                "relations and changes to true, with num_trajectories above 0"
+            )
 
     @property
     def num_boxes(self) -> int:

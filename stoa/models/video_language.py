@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.actions import ActionEncoder
+from stoa.models.actions import ActionEncoder, Moves
 from stoa.models.changes import ChangeEncoder
 from stoa.models.clip import Clip
 from stoa.models.config import (
@@ -196,37 +196,39 @@ class VideoLanguageModel(nn.Module):
             pooled_Bd, density_B = pooled_Bd + graph.pooled_Bd, graph.density_B
         groups = [frames_BTd, pooled_Bd[:, None]]
         valid = [batch.text_mask_BL.new_ones(B, T + 1)]
-        labels_BN, boxes = batch.labels_BTK.new_empty(B, 0), None
+        labels_BN, boxes, moves = batch.labels_BTK.new_empty(B, 0), None, None
         if "objects" in taps:
             with part("objects"):
                 boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
-                labels_BN, tokens_BNd = self._encode_trajectories(boxes, batch)
+                tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
+                if config.objects.tells_motion:
+                    said_BNd = self._what_they_do(boxes, batch, labels_BN)
+                    tokens_BNd, moves = tokens_BNd + said_BNd, Moves(said_BNd, labels_BN >= 0)
             groups.append(tokens_BNd)
             valid.append(labels_BN >= 0)
         if "actions" in taps:
             with part("actions"):
-                groups.append(self.actions(tokens_BTSh["actions"], boxes))
+                groups.append(self.actions(tokens_BTSh["actions"], boxes, moves if config.actions.motion else None))
             valid.append(valid[0].new_ones(groups[-1].shape[:2]))
         if "graph" in taps:
             groups.append(graph.tokens_BRd)
             valid.append(valid[0].new_ones(groups[-1].shape[:2]))
         return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN, density_B)
 
-    def _encode_trajectories(self, boxes: Boxes, batch: VideoTextBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Labels (B, N) and tokens (B, N, d)."""
+    def _what_they_do(self, boxes: Boxes, batch: VideoTextBatch, labels_BN: torch.Tensor) -> torch.Tensor:
+        """What is added to the tokens of trajectories (B, N, d); of a fresh one hardly anything else says it."""
         config = self.config.objects
-        tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
-        if config.motion or config.relations or config.changes:
-            labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
-            levers = levers_of(batch.scores_BTK, labels_BTK, labels_BN)
-            lines = fit_lines(batch.boxes_BTK4, labels_BTK, levers)
-            if config.motion:
-                tokens_BNd = tokens_BNd + self.motion(lines)
-            if config.relations:
-                tokens_BNd = tokens_BNd + self.relations(lines, labels_BN)
-            if config.changes:
-                tokens_BNd = tokens_BNd + self.changes(boxes.pooled_BTKh, levers)
-        return labels_BN, tokens_BNd
+        labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
+        levers = levers_of(batch.scores_BTK, labels_BTK, labels_BN)
+        lines = fit_lines(batch.boxes_BTK4, labels_BTK, levers)
+        said = []
+        if config.motion:
+            said.append(self.motion(lines))
+        if config.relations:
+            said.append(self.relations(lines, labels_BN))
+        if config.changes:
+            said.append(self.changes(boxes.pooled_BTKh, levers))
+        return torch.stack(said).sum(dim=0)
 
     def group(self, video: VideoFeatures, name: str) -> torch.Tensor:
         """Tokens of one video-side group: ``frames``, ``pooled``, ``objects``, ``actions`` or ``graph``."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from factories import has_gradient, random_batch, tiny_model
 
-from stoa.models.actions import gather_actions
+from stoa.models.actions import Moves, gather_actions, gather_moves
 from stoa.models.config import ActionConfig, ObjectConfig
 from stoa.models.objects import Boxes
 
@@ -46,6 +46,63 @@ def test_scores_beyond_fp16_are_computed_in_fp32():
     assert gathered.dtype == torch.float32
     assert torch.isfinite(gathered).all()
     torch.testing.assert_close(gathered, gather_actions(queries.half().float(), patches.half().float(), None))
+
+
+MOVING = {
+    "objects": ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True),
+    "actions": ActionConfig(num_tokens=3, motion=True),
+}
+
+
+def test_other_queries_gather_what_trajectories_do():
+    generator = torch.Generator().manual_seed(0)
+    said = torch.randn(3, 4, 6, generator=generator, dtype=torch.float64)
+    there = torch.tensor([[True, True, True, True], [True, True, False, False], [False] * 4])
+    said[~there] = 0
+    queries = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    found = gather_moves(queries, Moves(said, there))
+    for b in range(3):
+        own = said[b, there[b]]
+        for m, query in enumerate(queries):
+            expected = torch.softmax(own @ query, dim=0) @ own if len(own) else torch.zeros(6, dtype=torch.float64)
+            torch.testing.assert_close(found[b, m], expected)
+
+
+def test_an_action_token_says_which_way_something_goes():
+    """Every clip's boxes keep their places and are met in the other order: what patches and boxes hold is the same."""
+    model, batch = tiny_model(num_frames=3, **MOVING), random_batch(4, frames=3)
+    flipped = {
+        name: getattr(batch, name).flip(1)
+        for name in ("frames_BTCHW", "boxes_BTK4", "labels_BTK", "scores_BTK", "true_labels_BTK")
+    }
+    back = dataclasses.replace(batch, **flipped)
+    plain = tiny_model(num_frames=3, **MOVING | {"actions": ActionConfig(num_tokens=3)})
+    apart = {}
+    with torch.no_grad():
+        for name, one in (("motion", model), ("plain", plain)):
+            there, then = (one.group(one.encode_video(clips), "actions") for clips in (batch, back))
+            apart[name] = float((there - then).norm() / there.norm())
+    assert apart["motion"] > 2 * apart["plain"]
+    model.group(model.encode_video(batch), "actions").square().sum().backward()
+    for name in ("actions.motion_queries", "motion.ln.weight", "relations.ln.weight", "changes.ln.weight"):
+        assert has_gradient(model.get_parameter(name)), name
+
+
+def test_a_clip_without_trajectories_has_finite_action_tokens():
+    model, batch = tiny_model(num_frames=3, **MOVING), random_batch(2, frames=3)
+    batch.labels_BTK[:] = -1
+    tokens = model.group(model.encode_video(batch), "actions")
+    tokens.square().sum().backward()
+    assert tokens.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "objects", [ObjectConfig(num_trajectories=0, motion=True), ObjectConfig(num_trajectories=4, max_boxes=3)]
+)
+def test_motion_of_actions_asks_for_motion_of_trajectories(objects):
+    with pytest.raises(ValueError, match=r"model.actions.motion is true and no trajectory says how it moves; set one"):
+        tiny_model(objects=objects, actions=ActionConfig(num_tokens=3, motion=True))
 
 
 def test_the_frames_have_an_order():

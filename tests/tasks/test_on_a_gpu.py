@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stoa.data.text import used_token_ids
 from stoa.manifest import Caption, read_manifest
-from stoa.models.config import GraphConfig, ObjectConfig
+from stoa.models.config import ActionConfig, GraphConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.questions import read_questions
 from stoa.tasks.config import EvaluationConfig, GenerationConfig
@@ -41,7 +41,10 @@ def trained(shapes) -> TrainedModel:
     texts = [c for row in read_manifest(shapes / "manifest.jsonl") for c in row.captions]
     texts += [Caption(q.question) for q in read_questions(shapes / "qa" / "test.jsonl")]
     objects = ObjectConfig(num_trajectories=4, max_boxes=4, motion=True, relations=True, changes=True, word_head=True)
-    config = tiny_config(objects=objects, graph=GraphConfig(layers=1), num_frames=3, max_tokens=16, num_answers=3)
+    actions = ActionConfig(num_tokens=2, motion=True)
+    config = tiny_config(
+        objects=objects, actions=actions, graph=GraphConfig(layers=1), num_frames=3, max_tokens=16, num_answers=3
+    )
     model = VideoLanguageModel(config, used_token_ids=used_token_ids(texts)).eval()
     return TrainedModel(model, torch.device("cpu"), 32, {"checkpoint": "none"})
 
