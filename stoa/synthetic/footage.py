@@ -121,6 +121,7 @@ def _scaled(frames_THWC: np.ndarray, height: int) -> np.ndarray:
             width=to_width,
             height=to_height,
             interpolation="AREA",
+            threads=1,
         ).to_ndarray()
         for frame in frames_THWC
     ]

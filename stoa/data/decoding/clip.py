@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from stoa.data.decoding.base import DecodeError, FrameIndex, Video
 from stoa.data.decoding.findings import as_decode_error
@@ -54,7 +55,7 @@ def open_part(video: Video, start_seconds: float | None, end_seconds: float | No
     """
     index = probe(video)
     if index.fault is not None and (end_seconds is None or end_seconds > index.duration_seconds):
-        raise index.fault
+        raise index.fault.with_traceback(None)  # it is kept, and would grow and hold what raised it before
     start, end = clip_range(index, start_seconds, end_seconds)
     first = int(frames_on_display(index.times_seconds, np.array([start]))[0])
     stop = max(int(np.searchsorted(index.times_seconds, end - 1e-6)), first + 1)
@@ -86,6 +87,7 @@ class PartReader:
         self._video = video
         self._damaged = self._surplus = 0
         self._layout: _Layout | None = None
+        self._converter = VideoReformatter()
         # Whether a frame converts depends on its layout alone, and converting takes as long as decoding: of each layout
         # one is converted, a wanted one if there is any.
         self._unconverted: dict[_Layout, av.VideoFrame] = {}
@@ -103,11 +105,11 @@ class PartReader:
         try:
             for number, frame in self._on_display():
                 if number == due:
-                    yield to_rgb(frame)
+                    yield to_rgb(frame, self._converter)
                     self._unconverted.pop(_layout(frame), None)
                     due = next(rest, None)
             for frame in self._unconverted.values():
-                to_rgb(frame)
+                to_rgb(frame, self._converter)
         except av.FFmpegError as error:
             raise as_decode_error(error) from None
         self._judge()
@@ -189,7 +191,8 @@ class PartReader:
         self._layout = layout
 
     def _remember_error(self, error: av.FFmpegError) -> None:
-        self._first_error = self._first_error or error
+        # Without its traceback, in which this reader, and with it the file, would be held.
+        self._first_error = self._first_error or error.with_traceback(None)
 
     def _judge(self) -> None:
         if not self.decoded:
@@ -283,6 +286,11 @@ def _layout(frame: av.VideoFrame) -> _Layout:
     return frame.format.name, frame.width, frame.height, orientation(frame)
 
 
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """As displayed, uint8 RGB (H, W, C)."""
-    return orientation(frame)[0].apply(frame.to_ndarray(format="rgb24"))
+def to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    """As displayed, uint8 RGB (H, W, C).
+
+    Args:
+        converter: one for all frames of a clip. A frame's own one starts threads, which stay, with their memory, until
+            Python next looks for cycles: some hundred frames later a guard has no memory left to decode with.
+    """
+    return orientation(frame)[0].apply(converter.reformat(frame, format="rgb24", threads=1).to_ndarray())

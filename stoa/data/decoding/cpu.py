@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from stoa.data.config import CpuDecoder
 from stoa.data.decoding.base import DecodedFrames, DecodeError, FrameIndex, Video
@@ -147,6 +148,7 @@ def sought(video: Video, index: FrameIndex, wanted: np.ndarray) -> Iterator[np.n
     starts = np.flatnonzero(index.keyframes) if index.pts is not None else np.zeros(0, dtype=np.int64)
     shown: tuple[float, av.VideoFrame] | None = None
     ahead: tuple[float, av.VideoFrame] | None = None  # decoded already, not yet on display
+    converter = VideoReformatter()
     with open_container(video) as container:
         coming = numbered_frames(container, index, _ignore)
         for number in wanted.tolist():
@@ -163,7 +165,7 @@ def sought(video: Video, index: FrameIndex, wanted: np.ndarray) -> Iterator[np.n
                 alive()
             if shown is None or shown[0] != number or shown[1].is_corrupt:
                 raise DecodeError("corrupt", f"PyAV: frame {number} is not found by seeking")
-            yield to_rgb(shown[1])
+            yield to_rgb(shown[1], converter)
 
 
 def _ignore(error: av.FFmpegError) -> None:

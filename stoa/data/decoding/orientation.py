@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
+from av.sidedata.sidedata import SideDataContainer, Type
 
 # FFmpeg's name, and of its nine numbers the four that turn and mirror.
 _MATRIX, _TURN = "DISPLAYMATRIX", [0, 1, 3, 4]
@@ -52,7 +52,8 @@ def orientation(frame: av.VideoFrame) -> tuple[Orientation, bool]:
     Returns:
         it, and whether that is the matrix itself (but for its scale), to a degree.
     """
-    data: Mapping[Any, Any] = frame.side_data  # which PyAV gathers anew each time
+    # Not frame.side_data: the two would hold each other, and the picture, until Python next looks for cycles.
+    data: Mapping[Any, Any] = SideDataContainer(frame)  # type: ignore[call-arg]  # its stub has no constructor
     if not len(data) or _MATRIX not in data:
         return UPRIGHT, True
     # A point x to the right and y down is shown at (a x + c y, b x + d y).
