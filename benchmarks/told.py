@@ -62,7 +62,8 @@ def main() -> None:
             folds += [len(occurring) % FOLDS] * sum(one_N)
             occurring.append({thing["action"] for thing in objects[row.id]})
     report = {
-        "of a trajectory, percent right": told(of_trajectories, actions, torch.tensor(folds)),
+        "of a trajectory, percent right": told(of_trajectories, actions, torch.tensor(folds), tuple(SOLO_ACTIONS)),
+        "of one that changes its light": told(of_trajectories, actions, torch.tensor(folds), ("brighten", "darken")),
         "of a clip, area under the curve": occurs(of_clips, occurring),
     }
     for name, values in report.items():
@@ -118,9 +119,11 @@ def of_batch(
     return found, labels_BN if batch.true_labels_BTK.max() < 0 else majority_class(labels_BN, batch)
 
 
-def told(sources: dict[str, list[torch.Tensor]], actions: list[str], fold_R: torch.Tensor) -> dict[str, float]:
-    """Percent of the trajectories with a solo action whose action the reader gives the most."""
-    names = [name for name in SOLO_ACTIONS if name in set(actions)]
+def told(
+    sources: dict[str, list[torch.Tensor]], actions: list[str], fold_R: torch.Tensor, among: tuple[str, ...]
+) -> dict[str, float]:
+    """Percent of the trajectories with one of these actions whose action the reader gives the most."""
+    names = [name for name in among if name in set(actions)]
     kept_R = torch.tensor([action in names for action in actions])
     class_R = torch.tensor([names.index(action) for action in actions if action in names])
     report = {"trajectories": float(len(class_R)), "actions": float(len(names))}
