@@ -100,7 +100,8 @@ class SeparateObjective(nn.Module, ABC):
         self, batch: VideoTextBatch, video: VideoFeatures, text_BLd: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         model, end_B = self.model, null_positions(batch.text_mask_BL, "end")
-        objects_BNd, actions_BMd = model.word_head(model.group(video, "objects")), model.group(video, "actions")
+        objects_BNd = model.word_head(model.group(video, "objects"))
+        actions_BMd = model.verb_head(model.group(video, "actions"))
         exists_BN, exists_BM = video.trajectory_labels_BN >= 0, video.valid_BG.new_ones(actions_BMd.shape[:2])
         losses = {}
         for name, rows_BRd, exists_BR, word_BL in (

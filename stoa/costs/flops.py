@@ -207,7 +207,9 @@ def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, columns: in
         own = _trained(word) if model.config.objects.word_head else Flops(0.0, 0.0)
         parts["ota"] = _sum([own, _alignment(objectives, N, d, L, columns)])
     if objectives.asp:
-        parts["asp"] = _alignment(objectives, model.config.actions.num_tokens, d, L, columns)
+        M = model.config.actions.num_tokens
+        own = _trained(_product(M, d, d)) if model.config.actions.word_head else Flops(0.0, 0.0)
+        parts["asp"] = _sum([own, _alignment(objectives, M, d, L, columns)])
     if objectives.answer:
         parts["answer"] = _trained(_product(1, 2 * w, 2 * w) + _product(1, 2 * w, model.config.num_answers))
     return parts

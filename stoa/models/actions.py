@@ -36,27 +36,30 @@ class ActionEncoder(nn.Module):
         self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, vision.width))
         self.ln_gathered = nn.LayerNorm(vision.width)
         self.encoder = ClsEncoder(vision, config.layers, "model.actions.layers")
-        if config.motion:
-            d = self.encoder.proj.shape[1]
-            self.motion_queries = nn.Parameter(d**-0.5 * torch.randn(config.num_tokens, d))
 
-    def forward(self, tokens_BTSh: torch.Tensor, boxes: Boxes | None, moves: Moves | None = None) -> torch.Tensor:
-        """Joint-space action tokens, (B, M, d).
-
-        Args:
-            moves: with ``motion``, what trajectories do.
-        """
+    def forward(self, tokens_BTSh: torch.Tensor, boxes: Boxes | None) -> torch.Tensor:
+        """Joint-space action tokens, (B, M, d)."""
         gathered_BTMh = gather_actions(self.queries, tokens_BTSh, boxes).to(tokens_BTSh.dtype)
         steps_BMTh = (self.ln_gathered(gathered_BTMh) + self.frame_embedding).transpose(1, 2)
         B, M, T, h = steps_BMTh.shape
         tokens = torch.cat([self.cls.expand(B * M, 1, h), steps_BMTh.reshape(B * M, T, h)], dim=1)
-        tokens_BMd = self.encoder(tokens, 1).view(B, M, -1)
-        return tokens_BMd if moves is None else tokens_BMd + gather_moves(self.motion_queries, moves)
+        return self.encoder(tokens, 1).view(B, M, -1)
+
+
+class ActionMotion(nn.Module):
+    """What is added to action tokens (B, M, d): what learned queries gather of what trajectories do. An addition to
+    STOA-VLP, whose action tokens see patches, which do not say how anything moves."""
+
+    def __init__(self, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(width**-0.5 * torch.randn(num_tokens, width))
+
+    def forward(self, moves: Moves) -> torch.Tensor:
+        return gather_moves(self.queries, moves)
 
 
 def gather_moves(queries_Md: torch.Tensor, moves: Moves) -> torch.Tensor:
-    """``softmax(q D^T) D`` over the trajectories of a clip, (B, M, d); zero where it has none. An addition to STOA-VLP,
-    whose action tokens see patches, which do not say how anything moves."""
+    """``softmax(q D^T) D`` over the trajectories of a clip, (B, M, d); zero where it has none."""
     said_BNd = at_least_fp32(moves.said_BNd)
     scores_BNM = exact_product(said_BNd, at_least_fp32(queries_Md).T)
     # A clip without trajectories has all weights alike, of what is zero.

@@ -165,6 +165,7 @@ class ActionConfig:
         detach_tap: let no gradient through the tap.
         motion: add to each action token what queries of its own gather of the motion, relations and changes of all
             trajectories, which the paper has not.
+        word_head: what ASP draws to a verb is a linear map of the action token, as ``word_head`` of objects is.
     """
 
     num_tokens: int = 4
@@ -172,6 +173,7 @@ class ActionConfig:
     tap_from_top: int = 1
     detach_tap: bool = False
     motion: bool = False
+    word_head: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.actions import ActionEncoder, Moves
+from stoa.models.actions import ActionEncoder, ActionMotion, Moves
 from stoa.models.changes import ChangeEncoder
 from stoa.models.clip import Clip
 from stoa.models.config import (
@@ -70,7 +70,8 @@ class TextFeatures(NamedTuple):
 class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
     head, a matching head and perhaps an answer head. ``motion``, ``relations`` and ``changes``, if there are any, are
-    added to trajectory tokens; these are compared with words through ``word_head``.
+    added to trajectory tokens, and ``action_motion`` to action tokens; they are compared with words through
+    ``word_head`` and ``verb_head``.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -128,6 +129,8 @@ class VideoLanguageModel(nn.Module):
             self.match_scale = nn.Parameter(torch.full((1,), 0.5))
         has_word_head = config.objects.num_trajectories and config.objects.word_head
         self.word_head = _identity_linear(self.clip.joint_width) if has_word_head else nn.Identity()
+        has_verb_head = config.actions.num_tokens and config.actions.word_head
+        self.verb_head = _identity_linear(self.clip.joint_width) if has_verb_head else nn.Identity()
         if config.num_answers:
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
         if config.objects.num_trajectories and config.objects.motion:
@@ -136,6 +139,8 @@ class VideoLanguageModel(nn.Module):
             self.relations = RelationEncoder(self.clip.joint_width)
         if config.objects.num_trajectories and config.objects.changes:
             self.changes = ChangeEncoder(vision.width, self.clip.joint_width)
+        if config.actions.num_tokens and config.actions.motion:
+            self.action_motion = ActionMotion(config.actions.num_tokens, self.clip.joint_width)
         if config.activation_checkpointing != "auto":
             self.recompute(recomputed_parts(config.activation_checkpointing))
 
@@ -203,12 +208,14 @@ class VideoLanguageModel(nn.Module):
                 tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
                 if config.objects.tells_motion:
                     said_BNd = self._what_they_do(boxes, batch, labels_BN)
-                    tokens_BNd, moves = tokens_BNd + said_BNd, Moves(said_BNd, labels_BN >= 0)
+                    tokens_BNd = tokens_BNd + said_BNd
+                    moves = Moves(said_BNd, labels_BN >= 0) if config.actions.motion else None
             groups.append(tokens_BNd)
             valid.append(labels_BN >= 0)
         if "actions" in taps:
             with part("actions"):
-                groups.append(self.actions(tokens_BTSh["actions"], boxes, moves if config.actions.motion else None))
+                tokens_BMd = self.actions(tokens_BTSh["actions"], boxes)
+                groups.append(tokens_BMd if moves is None else tokens_BMd + self.action_motion(moves))
             valid.append(valid[0].new_ones(groups[-1].shape[:2]))
         if "graph" in taps:
             groups.append(graph.tokens_BRd)

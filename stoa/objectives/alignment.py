@@ -92,7 +92,7 @@ def asp_loss(
     Returns:
         (loss, metrics with the prefix ``asp_``).
     """
-    rows_BRd = model.group(video, "actions")
+    rows_BRd = model.verb_head(model.group(video, "actions"))
     columns = word_columns(batch.verb_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     all_rows_BR = torch.ones(rows_BRd.shape[:2], dtype=torch.bool, device=rows_BRd.device)

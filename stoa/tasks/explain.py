@@ -196,7 +196,7 @@ def _actions(pair: _Pair, seen: Seen) -> list[ActionToken]:
     model, batch = pair.trained.model, pair.batch
     if not model.config.actions.num_tokens:
         return []
-    rows_BMd = model.group(pair.video, "actions")
+    rows_BMd = model.verb_head(model.group(pair.video, "actions"))
     every_BM = torch.ones(rows_BMd.shape[:2], dtype=torch.bool, device=rows_BMd.device)
     verbs = pair.matched(rows_BMd, batch.verb_mask_BL, every_BM, learned=not pair.abilities.lacks("asp"))
     boxes_TK4 = batch.boxes_BTK4[0].cpu().numpy()[:, : seen.boxes_MTK.shape[2]]

@@ -11,7 +11,8 @@ from torch import nn
 from stoa.training.config import OptimConfig
 
 OBJECT_MODULES = tuple(
-    f"model.{name}." for name in ("objects", "trajectories", "motion", "relations", "changes", "actions")
+    f"model.{name}."
+    for name in ("objects", "trajectories", "motion", "relations", "changes", "actions", "action_motion")
 )
 
 

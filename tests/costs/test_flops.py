@@ -37,7 +37,7 @@ CASES = {
             "objects": ObjectConfig(
                 num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True, word_head=True
             ),
-            "actions": ActionConfig(num_tokens=3, motion=True),
+            "actions": ActionConfig(num_tokens=3, motion=True, word_head=True),
             "joint_last_blocks": 1,
         },
         {"align_loss": "nce", "plm_form": "two_stream"},

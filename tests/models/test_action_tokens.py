@@ -84,8 +84,16 @@ def test_an_action_token_says_which_way_something_goes():
             apart[name] = float((there - then).norm() / there.norm())
     assert apart["motion"] > 2 * apart["plain"]
     model.group(model.encode_video(batch), "actions").square().sum().backward()
-    for name in ("actions.motion_queries", "motion.ln.weight", "relations.ln.weight", "changes.ln.weight"):
+    for name in ("action_motion.queries", "motion.ln.weight", "relations.ln.weight", "changes.ln.weight"):
         assert has_gradient(model.get_parameter(name)), name
+
+
+def test_motion_of_actions_changes_no_weight_of_the_others():
+    plain = tiny_model(num_frames=3, **MOVING | {"actions": ActionConfig(num_tokens=3)}).state_dict()
+    moving = tiny_model(num_frames=3, **MOVING).state_dict()
+    assert moving.keys() - plain.keys() == {"action_motion.queries"}
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight, moving[name], atol=0, rtol=0)
 
 
 def test_a_clip_without_trajectories_has_finite_action_tokens():

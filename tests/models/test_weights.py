@@ -276,6 +276,17 @@ def test_a_map_to_words_joins_what_is_there():
     assert torch.equal(model.trajectories.cls, source.trajectories.cls)
 
 
+def test_what_is_added_to_actions_joins_what_is_there():
+    objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True)
+    source = tiny_model(seed=1, objects=objects)
+    model = tiny_model(seed=2, objects=objects, actions=ActionConfig(num_tokens=3, motion=True, word_head=True))
+    queries = model.action_motion.queries.clone()
+    start(model, source)
+    assert torch.equal(model.action_motion.queries, queries)
+    assert torch.equal(model.verb_head.weight, torch.eye(len(model.verb_head.weight)))
+    assert torch.equal(model.actions.cls, source.actions.cls)
+
+
 @pytest.mark.parametrize("what", ["motion", "relations", "changes"])
 def test_what_is_added_to_trajectories_joins_what_is_there(what):
     source = tiny_model(seed=1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from stoa.models.config import ObjectConfig
+from stoa.models.config import ActionConfig, ObjectConfig
 from stoa.objectives.alignment import Repeats, alignment_loss, asp_loss, ota_loss
 from stoa.objectives.matching import (
     Columns,
@@ -87,9 +87,10 @@ def contrast_by_loop(row, target, others):
 
 
 def model_with(word_head):
-    """A map to words that has learned something, if there is one."""
-    model = tiny_model(objects=ObjectConfig(num_trajectories=4, max_boxes=3, word_head=word_head)).double()
-    for parameter in model.word_head.parameters():
+    """Maps to nouns and verbs that have learned something, if there are any."""
+    objects = ObjectConfig(num_trajectories=4, max_boxes=3, word_head=word_head)
+    model = tiny_model(objects=objects, actions=ActionConfig(num_tokens=3, word_head=word_head)).double()
+    for parameter in (*model.word_head.parameters(), *model.verb_head.parameters()):
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 
@@ -207,12 +208,15 @@ def test_without_words_there_is_nothing_to_contrast(run):
     assert model.clip.visual.conv1.weight.grad is not None
 
 
+@pytest.mark.parametrize("word_head", [False, True])
 @pytest.mark.parametrize("pad_null", [False, True])
-def test_asp_equals_a_loop_with_scipy(pad_null):
-    model, batch = model_with(word_head=True), random_batch(6, seed=5)
+def test_asp_equals_a_loop_with_scipy(pad_null, word_head):
+    model, batch = model_with(word_head=word_head), random_batch(6, seed=5)
     batch.verb_mask_BL[1] = False
     video, text, loss, _ = run_asp(model, batch, pad_null=pad_null)
     rows_BMd = model.group(video, "actions")
+    if word_head:
+        rows_BMd = rows_BMd @ model.verb_head.weight.T + model.verb_head.bias
     distances = []
     for b in range(6):
         words = (batch.verb_mask_BL[b] & batch.word_end_BL[b]).nonzero().squeeze(1).tolist()
