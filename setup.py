@@ -32,7 +32,7 @@ DEPENDENCIES = [
     "deepspeed>=0.18",
     "open_clip_torch>=3.0",
     "tqdm",
-    "av>=15",
+    "av>=17",
     "decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux'",
     "docstring-parser>=0.15",  # of which the options of commands have their help
     "fsspec",

@@ -85,8 +85,7 @@ class SeparateObjective(nn.Module, ABC):
             video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
         )
         asked, usable_B = vtm.vtm_pass(model, batch, video, text, scores, draws)
-        vtm_loss, _ = vtm.vtm_loss(model, fused_alone(model, asked), usable_B)
-        return {"vtc": vtc_loss(scores), "vtm": vtm_loss}
+        return {"vtc": vtc_loss(scores), "vtm": vtm.vtm_loss(model, fused_alone(model, asked), usable_B).loss}
 
     def _mlm_loss(self, batch: VideoTextBatch, video: VideoFeatures, uniform: torch.Tensor) -> torch.Tensor:
         model = self.model

@@ -200,7 +200,7 @@ def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, columns: in
         match = _trained(3 * (_product(1, 2 * w, 2) + _product(words, w, w + V)))
         parts["vtm"] = match if objectives.vtc else _sum([match, Flops(scores.forward, 0.0)])
     for name, rows in (("mlm", num_masked(L)), ("plm", L - 1)):
-        if getattr(objectives, name):
+        if getattr(objectives, name) and not (name == "plm" and objectives.plm_in_vtm(model.config.match_by)):
             parts[name] = _trained(_product(rows, w, w + V))
     if objectives.ota:
         N, word = model.config.objects.num_trajectories, _product(model.config.objects.num_trajectories, d, d)

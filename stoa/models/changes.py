@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.motion import MOTION_SCALE, Levers
@@ -36,7 +37,14 @@ class ChangeEncoder(nn.Module):
         Returns:
             (B, N, d), zero for a trajectory without boxes in two frames.
         """
-        looks_BTKh = at_least_fp32(self.ln_look(pooled_BTKh))
+        norm = self.ln_look
+        looks_BTKh = F.layer_norm(
+            at_least_fp32(pooled_BTKh),
+            norm.normalized_shape,
+            at_least_fp32(norm.weight),
+            at_least_fp32(norm.bias),
+            norm.eps,
+        )
         slopes_BNh = exact_product(levers.levers_BNTK.flatten(2).to(looks_BTKh.dtype), looks_BTKh.flatten(1, 2))
         embedded_BNd = self.ln(self.mlp(slopes_BNh.to(self.ln.weight.dtype)))
         return embedded_BNd.where(levers.moves_BN[..., None], 0)

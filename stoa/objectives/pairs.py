@@ -6,6 +6,8 @@ language head, d joint width, w text width.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from stoa.models.fusion import FusionPass
@@ -36,14 +38,22 @@ def match_pass(
     return ends._replace(rows_NQ=torch.cat([ends.rows_NQ, words.rows_NQ], dim=1))
 
 
+class Words(NamedTuple):
+    """Cross-entropy (N, Q) of each word of a text after those before it, at least fp32, and which words count."""
+
+    losses_NQ: torch.Tensor
+    counted_NQ: torch.Tensor
+
+
 def match_logits(
     model: VideoLanguageModel,
     rows_NQw: torch.Tensor,
     token_ids_NL: torch.Tensor,
     text_mask_NL: torch.Tensor,
     table_Vw: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Logits (N, 2), at least fp32, of (no match, match), of the rows of :func:`match_pass`.
+) -> tuple[torch.Tensor, Words | None]:
+    """Logits (N, 2), at least fp32, of (no match, match), of the rows of :func:`match_pass`; and the words that they
+    come from, by the ``likelihood``.
 
     By the ``likelihood`` the logit of a match is the head's and, times a learned scale, the log-probability of the
     text by the language head; words outside of its vocabulary do not count.
@@ -53,11 +63,11 @@ def match_logits(
     """
     logits_N2 = at_least_fp32(model.match_head(rows_NQw[:, :2].flatten(1)))
     if model.config.match_by == "ends":
-        return logits_N2
+        return logits_N2, None
     table_Vw = model.language_table() if table_Vw is None else table_Vw
-    losses_NQ, _ = word_losses(model, table_Vw, rows_NQw[:, 2:], token_ids_NL[:, 1:], text_mask_NL[:, 1:])
+    words = Words(*word_losses(model, table_Vw, rows_NQw[:, 2:], token_ids_NL[:, 1:], text_mask_NL[:, 1:]))
     no_match_N, match_N = logits_N2.unbind(dim=1)
-    return torch.stack([no_match_N, match_N - model.match_scale * losses_NQ.sum(dim=1)], dim=1)
+    return torch.stack([no_match_N, match_N - model.match_scale * words.losses_NQ.sum(dim=1)], dim=1), words
 
 
 @torch.no_grad()
@@ -71,4 +81,5 @@ def match_log_probability(
 ) -> torch.Tensor:
     """Of a match, (N,), fp32."""
     rows_NQw = model.fused(match_pass(model, video_NGd, video_valid_NG, text_NLd, text_mask_NL))
-    return match_logits(model, rows_NQw, token_ids_NL, text_mask_NL).float().log_softmax(dim=-1)[:, 1]
+    logits_N2, _ = match_logits(model, rows_NQw, token_ids_NL, text_mask_NL)
+    return logits_N2.float().log_softmax(dim=-1)[:, 1]

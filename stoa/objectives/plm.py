@@ -13,6 +13,7 @@ from stoa.models.config import PlmForm
 from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.config import Prefix
+from stoa.objectives.gather import global_mean
 from stoa.objectives.masks import prefix_mask, two_stream_mask
 from stoa.objectives.mlm import language_loss
 from stoa.objectives.random import Stream
@@ -69,9 +70,19 @@ def plm_loss(
     table_Vw: torch.Tensor,
 ) -> torch.Tensor:
     """Cross-entropy of every token after the prefix, the end token included, of the rows of :func:`plm_pass`."""
-    next_L = torch.arange(1, batch.tokens_BL.shape[1], device=prefix_B.device)
-    valid_BQ = (next_L >= prefix_B[:, None]) & batch.text_mask_BL[:, 1:]
+    valid_BQ = _after(prefix_B, batch.tokens_BL.shape[1]) & batch.text_mask_BL[:, 1:]
     return language_loss(model, table_Vw, rows_BQw, batch.tokens_BL[:, 1:], valid_BQ)
+
+
+def plm_of_words(losses_BQ: torch.Tensor, counted_BQ: torch.Tensor, prefix_B: torch.Tensor) -> torch.Tensor:
+    """The same loss where VTM has asked for all words of the clips' own texts, of what it was told of them."""
+    valid_BQ = counted_BQ & _after(prefix_B, counted_BQ.shape[1] + 1)
+    return global_mean(losses_BQ.where(valid_BQ, 0).sum(), valid_BQ.sum())
+
+
+def _after(prefix_B: torch.Tensor, length: int) -> torch.Tensor:
+    """Which of the tokens from the second on follow the prefix, (B, L - 1)."""
+    return torch.arange(1, length, device=prefix_B.device) >= prefix_B[:, None]
 
 
 def next_word_pass(

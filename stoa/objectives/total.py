@@ -142,14 +142,17 @@ class TrainingObjective(nn.Module):
             table_Vw = model.language_table()
         if config.vtm:
             with part("vtm"):
-                losses["vtm"], extras["vtm_accuracy"] = vtm.vtm_loss(model, rows["vtm"], pairs, table_Vw)
+                losses["vtm"], extras["vtm_accuracy"], own_words = vtm.vtm_loss(model, rows["vtm"], pairs, table_Vw)
         if hidden is not None:
             with part("mlm"):
                 losses["mlm"] = mlm.mlm_loss(model, batch, rows["mlm"], hidden, table_Vw)
         if config.plm:
             with part("plm"):
-                rows_BQw = vtm.own_words(rows["vtm"], len(batch)) if self.plm_in_vtm else rows["plm"]
-                losses["plm"] = plm.plm_loss(model, batch, rows_BQw, prefix_B, table_Vw)
+                if self.plm_in_vtm:
+                    assert own_words is not None
+                    losses["plm"] = plm.plm_of_words(*own_words, prefix_B)
+                else:
+                    losses["plm"] = plm.plm_loss(model, batch, rows["plm"], prefix_B, table_Vw)
         if config.ota:
             with part("ota"):
                 losses["ota"], metrics = ota_loss(

@@ -15,7 +15,7 @@ from stoa.batch import VideoTextBatch
 from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean, world_size
-from stoa.objectives.pairs import match_logits, match_pass
+from stoa.objectives.pairs import Words, match_logits, match_pass
 from stoa.objectives.random import Stream
 from stoa.objectives.vtc import Similarities
 
@@ -96,24 +96,29 @@ def vtm_pass(
     return asked, Pairs(pairs_ids, pairs_mask, usable_B)
 
 
-def own_words(rows_NQw: torch.Tensor, clips: int) -> torch.Tensor:
-    """Of the rows of :func:`vtm_pass`, by the likelihood, those that predict the words of each clip's own text."""
-    return rows_NQw[:clips, 2:]
+class Told(NamedTuple):
+    """What the pairs tell.
+
+    Attributes:
+        loss, accuracy: averaged over ranks, each is the mean over all pairs.
+        own_words: of each clip's own text, by the likelihood: what PLM asks for where no prefix is given.
+    """
+
+    loss: torch.Tensor
+    accuracy: torch.Tensor
+    own_words: Words | None
 
 
 def vtm_loss(
     model: VideoLanguageModel, rows_NQw: torch.Tensor, pairs: Pairs, table_Vw: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> Told:
     """Cross-entropy of matched / unmatched, of the rows of :func:`vtm_pass`; ``table_Vw`` as
-    :func:`stoa.objectives.pairs.match_logits` takes it.
-
-    Returns:
-        (loss, accuracy); averaged over ranks, each is the mean over all pairs.
-    """
-    logits = match_logits(model, rows_NQw, pairs.token_ids_NL, pairs.text_mask_NL, table_Vw)
+    :func:`stoa.objectives.pairs.match_logits` takes it."""
+    logits, words = match_logits(model, rows_NQw, pairs.token_ids_NL, pairs.text_mask_NL, table_Vw)
     usable_B, B = pairs.usable_B, len(pairs.usable_B)
     target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()
     weight = torch.cat([torch.ones_like(usable_B), usable_B, usable_B]).to(logits.dtype)
     total = (weight * F.cross_entropy(logits, target, reduction="none")).sum()
     correct = (weight * (logits.argmax(dim=1) == target)).sum()
-    return global_mean(total, weight.sum()), global_mean(correct, weight.sum()).detach()
+    own_words = None if words is None else Words(words.losses_NQ[:B], words.counted_NQ[:B])
+    return Told(global_mean(total, weight.sum()), global_mean(correct, weight.sum()).detach(), own_words)

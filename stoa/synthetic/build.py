@@ -28,7 +28,7 @@ from stoa.parents import die_with_parent
 from stoa.progress import Progress
 from stoa.synthetic.actions import ALL_WAYS, FAMILIES, SOLO, Ways
 from stoa.synthetic.captions import MOST_PARAPHRASES, Description, describe, sample_wording
-from stoa.synthetic.footage import MOST_SIZE, fingerprint, open_footage, read_footage
+from stoa.synthetic.footage import fingerprint, open_footage, read_footage, require_reels_fit, told_apart
 from stoa.synthetic.hard_sets import HARD_KINDS, ROWS_PER_GALLERY, sample_gallery
 from stoa.synthetic.noise import detect
 from stoa.synthetic.questions import Question, ask, balance
@@ -66,8 +66,9 @@ class SynthConfig:
         paraphrases: ways to say each action, 1 to 3.
         families: of what objects do on their own: horizontal, vertical, size, bounce, sway, spin, ripple, light,
             colour, flash, pulse, rock; null is all. Fewer are learned sooner.
-        footage: folder of videos that the background and the objects are windows onto; the first 64 are used, 12
-            seconds of each. Null draws plain ones.
+        footage: folder of videos that the background and the objects are windows onto: of the first 64 the first 12
+            seconds, which take 108 x fps x size^2 bytes each while the set is made. Every fifth is shown in val, test
+            and hard sets alone, if there are five. Null draws plain ones.
     """
 
     num_train: int = 4000
@@ -96,14 +97,14 @@ class SynthConfig:
         self._check_families()
         if self.size > 4096:
             raise ValueError(f"size is {self.size}; pass 4096 pixels or less")
-        if self.footage is not None and self.size > MOST_SIZE:
-            raise ValueError(f"size is {self.size}; with footage pass {MOST_SIZE} pixels or less")
         if self.size < 32:
             raise ValueError(f"size is {self.size}; shapes are not recognisable below 32 pixels, pass 32 or more")
         if self.size % 2:
             raise ValueError(f"size is {self.size}; H.264 in yuv420p needs an even size, pass {self.size + 1}")
         if self.fps <= 0:
             raise ValueError(f"fps is {self.fps}; pass 1 or more frames per second")
+        if self.footage is not None:
+            require_reels_fit(self.size, self.fps)
         if not (math.isfinite(self.seconds) and self.seconds > 0):
             raise ValueError(f"seconds is {self.seconds}; pass a length above 0")
         if self.num_frames < 4:
@@ -195,17 +196,23 @@ def build_data_set(
     if workers < 1:
         raise ValueError(f"workers is {workers}; pass 1 or more processes")
     out = Path(out)
-    if not _is_finished(config, out):
+    if config.footage is not None:
+        folder = Path(config.footage)
+        if folder.resolve().is_relative_to(out.resolve()) or out.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"footage is {folder} and out {out}; pass folders of which none is in the other")
+    identity = _identity(config)
+    if not _is_finished(identity, out):
         with only_writer(out, "--out", wait=say if wait else None):
-            if not _is_finished(config, out):  # by who was waited for
-                _build(config, out, workers, say)
+            if not _is_finished(identity, out):  # by who was waited for
+                _build(config, identity, out, workers, say)
                 return
+    shutil.rmtree(out / _PARTS, ignore_errors=True)  # of a call that was killed as its last step
     say(f"{out} already holds this data set; nothing to do")
 
 
-def _build(config: SynthConfig, out: Path, workers: int, say: Callable[[str], None]) -> None:
+def _build(config: SynthConfig, identity: dict[str, Any], out: Path, workers: int, say: Callable[[str], None]) -> None:
     started = time.perf_counter()
-    _start(config, out)
+    _start(identity, out)
     if config.footage is not None:
         read_footage(config.footage, out / _PARTS, fps=config.fps, side=config.size, say=say)
     batches: list[Batch] = []
@@ -219,7 +226,7 @@ def _build(config: SynthConfig, out: Path, workers: int, say: Callable[[str], No
         progress.skip(clips - to_make)
         for batch in _made(config, out, todo, workers):
             progress.update(len(batch.attempts))
-    _finish(config, out, batches)
+    _finish(config, identity, out, batches)
     say(f"{out}: {clips} clips of {config.num_frames} frames in {time.perf_counter() - started:.1f} s")
 
 
@@ -242,20 +249,21 @@ def _made(config: SynthConfig, out: Path, batches: list[Batch], workers: int) ->
             pool.shutdown(cancel_futures=True)
 
 
-def _is_finished(config: SynthConfig, out: Path) -> bool:
+def _is_finished(identity: dict[str, Any], out: Path) -> bool:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out is {out}, which is a file; pass a folder")
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return False
     if (out / _FINISHED).exists():
         found = read_own(out / _FINISHED, (), "delete this folder, or pass another")
-        wanted = _identity(config)
-        for key, value in wanted.items():
+        for key, value in identity.items():
             if found.get(key) != value:
-                raise ValueError(
-                    f"{out} holds a data set made with {key} {found.get(key)}, but {key} {value} is asked for; "
-                    "pass another folder or delete this one"
-                )
+                if isinstance(value, dict) and isinstance(found.get(key), dict):
+                    differ = f"other {key} ({told_apart(found[key], value)})"
+                else:
+                    had, asked = ("some" if isinstance(x, dict) else x for x in (found.get(key), value))
+                    differ = f"{key} {had}, but {key} {asked} is asked for"
+                raise ValueError(f"{out} holds a data set made with {differ}; pass another folder or delete this one")
         return True
     if not (out / _UNFINISHED).exists():
         raise ValueError(f"{out} holds other files and no {_FINISHED}; pass a new or empty folder")
@@ -268,15 +276,14 @@ def _identity(config: SynthConfig) -> dict[str, Any]:
     return {"generator_version": GENERATOR_VERSION, **asdict(config), "families": families, "footage": footage}
 
 
-def _start(config: SynthConfig, out: Path) -> None:
+def _start(identity: dict[str, Any], out: Path) -> None:
     """Make the folders; keep the finished batches of an earlier run only if it wanted the same data set."""
-    identity = json.dumps(_identity(config))
-    marker = out / _UNFINISHED
-    if marker.exists() and marker.read_text(encoding="utf-8") != identity:
+    told, marker = json.dumps(identity), out / _UNFINISHED
+    if marker.exists() and marker.read_text(encoding="utf-8") != told:
         for name in ("videos", "detections", _PARTS):
             shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(marker, identity)
+    write_whole(marker, told)
     for group in _STREAMS:
         for kind in ("videos", "detections"):
             (out / kind / _folder(group)).mkdir(parents=True, exist_ok=True)
@@ -355,14 +362,14 @@ def _make_batch(config: SynthConfig, out: Path, batch: Batch) -> None:
     if batch.group in HARD_KINDS:
         for gallery in range(indices.start // ROWS_PER_GALLERY, indices.stop // ROWS_PER_GALLERY):
             for clip, scene, extra in _hard_clips(config, batch.group, gallery):
-                scene = _over(scene, footage, _rng_of_windows(config, batch.group, gallery))
+                scene = _over(config, scene, footage, batch.group, gallery)
                 lines.append(_make_clip(config, out, batch.group, clip, scene, footage) | extra)
     else:
         for index, attempt in zip(indices, batch.attempts, strict=True):
             clip, drawn = _split_clip(config, batch.group, index, attempt)
             first = index - index % _family_size(config, batch.group)
             scene = drawn or sample_scene(clip.rng, clip.story)
-            scene = _over(scene, footage, _rng_of_windows(config, batch.group, first))
+            scene = _over(config, scene, footage, batch.group, first)
             lines.append(_make_clip(config, out, batch.group, clip, scene, footage))
     _write_jsonl(out / batch.part, lines)
 
@@ -377,15 +384,17 @@ def _hard_clips(config: SynthConfig, kind: str, number: int) -> Iterator[tuple[C
         yield clip, scene, extra
 
 
-def _rng_of_windows(config: SynthConfig, group: str, index: int) -> np.random.Generator:
-    """The same for siblings, and for the clips of a gallery: what a window shows must not tell them apart."""
-    return np.random.default_rng((config.seed, _STREAMS[group], index, 0, 1))
+def _over(config: SynthConfig, scene: Scene, footage: Footage | None, group: str, index: int) -> Scene:
+    """The scene over real video: the same for siblings, and for the clips of a gallery, which it must not tell apart.
 
-
-def _over(scene: Scene, footage: Footage | None, rng: np.random.Generator) -> Scene:
+    Args:
+        index: of the first of the siblings, or of the gallery.
+    """
     if footage is None:
         return scene
-    return replace(scene, windows=tuple(sample_window(rng, len(footage.reels)) for _ in range(len(scene.rests) + 1)))
+    rng = np.random.default_rng((config.seed, _STREAMS[group], index, 0, 1))
+    reels = footage.numbers(of_training=group == "train")
+    return replace(scene, windows=tuple(sample_window(rng, reels) for _ in range(len(scene.rests) + 1)))
 
 
 def _make_clip(
@@ -435,7 +444,7 @@ def _make_clip(
     }
 
 
-def _finish(config: SynthConfig, out: Path, batches: list[Batch]) -> None:
+def _finish(config: SynthConfig, identity: dict[str, Any], out: Path, batches: list[Batch]) -> None:
     rows: list[ClipRow] = []
     for split in SPLITS:
         questions: list[Question] = []
@@ -455,10 +464,10 @@ def _finish(config: SynthConfig, out: Path, batches: list[Batch]) -> None:
         _write_manifest(out / "hard" / f"{kind}.jsonl", (_row(kind, clip, "test", "../") for clip in clips))
     _join(out, "truth/hard.jsonl", [batch for batch in batches if batch.group in HARD_KINDS])
     write_whole(out / "labels.json", json.dumps(SHAPES))
-    shutil.rmtree(out / _PARTS)
     counts = {group: config.num_clips(group) for group in _STREAMS}
-    write_whole(out / _UNFINISHED, json.dumps(_identity(config) | {"counts": counts}, indent=2) + "\n")
+    write_whole(out / _UNFINISHED, json.dumps(identity | {"counts": counts}, indent=2) + "\n")
     os.replace(out / _UNFINISHED, out / _FINISHED)
+    shutil.rmtree(out / _PARTS)
 
 
 def _video(group: str, clip_id: str) -> str:

@@ -85,7 +85,8 @@ def encode(frames: np.ndarray, path: str | os.PathLike[str], *, fps: int) -> Non
         stream.thread_count = 1
         reformatter = VideoReformatter()
         for pixels in frames:
-            frame = reformatter.reformat(av.VideoFrame.from_ndarray(pixels, format="rgb24"), format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = reformatter.reformat(frame, format="yuv420p", threads=1)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 

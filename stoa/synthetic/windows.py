@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _SPEEDS = (1.0, 2.0)
+_FIFTH = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Window:
     speed: float
 
 
-def sample_window(rng: np.random.Generator, num_reels: int) -> Window:
+def sample_window(rng: np.random.Generator, reels: Sequence[int]) -> Window:
     return Window(
-        reel=int(rng.integers(num_reels)),
+        reel=reels[int(rng.integers(len(reels)))],
         moment=float(rng.random()),
         right=float(rng.random()),
         down=float(rng.random()),
@@ -55,6 +56,12 @@ class Footage:
 
     reels: Sequence[np.ndarray]
     fps: int
+
+    def numbers(self, *, of_training: bool) -> list[int]:
+        """Reels that clips of training show, or the others: every fifth, of which training shows nothing. With fewer
+        than five reels these are all of them."""
+        numbers = range(len(self.reels))
+        return [n for n in numbers if len(numbers) < _FIFTH or (n % _FIFTH == _FIFTH - 1) != of_training]
 
     def seen(self, window: Window, times: np.ndarray, seconds: float, side: int) -> np.ndarray:
         """Pictures (F, side, side, 3) uint8 at centred ``times`` (F,) of a clip of so many seconds.

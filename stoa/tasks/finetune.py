@@ -53,6 +53,8 @@ def finetune(
     if config.task == "captioning":
         require_scorers()
     objectives = _predicting_as_before(config.objectives, pretrained.objectives)
+    if config.task == "answering":  # a question is the prefix; it is read whole, which a pass that VTM shares does not
+        objectives = replace(objectives, plm_prefix="random")
     with joined(config.training, deepspeed_config, reshaped=reshaped) as process:
         _finetune(config, pretrained, from_folder, objectives, validation_clips, process)
 

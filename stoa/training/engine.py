@@ -85,9 +85,10 @@ def fit_precision(config: dict[str, Any], device: torch.device) -> tuple[dict[st
             'times slower; take "fp16": {"enabled": true} from ds_configs/pretrain.json in its place'
         )
     if device.type == "cpu" and wants_bf16 and not multiplies_bf16():
+        key = "bf16" if config.get("bf16", {}).get("enabled") else "torch_autocast"
         return config, (
-            "the DeepSpeed config asks for bf16, for which this processor has no instructions: its products take many "
-            "times as long as those of fp32; take bf16 out of the config"
+            f"the DeepSpeed config asks for bf16, for which this processor has no instructions: its products take many "
+            f"times as long as those of fp32; take {key} out of the config"
         )
     if device.type == "cuda" or not config.get("fp16", {}).get("enabled"):
         return config, None

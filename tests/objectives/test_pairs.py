@@ -22,7 +22,7 @@ def encoded(model, batch):
 
 def logits_of(model, batch, video, text):
     asked = match_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL)
-    return match_logits(model, model.fused(asked), batch.tokens_BL, batch.text_mask_BL)
+    return match_logits(model, model.fused(asked), batch.tokens_BL, batch.text_mask_BL)[0]
 
 
 @pytest.fixture
@@ -165,5 +165,5 @@ def test_words_outside_of_the_vocabulary_do_not_count(likely):
     end = likely.language_logits(rows[0, 3], likely.language_table()).log_softmax(dim=0)[USED.index(49407)]
     expected = F.linear(rows[0, :2].flatten(), likely.match_head.weight, likely.match_head.bias)
     expected = expected + torch.stack([torch.zeros(()), 0.7 * end])
-    found = match_logits(likely, rows, batch.tokens_BL, batch.text_mask_BL)[0]
+    found = match_logits(likely, rows, batch.tokens_BL, batch.text_mask_BL)[0][0]
     torch.testing.assert_close(found, expected)

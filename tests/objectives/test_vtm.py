@@ -54,7 +54,7 @@ def run(batch, model=None):
 
 def test_the_loss_is_the_mean_over_three_pairs_a_clip():
     batch = random_batch(5)
-    model, video, text, scores, (loss, accuracy) = run(batch)
+    model, video, text, scores, (loss, accuracy, _) = run(batch)
     draws = uniform(1, 2, batch.position_B, {Stream.VTM_VIDEO: 5, Stream.VTM_TEXT: 5})
     hard_v, _ = draw_negatives(scores.text_to_video_BA, scores.same_BA, draws[Stream.VTM_VIDEO])
     hard_t, _ = draw_negatives(scores.video_to_text_BA, scores.same_BA, draws[Stream.VTM_TEXT])
@@ -76,7 +76,7 @@ def test_the_loss_is_the_mean_over_three_pairs_a_clip():
 def test_a_row_without_negatives_is_dropped():
     """All clips are the same clip: only the three positives count."""
     batch = dataclasses.replace(random_batch(3), clip_keys_B=torch.zeros(3, dtype=torch.int64))
-    model, video, text, _, (loss, _) = run(batch)
+    model, video, text, _, (loss, *_) = run(batch)
     mask = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
     rows = model.fused(model.pair_pass(video.tokens_BGd, text.tokens_BLd, mask, batch.text_mask_BL))
     logits = model.match_head(rows.flatten(1))
@@ -84,7 +84,7 @@ def test_a_row_without_negatives_is_dropped():
 
 
 def test_one_clip_alone_trains():
-    _, _, _, _, (loss, _) = run(random_batch(1))
+    _, _, _, _, (loss, *_) = run(random_batch(1))
     loss.backward()
     assert torch.isfinite(loss)
 

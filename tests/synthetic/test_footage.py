@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoa.data.decoding.base import DecodeError
 from stoa.manifest import read_manifest
-from stoa.synthetic import SynthConfig, build_data_set
+from stoa.synthetic import SynthConfig, build, build_data_set, footage
 from stoa.synthetic.actions import clock
 from stoa.synthetic.render import encode
 from stoa.synthetic.windows import Footage, Window, sample_window
@@ -116,11 +118,11 @@ def test_the_same_films_give_the_same_set_and_others_are_refused(
     assert all((out / name).read_bytes() == (again / name).read_bytes() for name in files)
     _film(films / "later.mp4", 9)
     try:
-        with pytest.raises(ValueError, match="holds a data set made with footage"):
+        with pytest.raises(ValueError, match=r"holds a data set made with other footage \(new: later.mp4\)"):
             build_data_set(replace(CONFIG, footage=str(films)), again, say=lambda line: None)
     finally:
         (films / "later.mp4").unlink()
-    with pytest.raises(ValueError, match="holds a data set made with footage"):
+    with pytest.raises(ValueError, match="made with footage some, but footage None is asked for"):
         build_data_set(CONFIG, again, say=lambda line: None)
 
 
@@ -136,9 +138,72 @@ def test_a_folder_without_a_video_is_told(what: str, tmp_path: Path) -> None:
         build_data_set(replace(CONFIG, footage=str(folder)), tmp_path / "set", say=lambda line: None)
 
 
-def test_pictures_have_a_limit() -> None:
-    with pytest.raises(ValueError, match="size is 514; with footage pass 512 pixels or less"):
-        replace(CONFIG, footage="films", size=514)
+@pytest.mark.parametrize("changed", [{"size": 600}, {"size": 512, "fps": 16}])
+def test_reels_have_a_limit(changed: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"12 seconds of footage would take .* lower size or fps"):
+        replace(CONFIG, footage="films", **changed)
+    replace(CONFIG, footage="films", size=512)
+
+
+@pytest.mark.parametrize("inside", ["films/set", "."])
+def test_a_set_is_not_made_of_itself(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "films").mkdir()
+    _film(tmp_path / "films" / "a.mp4", 4)
+    with pytest.raises(ValueError, match="pass folders of which none is in the other"):
+        build_data_set(replace(CONFIG, footage=str(tmp_path / "films")), tmp_path / inside, say=lambda line: None)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 12])
+def test_what_is_tested_on_is_not_trained_on(count: int) -> None:
+    reels = Footage([np.zeros((1, 12, 16, 3), np.uint8)] * count, fps=8)
+    train, rest = reels.numbers(of_training=True), reels.numbers(of_training=False)
+    assert {*train, *rest} == set(range(count)) and train and rest
+    assert not {*train} & {*rest} or count < 5
+
+
+def test_a_killed_build_goes_on_where_it_was(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, out = replace(CONFIG, footage=str(films), num_train=40), tmp_path / "set"
+    made = build._make_batch
+
+    def killed(*args: Any) -> None:
+        if made_before:
+            raise KeyboardInterrupt
+        made_before.append(args)
+        made(*args)
+
+    made_before: list[Any] = []
+    monkeypatch.setattr(build, "_make_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_data_set(config, out, say=lambda line: None)
+    reels = {path.name: path.stat().st_mtime_ns for path in (out / "parts").glob("reel_*.npy")}
+    assert reels
+    monkeypatch.setattr(build, "_make_batch", made)
+    monkeypatch.setattr(footage, "read_reel", None)  # they are there
+    build_data_set(config, out, say=lambda line: None)
+    assert (out / "synth.json").is_file() and not (out / "parts").exists()
+
+
+def test_files_that_cannot_be_opened_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    _film(folder / "a.mp4", 12)
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    os.mkfifo(folder / "pipe.mp4")
+    said: list[str] = []
+    build_data_set(replace(CONFIG, footage=str(folder)), tmp_path / "set", say=said.append)
+    for name in ("gone.mp4", "pipe.mp4"):
+        assert any(line.startswith(f"footage: {name} is left out: ") for line in said), said
+
+
+def test_a_file_that_hangs_is_named(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not left out: on another machine it might be read, and the set would be another one."""
+
+    def hang(*_: Any) -> None:
+        raise DecodeError("hang", "no sign of life for 60 s")
+
+    monkeypatch.setattr("stoa.synthetic.footage.Guard.call", hang)
+    with pytest.raises(ValueError, match=r"mp4 cannot be read: no sign of life for 60 s; take it out of"):
+        build_data_set(replace(CONFIG, footage=str(films)), tmp_path / "set", say=lambda line: None)
 
 
 @given(
@@ -152,9 +217,9 @@ def test_a_window_shows_the_same_forwards_and_backwards(
 ) -> None:
     ends = np.cumsum(lengths)
     numbers = [np.arange(end - length, end)[:, None, None, None] for length, end in zip(lengths, ends, strict=True)]
-    footage = Footage([np.broadcast_to(reel, (len(reel), 12, 16, 3)) for reel in numbers], fps=8)
-    window = sample_window(np.random.default_rng(seed), len(lengths))
-    seen = footage.seen(window, clock(frames), seconds, 8)
+    of_all = Footage([np.broadcast_to(reel, (len(reel), 12, 16, 3)) for reel in numbers], fps=8)
+    window = sample_window(np.random.default_rng(seed), range(len(lengths)))
+    seen = of_all.seen(window, clock(frames), seconds, 8)
     assert seen.shape == (frames, 8, 8, 3)
     np.testing.assert_array_equal(seen, seen[::-1])
     of_reel = set(numbers[window.reel].flatten().tolist())
@@ -165,14 +230,14 @@ def test_a_window_shows_the_same_forwards_and_backwards(
 
 def test_a_window_is_cropped_mirrored_sped_up_and_turned_round() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (30, 12, 16, 3), dtype=np.uint8)
-    footage = Footage([frames], fps=8)
+    of_one = Footage([frames], fps=8)
     plain = Window(reel=0, moment=0.5, right=0.5, down=1.0, mirrored=False, backward=False, speed=1.0)
     times = clock(9)
-    first = footage.seen(plain, times, 1.0, 8)
+    first = of_one.seen(plain, times, 1.0, 8)
     middle = 12  # of 26 from which the 4 frames that follow are there
     np.testing.assert_array_equal(first[4:], frames[middle : middle + 5, 4:12, 4:12])
-    np.testing.assert_array_equal(footage.seen(replace(plain, mirrored=True), times, 1.0, 8), first[:, :, ::-1])
-    backward = footage.seen(replace(plain, backward=True), times, 1.0, 8)
+    np.testing.assert_array_equal(of_one.seen(replace(plain, mirrored=True), times, 1.0, 8), first[:, :, ::-1])
+    backward = of_one.seen(replace(plain, backward=True), times, 1.0, 8)
     np.testing.assert_array_equal(backward[4:], frames[17:12:-1, 4:12, 4:12])
-    fast = footage.seen(replace(plain, speed=2.0), times, 1.0, 8)
+    fast = of_one.seen(replace(plain, speed=2.0), times, 1.0, 8)
     np.testing.assert_array_equal(fast[4:], frames[10:19:2, 4:12, 4:12])

@@ -82,6 +82,20 @@ def test_only_some_cells(plan_file, tmp_path, capsys):
     assert "no cell of the plan is named like 'tain-*'" in capsys.readouterr().err
 
 
+def test_a_result_of_other_commands_is_refused(plan_file, tmp_path, capsys):
+    """It would go into one table with what is run now."""
+    assert main(["ablate", str(plan_file), "--only", "train-*-1"]) == 0
+    text = plan_file.read_text()
+    plan_file.write_text(text.replace("echo {recipe} {seed}", "echo {seed} {recipe}"))
+    assert main(["ablate", str(plan_file)]) == 2
+    error = capsys.readouterr().err
+    assert "train-base-1.json was made by other commands than the plan has now for train-base-1; delete it and" in error
+    (tmp_path / "out" / "train-base-1.json").write_text("{}")
+    plan_file.write_text(text)
+    assert main(["ablate", str(plan_file)]) == 2
+    assert "train-base-1.json" in capsys.readouterr().err
+
+
 def test_cells_at_once_wait_for_what_they_name(tmp_path):
     """Both halves of a pair are under way together; what names their folder, and what stands alone, waits."""
     meet = "for i in $(seq 200); do test -e {out}/begun-$0 && break; sleep 0.05; done; test -e {out}/begun-$0"

@@ -55,7 +55,7 @@ def open_part(video: Video, start_seconds: float | None, end_seconds: float | No
     """
     index = probe(video)
     if index.fault is not None and (end_seconds is None or end_seconds > index.duration_seconds):
-        raise index.fault.with_traceback(None)  # it is kept, and would grow and hold what raised it before
+        raise DecodeError(index.fault.kind, str(index.fault))  # the index is kept, and would hold what raised its own
     start, end = clip_range(index, start_seconds, end_seconds)
     first = int(frames_on_display(index.times_seconds, np.array([start]))[0])
     stop = max(int(np.searchsorted(index.times_seconds, end - 1e-6)), first + 1)

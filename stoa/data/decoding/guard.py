@@ -287,7 +287,7 @@ def _answer(
     try:
         answer = attempt(function, *arguments), None
     except Exception as error:
-        answer = None, error
+        answer = None, error.with_traceback(None)  # which would hold this call, and what it has read
     try:
         _send(connection, memory, answer)
     except MemoryError as error:

@@ -20,6 +20,7 @@ from typing import Any
 from stoa.files import write_whole
 from stoa.locks import only_writer_of
 from stoa.tasks.ablation.plan import Cell, Plan, split_command
+from stoa.text_files import read_own
 from stoa.training.state import commit, versions
 
 
@@ -34,9 +35,11 @@ def run_plan(plan: Plan, *, only: str = "*", skip: str = "", workers: int = 1, s
         say: called with a line on what is done.
 
     Raises:
-        ValueError: a cell names the folder of one that is neither finished nor to be run, there are fewer GPUs than the
-            plan asks for, or a command fails; the cells that run beside it are finished, and no other is begun.
+        ValueError: a result was made by other commands than the plan has now, a cell names the folder of one that is
+            neither finished nor to be run, there are fewer GPUs than the plan asks for, or a command fails; the cells
+            that run beside it are finished, and no other is begun.
     """
+    _require_same_commands(plan)
     if not any(fnmatchcase(cell.name, only) for cell in plan.cells):
         raise ValueError(f"no cell of the plan is named like {only!r}; they are {plan.cells[0].name!r} and others")
     wanted = [cell for cell in plan.unfinished() if fnmatchcase(cell.name, only)]
@@ -70,6 +73,18 @@ def run_plan(plan: Plan, *, only: str = "*", skip: str = "", workers: int = 1, s
                     say(f"{cell.name}: {future.result() / 60:.1f} min, {len(waiting) + len(running)} cells left")
     if failure is not None:
         raise failure
+
+
+def _require_same_commands(plan: Plan) -> None:
+    """What is finished stays, and goes into one table with what is run now."""
+    for cell in plan.cells:
+        if plan.result(cell).is_file():
+            made_by = read_own(plan.result(cell), ("commands",), "delete it, and its cell is run again")["commands"]
+            if made_by != list(cell.commands):
+                raise ValueError(
+                    f"{plan.result(cell)} was made by other commands than the plan has now for {cell.name}; delete it "
+                    f"and {plan.out / cell.name} to run that again, or give the plan another out"
+                )
 
 
 def _waits_for(cell: Cell, other: Cell, out: Path) -> bool:
