@@ -36,7 +36,7 @@ endif
 help:
 	@echo "make setup      environment, compiled operators, DeepSpeed's communication operator"
 	@echo "make demo       make a small data set, pre-train on it, evaluate"
-	@echo "make small      train the small model that comes with the package again: an hour and a half"
+	@echo "make small      train the small model that comes with the package again: hours on two cores"
 	@echo "make study      what each part of the method adds, on Moving Shapes: hours, and may be stopped at any time"
 	@echo "make study-gpu  the same on a GPU, with torch, torchvision and SciPy, without captions; build/gpu-site as gpu-check"
 	@echo "make test       all tests but the slow ones"
