@@ -67,8 +67,11 @@ CONTROLS = {
     ("stgt", "stgt_onehot"): {"objectives.csal.share", "objectives.csal.from_step"},
     ("stgt", "stgt_unpooled"): {"model.graph.pool"},
     ("stoa", "stoa_stgt"): GRAPH,
-    ("stoa", "obj_act_ota"): {"objectives.asp"},
-    ("stoa", "stoa_paper"): {f"model.objects.{name}" for name in ("motion", "relations", "changes", "word_head")},
+    ("stoa", "obj_act_ota"): {"objectives.asp", "model.actions.word_head"},
+    ("stoa", "stoa_paper"): {
+        *(f"model.objects.{name}" for name in ("motion", "relations", "changes", "word_head")),
+        *("model.actions.motion", "model.actions.word_head", "objectives.align_loss"),
+    },
 }
 
 
