@@ -54,6 +54,15 @@ def bases(tmp_path_factory) -> dict[str, str]:
     return {name: str(videos[name]) for name in some} | {"cut": str(cut), "bits": str(bits)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_what_is_new():
+    """What the other tests hold is not gone through each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @contextlib.contextmanager
 def nothing_left() -> Iterator[None]:
     """Before Python looks for cycles."""
