@@ -10,7 +10,7 @@ from stoa.data.boxes import ClipShape, boxes_on_frames
 from stoa.data.sampling import sample_times
 from stoa.detections import Detections
 from stoa.manifest import read_manifest
-from stoa.models.motion import fit_lines
+from stoa.models.motion import fit_lines, levers_of
 from stoa.models.objects import top_labels, usable_boxes
 from stoa.synthetic import SynthConfig, build_data_set
 
@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
         boxes, labels, scores = (torch.from_numpy(x)[None] for x in on_frames[:3])
         labels = labels.where(usable_boxes(boxes, labels), -1)
         best = top_labels(labels.flatten(1), scores.flatten(1), 3)  # the three that are seen most surely
-        lines = fit_lines(boxes, scores, labels, best)
+        lines = fit_lines(boxes, labels, levers_of(scores, labels, best))
         print(f"{row.id}: {row.captions[0].text}")
         told = (best[0].tolist(), lines.slopes_BN4[0].tolist(), lines.moves_BN[0].tolist())
         for label, (x1, y1, x2, y2), moving in zip(*told, strict=True):
