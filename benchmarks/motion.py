@@ -11,8 +11,8 @@ middle between its first box and its last) and of how far it goes between them. 
 of every fifth clip, read by a regression on the others; 0 is what a reader that knows nothing gets. What is common is
 the squared length of the mean token over the mean squared length: a reader may subtract it, attention cannot.
 
-Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row, P pairs,
-L text tokens, d joint width.
+Shape legend: B clips, N trajectories, E the first and the last frame, K boxes, R rows, D values of a row, A values to
+read, P pairs, L text tokens, d joint width.
 """
 
 from __future__ import annotations
@@ -130,14 +130,21 @@ def ends(batch: VideoTextBatch, labels_BN: torch.Tensor) -> tuple[torch.Tensor, 
 
 def explained(x_RD: torch.Tensor, y_R2: torch.Tensor, fold_R: torch.Tensor) -> float:
     """Share of the variance of the rows of each fold that a regression on the other folds explains."""
-    x_RD = (x_RD - x_RD.mean(dim=0)) / (x_RD.std(dim=0) + 1e-5)
-    x_RD, y_R2 = torch.cat([x_RD, torch.ones(len(x_RD), 1)], dim=1).double(), y_R2.double()
-    left = 0.0
-    for fold in range(FOLDS):
-        x, y = x_RD[fold_R != fold], y_R2[fold_R != fold]
-        reader_D2 = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y)
-        left += float((y_R2[fold_R == fold] - x_RD[fold_R == fold] @ reader_D2).square().sum())
+    y_R2 = y_R2.double()
+    left = float((y_R2 - readings(x_RD, y_R2, fold_R)).square().sum())
     return 1 - left / float((y_R2 - y_R2.mean(dim=0)).square().sum())
+
+
+def readings(x_RD: torch.Tensor, y_RA: torch.Tensor, fold_R: torch.Tensor) -> torch.Tensor:
+    """What a ridge regression on the other folds gives of each row, (R, A)."""
+    x_RD = (x_RD - x_RD.mean(dim=0)) / (x_RD.std(dim=0) + 1e-5)
+    x_RD, y_RA = torch.cat([x_RD, torch.ones(len(x_RD), 1)], dim=1).double(), y_RA.double()
+    given_RA = torch.zeros_like(y_RA)
+    for fold in range(FOLDS):
+        x, y = x_RD[fold_R != fold], y_RA[fold_R != fold]
+        reader_DA = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+        given_RA[fold_R == fold] = x_RD[fold_R == fold] @ reader_DA
+    return given_RA
 
 
 def common(x_RD: torch.Tensor) -> float:

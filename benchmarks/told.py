@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from motion import AT_ONCE, FOLDS, RIDGE, truth
+from motion import AT_ONCE, FOLDS, readings, truth
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
@@ -144,18 +144,6 @@ def occurs(sources: dict[str, list[torch.Tensor]], occurring: list[set[str]]) ->
         areas = [area(given_RA[:, a], target_RA[:, a]) for a in range(len(names))]
         report[source] = round(100 * sum(areas) / len(areas), 1)
     return report
-
-
-def readings(x_RD: torch.Tensor, y_RA: torch.Tensor, fold_R: torch.Tensor) -> torch.Tensor:
-    """What a ridge regression on the other folds gives of each row."""
-    x_RD = (x_RD - x_RD.mean(dim=0)) / (x_RD.std(dim=0) + 1e-5)
-    x_RD, y_RA = torch.cat([x_RD, torch.ones(len(x_RD), 1)], dim=1).double(), y_RA.double()
-    given_RA = torch.zeros_like(y_RA)
-    for fold in range(FOLDS):
-        x, y = x_RD[fold_R != fold], y_RA[fold_R != fold]
-        reader_DA = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
-        given_RA[fold_R == fold] = x_RD[fold_R == fold] @ reader_DA
-    return given_RA
 
 
 def area(given_R: torch.Tensor, is_R: torch.Tensor) -> float:

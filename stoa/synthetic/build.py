@@ -445,19 +445,7 @@ def _make_clip(
 
 
 def _finish(config: SynthConfig, identity: dict[str, Any], out: Path, batches: list[Batch]) -> None:
-    rows: list[ClipRow] = []
-    for split in SPLITS:
-        questions: list[Question] = []
-        of_split = [batch for batch in batches if batch.group == split]
-        for batch in of_split:
-            for index, attempt in enumerate(batch.attempts, start=batch.first):
-                clip, _ = _split_clip(config, split, index, attempt)
-                rows.append(_row(split, clip, split))
-                questions.extend(ask(clip.id, clip.story))
-        kept = balance(_rng(config, split, 0, attempt=1), questions)
-        _write_jsonl(out / "qa" / f"{split}.jsonl", (question.to_json() for question in kept))
-        _join(out, f"truth/{split}.jsonl", of_split)
-    _write_manifest(out / "manifest.jsonl", rows)
+    _write_manifest(out / "manifest.jsonl", _finish_splits(config, out, batches))
     for kind in HARD_KINDS:
         galleries = range(config.num_galleries)
         clips = [clip for number in galleries for clip, _, _ in _hard_clips(config, kind, number)]
@@ -468,6 +456,25 @@ def _finish(config: SynthConfig, identity: dict[str, Any], out: Path, batches: l
     write_whole(out / _UNFINISHED, json.dumps(identity | {"counts": counts}, indent=2) + "\n")
     os.replace(out / _UNFINISHED, out / _FINISHED)
     shutil.rmtree(out / _PARTS)
+
+
+def _finish_splits(config: SynthConfig, out: Path, batches: list[Batch]) -> list[ClipRow]:
+    """Write questions and truth of the splits; their rows."""
+    rows: list[ClipRow] = []
+    with Progress(sum(map(config.num_clips, SPLITS)), "synth manifest", "clips") as progress:
+        for split in SPLITS:
+            questions: list[Question] = []
+            of_split = [batch for batch in batches if batch.group == split]
+            for batch in of_split:
+                for index, attempt in enumerate(batch.attempts, start=batch.first):
+                    clip, _ = _split_clip(config, split, index, attempt)
+                    rows.append(_row(split, clip, split))
+                    questions.extend(ask(clip.id, clip.story))
+                progress.update(len(batch.attempts))
+            kept = balance(_rng(config, split, 0, attempt=1), questions)
+            _write_jsonl(out / "qa" / f"{split}.jsonl", (question.to_json() for question in kept))
+            _join(out, f"truth/{split}.jsonl", of_split)
+    return rows
 
 
 def _video(group: str, clip_id: str) -> str:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from factories import random_batch, tiny_model  # noqa: E402
 
 from stoa.batch import VideoTextBatch  # noqa: E402
-from stoa.models.config import GraphConfig
+from stoa.models.config import ActionConfig, GraphConfig, ObjectConfig
 from stoa.objectives.config import CsalConfig, ObjectivesConfig
 from stoa.objectives.gather import mean_over_ranks  # noqa: E402
 from stoa.objectives.total import TrainingObjective
@@ -77,8 +77,10 @@ def main(out: str, way: str) -> None:
     model, losses = tiny_model(), ObjectivesConfig()
     if way == "options":
         graph = GraphConfig(layers=1, residual=False, threshold=0.2)
-        model = tiny_model(graph=graph, match_by="likelihood")
-        losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce")
+        objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, changes=True, word_head=True)
+        actions = ActionConfig(num_tokens=3, motion=True, word_head=True)
+        model = tiny_model(graph=graph, objects=objects, actions=actions, match_by="likelihood")
+        losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce", plm_prefix="start")
     objective = TrainingObjective(model, losses, seed=11)
     if way == "deepspeed":
         scalars, grads = run_deepspeed(objective, batch, world)
