@@ -124,6 +124,7 @@ class Index:
 
     def __init__(self, folder: Path, model: str, width: int) -> None:
         self.folder, self.model, self.width = folder, model, width
+        self._facts_as_read = _stamp(folder / f"{model}.json")
         facts = _read_facts(folder / f"{model}.json")
         if facts["version"] != VERSION:
             raise ValueError(f"{folder} has version {facts['version']!r}; this reads {VERSION}: index the videos anew")
@@ -156,6 +157,10 @@ class Index:
                 "another folder with --index"
             )
         return index
+
+    def changed(self) -> bool:
+        """Whether another one has called :meth:`finish` since this was opened."""
+        return _stamp(self.folder / f"{self.model}.json") != self._facts_as_read
 
     def files(self) -> dict[str, FileState]:
         """By path, those that are done."""
@@ -226,7 +231,9 @@ class Index:
         with self._writing():
             self._merge()
         self.threshold = threshold
-        _write_facts(self.folder / f"{self.model}.json", self.model, self.width, self.sources, threshold)
+        path = self.folder / f"{self.model}.json"
+        _write_facts(path, self.model, self.width, self.sources, threshold)
+        self._facts_as_read = _stamp(path)
 
     def vectors(self) -> Vectors:
         """All windows of files that are done, to search in."""
@@ -309,6 +316,15 @@ def _read_facts(path: Path) -> dict[str, Any]:
             )
         raise ValueError(f"{path.parent} holds no index; make one with stoa index FOLDER")
     return read_own(path, _FACTS, f"delete {path.parent} and index the videos anew")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Differs once a file has been put in its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _sources(folder: Path, facts: dict[str, Any]) -> Sources:

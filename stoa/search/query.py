@@ -5,6 +5,7 @@ Shape legend: W windows, d joint width.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stoa.api import Clip, Model
-from stoa.search.index import Index, Vectors
+from stoa.search.index import FileState, Index, Vectors
 
 SAME = 0.9999
 """Cosine of two windows that show the same: of a copy, of one in another container, of a scene that stands still."""
@@ -62,11 +63,25 @@ class Searcher:
     """
 
     def __init__(self, index: Index, model: Model) -> None:
-        self.index, self.model = index, model
-        self.files = {file.number: file for file in index.files().values()}
-        self.vectors: Vectors = index.vectors()
-        if not len(self.vectors.files_W):
+        self.model = model
+        self._read(index)
+
+    def renew(self) -> None:
+        """Read the index again if a call of ``stoa index`` has ended since. One that is gone, holds nothing any more or
+        is of another folder now stays what it was."""
+        if self.index.changed():
+            with contextlib.suppress(ValueError):
+                now = Index(self.index.folder, self.index.model, self.index.width)
+                if now.sources.videos == self.index.sources.videos:
+                    self._read(now)
+
+    def _read(self, index: Index) -> None:
+        files, vectors = {file.number: file for file in index.files().values()}, index.vectors()
+        if not len(vectors.files_W):
             raise ValueError(f"the index of {index.sources.videos} holds no windows; index a folder with videos")
+        self.index: Index = index
+        self.files: dict[int, FileState] = files
+        self.vectors: Vectors = vectors
 
     def by_text(self, text: str, *, top_k: int = 5, rerank: int = 10) -> list[Found]:
         """The windows that fit a text best.

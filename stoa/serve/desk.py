@@ -40,6 +40,7 @@ class Desk:
         return self.model.knows_questions
 
     def search(self, text: str) -> list[Found]:
+        self.searcher.renew()
         return self.searcher.by_text(text, top_k=self._top_k)
 
     def search_picture(self, path: Path) -> list[Found]:
@@ -47,6 +48,7 @@ class Desk:
         Raises:
             Refused: it cannot be read.
         """
+        self.searcher.renew()
         try:
             return self.searcher.by_image(path, top_k=self._top_k)
         except ValueError as error:

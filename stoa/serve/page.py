@@ -35,8 +35,6 @@ class Page:
             lstrip_blocks=True,
         )
         environment.globals |= {
-            "videos": len(searcher.files),
-            "windows": len(searcher.vectors.files_W),
             "folder": searcher.index.sources.videos.name,
             "small": small,
             "examples": _EXAMPLES if small else (),
@@ -45,6 +43,7 @@ class Page:
             "knows_questions": desk.knows_questions,
             "limits": limits,
         }
+        self._searcher = searcher
         self._whole, self._hits = (environment.get_template(name) for name in ("page.html", "hits.html"))
 
     def whole(self, query: str, results: Results | None, problem: str = "") -> str:
@@ -55,7 +54,8 @@ class Page:
             results: of it.
             problem: why there are none.
         """
-        return self._whole.render(query=query, results=results, problem=problem)
+        counts = {"videos": len(self._searcher.files), "windows": len(self._searcher.vectors.files_W)}
+        return self._whole.render(counts, query=query, results=results, problem=problem)
 
     def hits(self, results: Results) -> str:
         """What of the page shows hits."""

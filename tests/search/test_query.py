@@ -12,6 +12,7 @@ from search.conftest import moving
 from search.test_index import indexed
 
 from stoa.search import query
+from stoa.search.index import Index
 from stoa.search.query import Place, Searcher, _descending
 from stoa.search.threshold import UNRELATED, learned_threshold
 
@@ -166,3 +167,27 @@ def test_siblings_are_no_copies(tmp_path, model):
     write_video(tmp_path / "b.mp4", other, fps=8)
     found = Searcher(indexed(tmp_path, model)[0], model).by_text("a", rerank=0)
     assert {hit.place.video for hit in found} == {"a.mp4", "b.mp4"}
+
+
+def test_an_index_is_read_again_once_it_has_changed(videos, model, monkeypatch):
+    """What another process writes is found after its call has ended, and what is gone stays what it was."""
+    searcher = Searcher(indexed(videos, model)[0], model)
+    shutil.copy(videos / "0.mp4", videos / "again.mp4")
+    (videos / "1.mp4").unlink()
+    finish = Index.finish
+    monkeypatch.setattr(Index, "finish", lambda self, threshold: None)  # ended before it is done
+    indexed(videos, model)
+    searcher.renew()
+    assert {file.video for file in searcher.files.values()} >= {"0.mp4", "1.mp4"}
+    assert "again.mp4" not in {file.video for file in searcher.files.values()}
+    monkeypatch.setattr(Index, "finish", finish)
+    indexed(videos, model)
+    searcher.renew()
+    names = {file.video for file in searcher.files.values()}
+    assert "again.mp4" in names and "1.mp4" not in names
+    assert set(searcher.vectors.files_W.tolist()) == set(searcher.files)
+    assert not searcher.index.changed()
+    shutil.rmtree(searcher.index.folder)
+    searcher.renew()
+    assert {file.video for file in searcher.files.values()} == names
+    assert searcher.by_text("a light grows", rerank=0)

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from served_videos import noise_video
 
+from stoa.search.building import update
+from stoa.search.opening import open_index
 from stoa.serve.library import Library
 from stoa.serve.limits import Limits
 from stoa.serve.parts import Parts
@@ -77,6 +79,17 @@ def test_damage_is_a_sentence_without_paths(served, tmp_path):
         assert answer.status_code == 422 and "a.mp4" in answer.json()["error"]
         assert str(tmp_path) not in answer.text and "Traceback" not in answer.text
     assert served.client.get("/?q=something").status_code == 200
+
+
+def test_what_is_indexed_meanwhile_is_found(served):
+    noise_video(served.videos / "new.mp4", 5)
+    assert "9 windows of 3 videos" in served.client.get("/").text
+    index = open_index(served.videos, served.searcher.model)
+    update(index, served.searcher.model)
+    served.client.get("/?q=something")
+    assert "12 windows of 4 videos" in served.client.get("/").text
+    answer = served.client.get(f"/videos/{index.files()['new.mp4'].number}")
+    assert answer.content == (served.videos / "new.mp4").read_bytes()
 
 
 def test_few_parts_are_kept(served, tmp_path):
