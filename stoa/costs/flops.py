@@ -128,9 +128,9 @@ def _objects(model: VideoLanguageModel) -> Flops:
     if config.relations:
         features = _product(N * N, PAIR_FEATURES, d // 2)
         parts += [Flops(features, features), _trained(_product(N * N, d // 2, d))]
-    if config.changes:
-        slopes = _product(N, boxes, h)
-        parts += [Flops(slopes, slopes), _trained(_product(N, h, d) + _product(N, d, d))]
+    for _ in range(config.look + config.changes):
+        sums = _product(N, boxes, h)
+        parts += [Flops(sums, sums), _trained(_product(N, h, d) + _product(N, d, d))]
     return _sum(parts)
 
 

@@ -13,17 +13,26 @@ from stoa.questions import QuestionRow
 
 
 class QuestionClips(SomeClips):
-    """A clip for every question, which stands in the place of its caption.
+    """A clip for every question, which stands in the place of its captions.
 
     Args:
         clips: that questions are about.
         questions: to ask, each about one of these.
         answers: class by class, for a model that chooses one; none for a model that says its answer.
+        captions: after the questions come the clips once more, each with its captions.
     """
 
-    def __init__(self, clips: Clips, questions: Sequence[QuestionRow], answers: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        clips: Clips,
+        questions: Sequence[QuestionRow],
+        answers: Sequence[str] | None,
+        *,
+        captions: bool = False,
+    ) -> None:
         place = {clip: index for index, clip in enumerate(clips.ids())}
-        super().__init__(clips, [place[question.clip] for question in questions])
+        described = [index for index, count in enumerate(clips.caption_counts()) if count] if captions else []
+        super().__init__(clips, [*(place[question.clip] for question in questions), *described])
         classes = {} if answers is None else {answer: number for number, answer in enumerate(answers)}
         self._prompts = [
             Prompt(q.question, answer=q.answer if answers is None else "", target=classes.get(q.answer, -1))
@@ -32,17 +41,21 @@ class QuestionClips(SomeClips):
 
     @property
     def fingerprint(self) -> str:
-        questions = [(s, p.text, p.answer, p.target) for s, p in zip(self._indices, self._prompts, strict=True)]
-        return hashlib.sha256(repr((self._clips.fingerprint, questions)).encode()).hexdigest()
+        count = len(self._prompts)
+        asked, described = self._indices[:count], self._indices[count:]
+        questions = [(s, p.text, p.answer, p.target) for s, p in zip(asked, self._prompts, strict=True)]
+        parts = (self._clips.fingerprint, questions, *([described] if described else []))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def texts(self, index: int, row: ClipRow) -> tuple[Caption, ...]:
-        return (self._prompts[index],)
+        return (self._prompts[index],) if index < len(self._prompts) else super().texts(index, row)
 
     def caption_counts(self) -> list[int]:
-        return [1] * len(self)
+        return [1] * len(self._prompts) + super().caption_counts()[len(self._prompts) :]
 
     def used_token_ids(self) -> list[int]:
-        return used_token_ids(self._prompts)
+        ids = used_token_ids(self._prompts)
+        return sorted({*ids, *self._clips.used_token_ids()}) if len(self) > len(self._prompts) else ids
 
     def foreign_script_share(self) -> float:
         return foreign_script_share(self._prompts)

@@ -116,6 +116,8 @@ class ObjectConfig:
         layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
+        look: add to each trajectory token an embedding of the mean of what the patches under its boxes hold, which the
+            paper has not. A fresh token is nearly the same whatever it shows.
         motion: add to each trajectory token an embedding of the way its boxes go, which the paper has not. It otherwise
             shows motion by the order of its boxes alone, of which hardly anything is left in its token.
         relations: add to each trajectory token an embedding of how it goes with respect to other ones, towards them,
@@ -131,6 +133,7 @@ class ObjectConfig:
     layers: int = 2
     tap_from_top: int = 2
     detach_tap: bool = False
+    look: bool = False
     motion: bool = False
     relations: bool = False
     changes: bool = False

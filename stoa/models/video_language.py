@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.actions import ActionEncoder, ActionMotion, Moves
-from stoa.models.changes import ChangeEncoder
 from stoa.models.clip import Clip
 from stoa.models.config import (
     RECOMPUTABLE,
@@ -28,7 +27,8 @@ from stoa.models.config import (
 )
 from stoa.models.fusion import FusionEncoder, FusionPass
 from stoa.models.graph import GraphEncoder
-from stoa.models.motion import MotionEncoder, fit_lines, levers_of
+from stoa.models.looks import ChangeEncoder, LookEncoder
+from stoa.models.motion import Levers, Lines, MotionEncoder, fit_lines, levers_of
 from stoa.models.objects import Boxes, ObjectEncoder, TrajectoryEncoder
 from stoa.models.relations import RelationEncoder
 from stoa.parts import part
@@ -69,8 +69,8 @@ class TextFeatures(NamedTuple):
 
 class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
-    head, a matching head and perhaps an answer head. ``motion``, ``relations`` and ``changes``, if there are any, are
-    added to trajectory tokens, and ``action_motion`` to action tokens; they are compared with words through
+    head, a matching head and perhaps an answer head. ``look``, ``motion``, ``relations`` and ``changes``, if there are
+    any, are added to trajectory tokens, and ``action_motion`` to action tokens; they are compared with words through
     ``word_head`` and ``verb_head``.
 
     Args:
@@ -141,6 +141,8 @@ class VideoLanguageModel(nn.Module):
             self.changes = ChangeEncoder(vision.width, self.clip.joint_width)
         if config.actions.num_tokens and config.actions.motion:
             self.action_motion = ActionMotion(config.actions.num_tokens, self.clip.joint_width)
+        if config.objects.num_trajectories and config.objects.look:
+            self.look = LookEncoder(vision.width, self.clip.joint_width)
         if config.activation_checkpointing != "auto":
             self.recompute(recomputed_parts(config.activation_checkpointing))
 
@@ -206,8 +208,14 @@ class VideoLanguageModel(nn.Module):
             with part("objects"):
                 boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
                 tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
+                if config.objects.look or config.objects.tells_motion:
+                    labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
+                    levers = levers_of(batch.scores_BTK, labels_BTK, labels_BN)
+                if config.objects.look:
+                    tokens_BNd = tokens_BNd + self.look(boxes.pooled_BTKh, levers)
                 if config.objects.tells_motion:
-                    said_BNd = self._what_they_do(boxes, batch, labels_BN)
+                    lines = fit_lines(batch.boxes_BTK4, labels_BTK, levers)
+                    said_BNd = self._what_they_do(boxes, labels_BN, levers, lines)
                     tokens_BNd = tokens_BNd + said_BNd
                     moves = Moves(said_BNd, labels_BN >= 0) if config.actions.motion else None
             groups.append(tokens_BNd)
@@ -222,12 +230,9 @@ class VideoLanguageModel(nn.Module):
             valid.append(valid[0].new_ones(groups[-1].shape[:2]))
         return VideoFeatures(torch.cat(groups, dim=1), torch.cat(valid, dim=1), pooled_Bd, labels_BN, density_B)
 
-    def _what_they_do(self, boxes: Boxes, batch: VideoTextBatch, labels_BN: torch.Tensor) -> torch.Tensor:
+    def _what_they_do(self, boxes: Boxes, labels_BN: torch.Tensor, levers: Levers, lines: Lines) -> torch.Tensor:
         """What is added to the tokens of trajectories (B, N, d); of a fresh one hardly anything else says it."""
         config = self.config.objects
-        labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
-        levers = levers_of(batch.scores_BTK, labels_BTK, labels_BN)
-        lines = fit_lines(batch.boxes_BTK4, labels_BTK, levers)
         said = []
         if config.motion:
             said.append(self.motion(lines))

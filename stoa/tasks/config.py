@@ -115,6 +115,8 @@ class FinetuneConfig:
         task: what for. ``multiple_choice`` is trained as ``retrieval`` is.
         data: to train on.
         questions: a ``.jsonl`` file, or a folder with one a split, for ``answering``.
+        captions: the captions of the clips stand among the questions, so that the model does not forget how clips are
+            described and told apart; for answers that are said.
         max_answers: with ``objectives.answer``, choose among so many, the most frequent of training; null is all.
         num_frames: frames of a clip; null is that of ``run``.
         max_tokens: text length; null is that of ``run``. May be longer, as for paragraphs.
@@ -129,6 +131,7 @@ class FinetuneConfig:
     task: Task
     data: DataConfig = field(default_factory=DataConfig)
     questions: str | None = None
+    captions: bool = False
     max_answers: int | None = None
     num_frames: int | None = None
     max_tokens: int | None = None
@@ -169,6 +172,12 @@ class FinetuneConfig:
                 f"--validation.split is {self.validation.split!r}, which is trained on; name another split"
             )
         said, chosen = self.objectives.plm > 0, self.objectives.answer > 0
+        if self.captions and (self.task != "answering" or not said or self.objectives.vtm):
+            raise ValueError(
+                f"--captions is true, --task {self.task!r}, --objectives.plm {self.objectives.plm} and "
+                f"--objectives.vtm {self.objectives.vtm}; captions stand among questions, whose answers are said and "
+                "which match no clip: task answering with plm above 0 and vtm 0"
+            )
         if self.task == "answering" and said == chosen:
             raise ValueError(
                 f"--objectives.answer is {self.objectives.answer} and --objectives.plm {self.objectives.plm}; this "

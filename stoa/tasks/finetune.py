@@ -53,7 +53,9 @@ def finetune(
     if config.task == "captioning":
         require_scorers()
     objectives = _predicting_as_before(config.objectives, pretrained.objectives)
-    if config.task == "answering":  # a question is the prefix; it is read whole, which a pass that VTM shares does not
+    if config.captions:  # are said from the start, as they are when somebody asks for one
+        objectives = replace(objectives, plm_prefix="start")
+    elif config.task == "answering":  # a question is the prefix, which is read whole: not by a pass that VTM shares
         objectives = replace(objectives, plm_prefix="random")
     with joined(config.training, deepspeed_config, reshaped=reshaped) as process:
         _finetune(config, pretrained, from_folder, objectives, validation_clips, process)
@@ -139,7 +141,7 @@ def _open(config: FinetuneConfig, process: Process, model: ModelConfig) -> tuple
         + (f", the first that lacks it is about {absent[0].clip!r}" if absent else "")
         + ("" if answers is None else f"; {len(answers):,} answers to choose from")
     )
-    return QuestionClips(clips, questions, answers), answers
+    return QuestionClips(clips, questions, answers, captions=config.captions), answers
 
 
 def _questions(config: FinetuneConfig, clips: Clips, split: str) -> tuple[list[QuestionRow], list[QuestionRow]]:

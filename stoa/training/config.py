@@ -15,8 +15,8 @@ class OptimConfig:
     Attributes:
         clip_lr: peak learning rate of the CLIP towers and the temperature.
         new_lr: peak learning rate of everything that is not in CLIP.
-        objects_lr: peak learning rate of the modules of objects, trajectories, their motion, relations and changes, and
-            actions; null is ``new_lr``.
+        objects_lr: peak learning rate of the modules of objects, trajectories, their look, motion, relations and
+            changes, and actions; null is ``new_lr``.
         weight_decay: of matrices; norms, biases, embeddings and the temperature have none.
         beta1: decay of AdamW's mean of gradients.
         beta2: decay of AdamW's mean of their squares.

@@ -12,7 +12,7 @@ from stoa.training.config import OptimConfig
 
 OBJECT_MODULES = tuple(
     f"model.{name}."
-    for name in ("objects", "trajectories", "motion", "relations", "changes", "actions", "action_motion")
+    for name in ("objects", "trajectories", "look", "motion", "relations", "changes", "actions", "action_motion")
 )
 
 

@@ -35,7 +35,7 @@ CASES = {
     "additions": (
         {
             "objects": ObjectConfig(
-                num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True, word_head=True
+                num_trajectories=4, max_boxes=3, look=True, motion=True, relations=True, changes=True, word_head=True
             ),
             "actions": ActionConfig(num_tokens=3, motion=True, word_head=True),
             "joint_last_blocks": 1,

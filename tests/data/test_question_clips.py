@@ -79,6 +79,24 @@ def test_the_fingerprint_tells_questions_answers_and_clips(clips):
     assert QuestionClips(clips, QUESTIONS, ["star"]).fingerprint in prints
 
 
+def test_captions_follow_the_questions(clips):
+    """Every clip once, with a prefix of its own length for an answer and none for a caption."""
+    silent = FileClips([*clips.rows, ClipRow("c", "a.mp4", ())], clips.root)
+    asked = QuestionClips(silent, QUESTIONS, None, captions=True)
+    assert (asked.ids(), asked.caption_counts()) == (["b", "a", "a", "b"], [1, 1, 1, 1])
+    batch = collate([ClipDataset(asked, SHAPE, seed=0).load(i) for i in range(4)]).batch
+    texts = [
+        decode_tokens(row[: int(n)]) for row, n in zip(batch.tokens_BL.tolist(), batch.text_mask_BL.sum(1), strict=True)
+    ]
+    assert texts[1:3] == ["what grows ? red heart", "a caption of a"]
+    assert batch.prefix_B.tolist() == [4, 4, 0, 0]
+    assert set(asked.used_token_ids()) == {
+        *QuestionClips(silent, QUESTIONS, None).used_token_ids(),
+        *clips.used_token_ids(),
+    }
+    assert asked.fingerprint != QuestionClips(silent, QUESTIONS, None).fingerprint
+
+
 def test_answers_are_counted():
     questions = [*QUESTIONS[::-1], ask("c", "who?", "star")]
     assert answer_classes(questions) == ["star", "red heart"]

@@ -287,7 +287,7 @@ def test_what_is_added_to_actions_joins_what_is_there():
     assert torch.equal(model.actions.cls, source.actions.cls)
 
 
-@pytest.mark.parametrize("what", ["motion", "relations", "changes"])
+@pytest.mark.parametrize("what", ["look", "motion", "relations", "changes"])
 def test_what_is_added_to_trajectories_joins_what_is_there(what):
     source = tiny_model(seed=1)
     model = tiny_model(seed=2, objects=ObjectConfig(num_trajectories=4, max_boxes=3, **{what: True}))

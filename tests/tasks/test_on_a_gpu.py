@@ -40,7 +40,9 @@ def trained(shapes) -> TrainedModel:
     torch.manual_seed(0)
     texts = [c for row in read_manifest(shapes / "manifest.jsonl") for c in row.captions]
     texts += [Caption(q.question) for q in read_questions(shapes / "qa" / "test.jsonl")]
-    objects = ObjectConfig(num_trajectories=4, max_boxes=4, motion=True, relations=True, changes=True, word_head=True)
+    objects = ObjectConfig(
+        num_trajectories=4, max_boxes=4, look=True, motion=True, relations=True, changes=True, word_head=True
+    )
     actions = ActionConfig(num_tokens=2, motion=True, word_head=True)
     config = tiny_config(
         objects=objects, actions=actions, graph=GraphConfig(layers=1), num_frames=3, max_tokens=16, num_answers=3

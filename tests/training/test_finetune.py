@@ -216,6 +216,7 @@ def test_the_launcher_puts_the_rank_first(pretrained, data_set, tmp_path, capsys
             ("--task", "answering", "--questions", "x.jsonl", "--data.captions", "all"),
             "--data.captions is 'all' and --task answering",
         ),
+        (("--captions", "true"), "--captions is true, --task 'retrieval'"),
         (("--validation.held_out", "8", "--data.together", "2"), "--validation.held_out is 8 and --data.together 2"),
         (
             ("--objectives.plm", "1", "--objectives.plm_form", "two_stream"),

@@ -54,7 +54,7 @@ def test_a_twin_differs_in_size_alone(method):
     assert big.model.joint_last_blocks == small.model.joint_last_blocks
     for part in ("objects", "actions"):
         a, b = getattr(big.model, part), getattr(small.model, part)
-        switches = ("layers", "tap_from_top", "detach_tap", "motion", "relations", "changes", "word_head")
+        switches = ("layers", "tap_from_top", "detach_tap", "look", "motion", "relations", "changes", "word_head")
         assert [getattr(a, name, None) for name in switches] == [getattr(b, name, None) for name in switches]
 
 
@@ -69,7 +69,7 @@ CONTROLS = {
     ("stoa", "stoa_stgt"): GRAPH,
     ("stoa", "obj_act_ota"): {"objectives.asp", "model.actions.word_head"},
     ("stoa", "stoa_paper"): {
-        *(f"model.objects.{name}" for name in ("motion", "relations", "changes", "word_head")),
+        *(f"model.objects.{name}" for name in ("look", "motion", "relations", "changes", "word_head")),
         *("model.actions.motion", "model.actions.word_head", "objectives.align_loss"),
     },
 }
