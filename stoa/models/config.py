@@ -116,6 +116,9 @@ class ObjectConfig:
         layers: of the trajectory encoder, at most the depth of the vision tower they are initialised from.
         tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
+        residual: boxes enter the trajectory encoder as the patches under them, to which the MLP adds nothing at first,
+            and its [CLS] begins with the mean of the frames', so that a fresh token is of what CLIP's blocks know; the
+            paper has neither.
         look: add to each trajectory token an embedding of the mean of what the patches under its boxes hold, which the
             paper has not. A fresh token is nearly the same whatever it shows.
         motion: add to each trajectory token an embedding of the way its boxes go, which the paper has not. It otherwise
@@ -133,6 +136,7 @@ class ObjectConfig:
     layers: int = 2
     tap_from_top: int = 2
     detach_tap: bool = False
+    residual: bool = False
     look: bool = False
     motion: bool = False
     relations: bool = False

@@ -39,7 +39,7 @@ class Trajectories(NamedTuple):
 class ObjectEncoder(nn.Module):
     """``MLP(MaxPool(RoIAlign(z, box)))`` plus embeddings of box, frame and slot (STOA-VLP).
 
-    The paper pools before the MLP, and so does this.
+    The paper pools before the MLP, and so does this. With ``residual`` the MLP's output is added to what it gets.
     """
 
     def __init__(self, config: ObjectConfig, *, width: int, grid_hw: tuple[int, int], num_frames: int) -> None:
@@ -48,10 +48,16 @@ class ObjectEncoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
         # They lie in [0, 1]: with the default weights all boxes look the same.
         self.box_mlp = coordinate_mlp(width, weight_std=3.0, most_bias=3.0)
-        self.ln_features = nn.LayerNorm(width)
+        self.ln_features = nn.Identity() if config.residual else nn.LayerNorm(width)
         self.ln_box = nn.LayerNorm(width)
         self.frame_embedding = nn.Parameter(POSITION_SCALE * torch.randn(num_frames, 1, width))
         self.slot_embedding = nn.Parameter(0.01 * torch.randn(config.max_boxes, width))
+        if config.residual:
+            last = self.mlp[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            nn.init.constant_(self.ln_box.weight, POSITION_SCALE)
 
     def forward(self, patches_FPh: torch.Tensor, batch: VideoTextBatch) -> Boxes:
         B, T, K, _ = batch.boxes_BTK4.shape
@@ -60,7 +66,10 @@ class ObjectEncoder(nn.Module):
             patches_FPh, batch.boxes_BTK4.flatten(0, 1), valid_BTK.flatten(0, 1), grid_hw=self.grid_hw
         )
         boxes_BTK4 = batch.boxes_BTK4.where(valid_BTK[..., None], 0)
-        features_BTKh = self.ln_features(self.mlp(pooled_FKh)).view(B, T, K, -1)
+        features_FKh = self.ln_features(self.mlp(pooled_FKh))
+        if self.config.residual:
+            features_FKh = pooled_FKh + features_FKh
+        features_BTKh = features_FKh.view(B, T, K, -1)
         features_BTKh = features_BTKh + self.ln_box(self.box_mlp(boxes_BTK4.to(patches_FPh.dtype)))
         features_BTKh = features_BTKh + self.frame_embedding + self.slot_embedding
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK, pooled_FKh.view(B, T, K, -1))
@@ -78,10 +87,23 @@ class TrajectoryEncoder(nn.Module):
         self.cls = nn.Parameter(vision.width**-0.5 * torch.randn(vision.width))
         self.encoder = ClsEncoder(vision, config.layers, "model.objects.layers")
 
-    def forward(self, boxes: Boxes, labels_BTK: torch.Tensor, scores_BTK: torch.Tensor) -> Trajectories:
+    def forward(
+        self,
+        boxes: Boxes,
+        labels_BTK: torch.Tensor,
+        scores_BTK: torch.Tensor,
+        frames_Bh: torch.Tensor | None = None,
+    ) -> Trajectories:
+        """
+        Args:
+            boxes, labels_BTK, scores_BTK: of the clips.
+            frames_Bh: what the [CLS] begins with besides.
+        """
         labels_BS = labels_BTK.where(boxes.valid_BTK, -1).flatten(1)
         labels_BN = top_labels(labels_BS, scores_BTK.flatten(1), self.num_trajectories)
         cls_BNh = self.cls.expand(*labels_BN.shape, -1)
+        if frames_Bh is not None:
+            cls_BNh = cls_BNh + frames_Bh[:, None]
         tokens = torch.cat([cls_BNh, boxes.features_BTKh.flatten(1, 2)], dim=1)
         attend = partial(_within_labels, torch.cat([labels_BN, labels_BS], dim=1))
         tokens_BNd = self.encoder(tokens, self.num_trajectories, attend)

@@ -206,8 +206,10 @@ class VideoLanguageModel(nn.Module):
         labels_BN, boxes, moves = batch.labels_BTK.new_empty(B, 0), None, None
         if "objects" in taps:
             with part("objects"):
-                boxes = self.objects(tokens_BTSh["objects"].flatten(0, 1)[:, 1:], batch)
-                tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
+                tapped_BTSh = tokens_BTSh["objects"]
+                boxes = self.objects(tapped_BTSh.flatten(0, 1)[:, 1:], batch)
+                frames_Bh = tapped_BTSh[:, :, 0].mean(dim=1) if config.objects.residual else None
+                tokens_BNd, labels_BN = self.trajectories(boxes, batch.labels_BTK, batch.scores_BTK, frames_Bh)
                 if config.objects.look or config.objects.tells_motion:
                     labels_BTK = batch.labels_BTK.where(boxes.valid_BTK, -1)
                     levers = levers_of(batch.scores_BTK, labels_BTK, labels_BN)

@@ -21,7 +21,11 @@ TURNED_OFF = [
         "model.objects.motion=true model.objects.relations=true model.objects.word_head=true",
     ),
     ("train", "model.actions.num_tokens=0", "model.actions.layers=1 model.actions.tap_from_top=3"),
-    ("train", "model.objects.num_trajectories=0", "model.objects.look=true model.objects.changes=true"),
+    (
+        "train",
+        "model.objects.num_trajectories=0",
+        "model.objects.residual=true model.objects.look=true model.objects.changes=true",
+    ),
     ("train", "model.actions.num_tokens=0", "model.actions.detach_tap=true model.actions.motion=true"),
     ("train", "objectives.ota=0", "model.objects.word_head=true"),
     ("train", "objectives.asp=0", "model.actions.word_head=true"),

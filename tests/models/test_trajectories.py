@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stoa.models.config import ObjectConfig
 from stoa.models.layers import masked
 from stoa.models.objects import Boxes, TrajectoryEncoder, top_labels, usable_boxes
+from stoa.ops import roi_align_max
 
 
 def dense_trajectories(encoder: TrajectoryEncoder, boxes: Boxes, labels_BTK, labels_BN):
@@ -166,6 +167,39 @@ def test_encoders_start_as_the_top_of_the_tower():
     model.start_from_towers()
     assert torch.equal(model.actions.encoder.proj, model.clip.visual.proj)
     assert torch.equal(model.trajectories.encoder.blocks[-1].ln_1.weight, model.clip.visual.blocks[-1].ln_1.weight)
+
+
+@torch.no_grad()
+def test_with_residual_a_fresh_token_is_what_the_tower_makes_of_its_boxes():
+    """But for the embeddings: the tower's own top, on the mean [CLS] of the frames and the patches under the boxes."""
+    objects = ObjectConfig(num_trajectories=4, max_boxes=3, residual=True)
+    model, batch = tiny_model(objects=objects), random_batch(4)
+    for embedding in (
+        *(model.trajectories.cls, model.objects.frame_embedding, model.objects.slot_embedding),
+        *(model.objects.ln_box.weight, model.objects.ln_box.bias),
+    ):
+        embedding.zero_()
+    found = model.encode_video(batch)
+    tower, frames = model.clip.visual, batch.frames_BTCHW.shape[1]
+    _, tapped = model.clip.encode_frames(batch.frames_BTCHW, frozenset({len(tower.blocks) - 2}))
+    tokens_BTSh = next(iter(tapped.values())).unflatten(0, (len(batch), frames))
+    there_BTK = usable_boxes(batch.boxes_BTK4, batch.labels_BTK)
+    pooled_FKh, _ = roi_align_max(
+        *(tokens_BTSh.flatten(0, 1)[:, 1:], batch.boxes_BTK4.flatten(0, 1), there_BTK.flatten(0, 1)),
+        grid_hw=tower.grid_hw,
+    )
+    pooled_BTKh = pooled_FKh.unflatten(0, (len(batch), frames))
+    for clip, labels_N in enumerate(found.trajectory_labels_BN):
+        for number, label in enumerate(labels_N.tolist()):
+            token_d = model.group(found, "objects")[clip, number]
+            if label < 0:
+                assert not token_d.any()
+                continue
+            own_TK = there_BTK[clip] & (batch.labels_BTK[clip] == label)
+            x_1Sh = torch.cat([tokens_BTSh[clip, :, 0].mean(dim=0)[None], pooled_BTKh[clip][own_TK]])[None]
+            for block in tower.blocks[-2:]:
+                x_1Sh = block(x_1Sh)
+            torch.testing.assert_close(token_d, tower.ln_post(x_1Sh[0, 0]) @ tower.proj, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,17 @@ def test_a_twin_differs_in_size_alone(method):
     assert big.model.joint_last_blocks == small.model.joint_last_blocks
     for part in ("objects", "actions"):
         a, b = getattr(big.model, part), getattr(small.model, part)
-        switches = ("layers", "tap_from_top", "detach_tap", "look", "motion", "relations", "changes", "word_head")
+        switches = (
+            "layers",
+            "tap_from_top",
+            "detach_tap",
+            "residual",
+            "look",
+            "motion",
+            "relations",
+            "changes",
+            "word_head",
+        )
         assert [getattr(a, name, None) for name in switches] == [getattr(b, name, None) for name in switches]
 
 
