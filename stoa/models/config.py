@@ -117,8 +117,8 @@ class ObjectConfig:
         tap_from_top: the patch tokens pooled are the output of vision block ``depth - tap_from_top``.
         detach_tap: let no gradient through the tap.
         residual: boxes enter the trajectory encoder as the patches under them, to which the MLP adds nothing at first,
-            and its [CLS] begins with the mean of the frames', so that a fresh token is of what CLIP's blocks know; the
-            paper has neither.
+            and its [CLS] begins with the mean of the frames', so that a fresh token is of what CLIP's blocks know, if
+            ``layers`` is ``tap_from_top``; the paper has neither.
         look: add to each trajectory token an embedding of the mean of what the patches under its boxes hold, which the
             paper has not. A fresh token is nearly the same whatever it shows.
         motion: add to each trajectory token an embedding of the way its boxes go, which the paper has not. It otherwise

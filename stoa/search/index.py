@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ class FileState(NamedTuple):
     """A video as it was when it was indexed.
 
     Attributes:
-        number: of the file, which no other one of the index ever has.
+        number: of the file, which no other one ever has in an index of this folder.
         video: path, from the folder of videos.
         size_bytes, mtime_ns: by which a change is seen.
         windows: that were indexed.
@@ -158,29 +159,40 @@ class Index:
             )
         return index
 
-    def changed(self) -> bool:
-        """Whether another one has called :meth:`finish` since this was opened."""
-        return _stamp(self.folder / f"{self.model}.json") != self._facts_as_read
+    def finished_since(self) -> Index | None:
+        """This index, if another one has called :meth:`finish` since it was opened. One that is of other videos now, or
+        is being made anew, is not.
+
+        Raises:
+            ValueError, OSError: it cannot be read, or is gone.
+        """
+        path = self.folder / f"{self.model}.json"
+        if _stamp(path) == self._facts_as_read or _read_facts(path)["threshold"] is None:
+            return None
+        now = Index(self.folder, self.model, self.width)
+        return now if now.sources.videos == self.sources.videos else None
 
     def files(self) -> dict[str, FileState]:
         """By path, those that are done."""
-        return {row["video"]: FileState(**row) for row in self._files.to_arrow().to_pylist()}
+        return {row["video"]: FileState(**row) for row in _read(self._files).to_pylist()}
 
     def begun(self) -> dict[tuple[str, int, int], Begun]:
         """By path, size and time of change: files with windows, those of a call that was ended too."""
         found: dict[tuple[str, int, int], Begun] = {}
         names = ["video", "size_bytes", "mtime_ns", "file", "start_seconds", "end_seconds"]
-        columns = self._windows.to_arrow().select(names)
+        columns = _read(self._windows).select(names)
         for video, size, changed, number, start, end in zip(*(column.to_pylist() for column in columns), strict=True):
             found.setdefault((video, size, changed), Begun(number, set())).windows.add(Window(start, end))
         return found
 
     def next_number(self) -> int:
-        """For a file that has none. Of files that are gone numbers are in use no more, but not given again."""
+        """For a file that has none. Those of files that are gone, or of an index that was deleted, are not given again,
+        since a page may still show them: numbers follow the clock, in milliseconds."""
         import pyarrow.compute as pc
 
-        taken = [table.to_arrow()[name] for table, name in ((self._files, "number"), (self._windows, "file"))]
-        return 1 + max((pc.max(column).as_py() for column in taken if len(column)), default=-1)
+        taken = [_read(table)[name] for table, name in ((self._files, "number"), (self._windows, "file"))]
+        largest = max((pc.max(column).as_py() for column in taken if len(column)), default=-1)
+        return max(1 + largest, time.time_ns() // 1_000_000)
 
     def add_windows(self, rows: Sequence[tuple[FileState, Window]], vectors_Wd: np.ndarray) -> None:
         """Commit windows."""
@@ -221,7 +233,7 @@ class Index:
     def remove_leftovers(self, kept: Iterable[int]) -> None:
         """Windows of files that are neither done nor, by their numbers, among ``kept``."""
         known = {file.number for file in self.files().values()} | set(kept)
-        left = sorted(set(self._windows.to_arrow()["file"].to_pylist()) - known)
+        left = sorted(set(_read(self._windows)["file"].to_pylist()) - known)
         if left:
             with self._writing():
                 self._windows.delete(f"file IN ({', '.join(map(str, left))})")
@@ -237,7 +249,7 @@ class Index:
 
     def vectors(self) -> Vectors:
         """All windows of files that are done, to search in."""
-        table = self._windows.to_arrow()
+        table = _read(self._windows)
         done = {state.number for state in self.files().values()}
         files_W = table["file"].to_numpy()
         vectors_Wd = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -279,6 +291,21 @@ def _table(database: lancedb.DBConnection, folder: Path, name: str, schema: pa.S
         first = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder} holds an index that cannot be read ({first}); delete it and index anew") from None
     return table
+
+
+def _read(table: Any) -> pa.Table:
+    """All rows.
+
+    Raises:
+        ValueError: a file of it is damaged or gone.
+    """
+    try:
+        return table.to_arrow()
+    except (OSError, RuntimeError, ValueError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the table {table.name} of an index cannot be read ({first}); index the videos anew"
+        ) from None
 
 
 def _window_schema(width: int) -> pa.Schema:

@@ -51,6 +51,15 @@ class Found:
     also: tuple[Place, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An index as it was read: its files by number, and its windows."""
+
+    index: Index
+    files: dict[int, FileState]
+    vectors: Vectors
+
+
 class Searcher:
     """An index in memory, for any number of questions.
 
@@ -64,24 +73,27 @@ class Searcher:
 
     def __init__(self, index: Index, model: Model) -> None:
         self.model = model
-        self._read(index)
+        self.held = _read(index)
+
+    @property
+    def index(self) -> Index:
+        return self.held.index
+
+    @property
+    def files(self) -> dict[int, FileState]:
+        return self.held.files
+
+    @property
+    def vectors(self) -> Vectors:
+        return self.held.vectors
 
     def renew(self) -> None:
-        """Read the index again if a call of ``stoa index`` has ended since. One that is gone, holds nothing any more or
-        is of another folder now stays what it was."""
-        if self.index.changed():
-            with contextlib.suppress(ValueError):
-                now = Index(self.index.folder, self.index.model, self.index.width)
-                if now.sources.videos == self.index.sources.videos:
-                    self._read(now)
-
-    def _read(self, index: Index) -> None:
-        files, vectors = {file.number: file for file in index.files().values()}, index.vectors()
-        if not len(vectors.files_W):
-            raise ValueError(f"the index of {index.sources.videos} holds no windows; index a folder with videos")
-        self.index: Index = index
-        self.files: dict[int, FileState] = files
-        self.vectors: Vectors = vectors
+        """Read the index again if a call of ``stoa index`` has ended since. One that is gone, cannot be read, holds
+        nothing any more or is of another folder now stays what it was."""
+        with contextlib.suppress(ValueError, OSError):
+            now = self.index.finished_since()
+            if now is not None:
+                self.held = _read(now)
 
     def by_text(self, text: str, *, top_k: int = 5, rerank: int = 10) -> list[Found]:
         """The windows that fit a text best.
@@ -125,6 +137,10 @@ class Searcher:
         state = self.files.get(file)
         if state is None:
             raise ValueError(f"file {file} is not in the index")
+        return self.clip_of(state, start_seconds, end_seconds)
+
+    def clip_of(self, state: FileState, start_seconds: float | None = None, end_seconds: float | None = None) -> Clip:
+        """As :meth:`clip`, of a video that was in the index, which may have been read again since."""
         return Clip(
             video=self.index.sources.videos / state.video,
             start_seconds=start_seconds,
@@ -134,14 +150,16 @@ class Searcher:
 
     def _nearest(self, query_d: np.ndarray, count: int) -> list[Found]:
         """The best windows, without those that repeat one of them."""
-        cosines_W = self.vectors.cosines(query_d)
+        held = self.held
+        cosines_W = held.vectors.cosines(query_d)
         found: list[Found] = []
         chosen: list[int] = []
         for window in _descending(cosines_W):
-            file, place = int(self.vectors.files_W[window]), self._place(window)
+            file = int(held.vectors.files_W[window])
+            place = Place(held.files[file].video, *held.vectors.parts_W2[window].tolist())
             if any(hit.file == file and _overlap(hit.place, place) for hit in found):
                 continue
-            same = self.vectors.vectors_Wd[chosen] @ self.vectors.vectors_Wd[window] > SAME
+            same = held.vectors.vectors_Wd[chosen] @ held.vectors.vectors_Wd[window] > SAME
             if same.any():
                 first = int(same.argmax())
                 found[first] = replace(found[first], also=(*found[first].also, place))
@@ -152,10 +170,6 @@ class Searcher:
             found.append(Found(file, place, cosine, cosine, None, False))
             chosen.append(window)
         return found
-
-    def _place(self, window: int) -> Place:
-        start, end = self.vectors.parts_W2[window].tolist()
-        return Place(self.files[int(self.vectors.files_W[window])].video, start, end)
 
     def _reranked(self, text: str, found: Sequence[Found]) -> list[Found]:
         """In the order of the matching head, with the cosine's part in it. What has gone since, or cannot be read any
@@ -181,6 +195,13 @@ class Searcher:
         except ValueError:
             return False
         return True
+
+
+def _read(index: Index) -> Held:
+    files, vectors = {file.number: file for file in index.files().values()}, index.vectors()
+    if not len(vectors.files_W):
+        raise ValueError(f"the index of {index.sources.videos} holds no windows; index a folder with videos")
+    return Held(index, files, vectors)
 
 
 def _require_count(top_k: int) -> None:

@@ -69,4 +69,4 @@ class Desk:
 
     def _clip(self, part: Part) -> Clip:
         self._library.require(part.file)
-        return self.searcher.clip(part.file.number, part.window.start_seconds, part.window.end_seconds)
+        return self.searcher.clip_of(part.file, part.window.start_seconds, part.window.end_seconds)

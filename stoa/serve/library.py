@@ -63,7 +63,7 @@ class Library:
             Refused: there is none.
         """
         state, window = self.state(number), Window(start_seconds, end_seconds)
-        vectors = self._searcher.vectors
+        vectors = self._searcher.vectors  # maybe of a later reading than the state: then no window is there
         if not (vectors.parts_W2[vectors.files_W == state.number] == np.array(window)).all(axis=1).any():
             raise Refused(404, "The index has no such window of this video.")
         return Part(state, window)

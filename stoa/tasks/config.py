@@ -115,12 +115,13 @@ class FinetuneConfig:
         task: what for. ``multiple_choice`` is trained as ``retrieval`` is.
         data: to train on.
         questions: a ``.jsonl`` file, or a folder with one a split, for ``answering``.
-        captions: the captions of the clips stand among the questions, so that the model does not forget how clips are
-            described and told apart; for answers that are said.
+        keep_captions: the captions of all clips stand among the questions, so that the model does not forget how clips
+            are described, and by the likelihood told apart; for answers that are said.
         max_answers: with ``objectives.answer``, choose among so many, the most frequent of training; null is all.
         num_frames: frames of a clip; null is that of ``run``.
         max_tokens: text length; null is that of ``run``. May be longer, as for paragraphs.
-        epochs: passes over the clips or questions; null leaves it to ``training.max_steps``.
+        epochs: passes over the clips, or the questions with what stands among them; null leaves it to
+            ``training.max_steps``.
         objectives: ``answering`` chooses with ``answer`` and says its answers with ``plm``. ``plm_form`` and
             ``null_token`` are those of ``run``.
         training: how.
@@ -131,7 +132,7 @@ class FinetuneConfig:
     task: Task
     data: DataConfig = field(default_factory=DataConfig)
     questions: str | None = None
-    captions: bool = False
+    keep_captions: bool = False
     max_answers: int | None = None
     num_frames: int | None = None
     max_tokens: int | None = None
@@ -172,11 +173,12 @@ class FinetuneConfig:
                 f"--validation.split is {self.validation.split!r}, which is trained on; name another split"
             )
         said, chosen = self.objectives.plm > 0, self.objectives.answer > 0
-        if self.captions and (self.task != "answering" or not said or self.objectives.vtm):
+        paired = self.objectives.vtc > 0 or self.objectives.vtm > 0
+        if self.keep_captions and (self.task != "answering" or not said or paired):
             raise ValueError(
-                f"--captions is true, --task {self.task!r}, --objectives.plm {self.objectives.plm} and "
-                f"--objectives.vtm {self.objectives.vtm}; captions stand among questions, whose answers are said and "
-                "which match no clip: task answering with plm above 0 and vtm 0"
+                f"--keep_captions is true, --task {self.task!r}, and under --objectives plm {self.objectives.plm}, vtc "
+                f"{self.objectives.vtc} and vtm {self.objectives.vtm}; captions stand among questions, whose answers "
+                "are said and which fit many clips: task answering, plm above 0, vtc and vtm 0"
             )
         if self.task == "answering" and said == chosen:
             raise ValueError(

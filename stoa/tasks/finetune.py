@@ -53,7 +53,7 @@ def finetune(
     if config.task == "captioning":
         require_scorers()
     objectives = _predicting_as_before(config.objectives, pretrained.objectives)
-    if config.captions:  # are said from the start, as they are when somebody asks for one
+    if config.keep_captions:  # are said from the start, as they are when somebody asks for one
         objectives = replace(objectives, plm_prefix="start")
     elif config.task == "answering":  # a question is the prefix, which is read whole: not by a pass that VTM shares
         objectives = replace(objectives, plm_prefix="random")
@@ -141,7 +141,10 @@ def _open(config: FinetuneConfig, process: Process, model: ModelConfig) -> tuple
         + (f", the first that lacks it is about {absent[0].clip!r}" if absent else "")
         + ("" if answers is None else f"; {len(answers):,} answers to choose from")
     )
-    return QuestionClips(clips, questions, answers, captions=config.captions), answers
+    asked = QuestionClips(clips, questions, answers, captions=config.keep_captions)
+    if config.keep_captions:
+        process.console.say(f"{len(asked) - len(questions):,} clips with their captions stand among them")
+    return asked, answers
 
 
 def _questions(config: FinetuneConfig, clips: Clips, split: str) -> tuple[list[QuestionRow], list[QuestionRow]]:

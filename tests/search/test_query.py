@@ -1,5 +1,6 @@
 """What is found, and how sure it is."""
 
+import json
 import shutil
 
 import numpy as np
@@ -186,8 +187,55 @@ def test_an_index_is_read_again_once_it_has_changed(videos, model, monkeypatch):
     names = {file.video for file in searcher.files.values()}
     assert "again.mp4" in names and "1.mp4" not in names
     assert set(searcher.vectors.files_W.tolist()) == set(searcher.files)
-    assert not searcher.index.changed()
+    assert searcher.index.finished_since() is None
     shutil.rmtree(searcher.index.folder)
     searcher.renew()
     assert {file.video for file in searcher.files.values()} == names
     assert searcher.by_text("a light grows", rerank=0)
+
+
+def lose_a_file(folder):
+    next((folder / next(folder.glob("windows-*")) / "data").iterdir()).unlink()
+
+
+def begin_anew(folder):
+    """As another process does that has not got far."""
+    (facts,) = folder.glob("*.json")
+    told = json.loads(facts.read_text()) | {"threshold": None}
+    shutil.rmtree(folder)
+    folder.mkdir()
+    facts.write_text(json.dumps(told))
+
+
+def be_of_other_videos(folder):
+    (facts,) = folder.glob("*.json")
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"videos": "../elsewhere"}))
+
+
+@pytest.mark.parametrize("change", [lose_a_file, begin_anew, be_of_other_videos], ids=lambda f: f.__name__)
+def test_what_cannot_take_its_place_leaves_an_index_as_it_was(change, videos, model):
+    searcher = Searcher(indexed(videos, model)[0], model)
+    before, folder = searcher.held, searcher.index.folder
+    indexed(videos, model)
+    change(folder)
+    left = sorted(folder.rglob("*"))
+    searcher.renew()
+    assert searcher.held is before and sorted(folder.rglob("*")) == left
+    assert searcher.by_text("a light grows")
+
+
+def test_no_number_is_given_twice(videos, model):
+    """Not that of the last file, nor those of an index that was deleted; a clip is asked for by its own file."""
+    searcher = Searcher(indexed(videos, model)[0], model)
+    given = dict(searcher.files)
+    last = given[max(given)]
+    (videos / last.video).unlink()
+    shutil.copy(videos / "0.mp4", videos / "new.mp4")
+    indexed(videos, model)
+    searcher.renew()
+    assert max(given) not in searcher.files and len(searcher.files.keys() - given.keys()) == 1
+    assert searcher.clip_of(last).video == videos / last.video
+    given |= searcher.files
+    shutil.rmtree(searcher.index.folder)
+    index, _ = indexed(videos, model)
+    assert not given.keys() & {file.number for file in index.files().values()}

@@ -92,6 +92,17 @@ def test_what_is_indexed_meanwhile_is_found(served):
     assert answer.content == (served.videos / "new.mp4").read_bytes()
 
 
+def test_a_card_of_what_is_gone_shows_nothing_else(served):
+    """The page still has it when another file comes into the index."""
+    old = max(served.numbers, key=served.numbers.get)
+    (served.videos / old).unlink()
+    noise_video(served.videos / "new.mp4", 5)
+    update(open_index(served.videos, served.searcher.model), served.searcher.model)
+    served.client.get("/?q=something")
+    answer = served.client.post(f"/videos/{served.numbers[old]}/caption", json={"start": 0.0, "end": 1.0})
+    assert answer.status_code == 404 and answer.json() == {"error": "No video has this number."}
+
+
 def test_few_parts_are_kept(served, tmp_path):
     library, folder = Library(served.searcher), tmp_path / "parts"
     folder.mkdir()

@@ -124,7 +124,9 @@ def is_begun_again_without_its_checkpoints(again, output):
     ],
 )
 def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
-    out, _ = finetune(tmp_path, data_set, pretrained, task)
+    kept = ("--keep_captions", "true") if task == "answering_said" else ()
+    out, _ = finetune(tmp_path, data_set, pretrained, task, more=kept)
+    assert ("48 clips with their captions stand among them" in out) == bool(kept)
     output, name = tmp_path / task, "answering" if task.startswith("answering") else task
     assert f"{name}: starts from {checkpoint.find(pretrained)}, step 2" in out
 
@@ -147,6 +149,8 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     before = {"asp", "mlm", "ota", "plm", "vtc", "vtm"}
     assert set(facts["losses"]) == before | ({"answer"} if task == "answering" else set())
     assert (facts["answers"] is None) == (task != "answering")
+    if name == "answering":
+        assert facts["config"]["objectives"]["plm_prefix"] == ("start" if kept else "random")
     assert stoa.load(output).knows_questions == (name == "answering")
 
     questions = ["--questions", str(data_set / "qa")] if name == "answering" else []
@@ -164,7 +168,7 @@ def test_a_task(task, called_again, pretrained, data_set, tmp_path, capsys):
     assert "protocol" in capsys.readouterr().out
 
     def again(*more: str, code: int = 0) -> tuple[str, str]:
-        return finetune(tmp_path, data_set, pretrained, task, more=more, code=code)
+        return finetune(tmp_path, data_set, pretrained, task, more=(*kept, *more), code=code)
 
     called_again(again, output)
 
@@ -205,6 +209,9 @@ def test_the_launcher_puts_the_rank_first(pretrained, data_set, tmp_path, capsys
     assert "--epochs is 0.0; expected more than 0" in capsys.readouterr().err
 
 
+KEEPING = ("--objectives.plm", "1", "--objectives.vtc", "0", "--objectives.vtm", "0", "--objectives.answer", "0")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -216,7 +223,14 @@ def test_the_launcher_puts_the_rank_first(pretrained, data_set, tmp_path, capsys
             ("--task", "answering", "--questions", "x.jsonl", "--data.captions", "all"),
             "--data.captions is 'all' and --task answering",
         ),
-        (("--captions", "true"), "--captions is true, --task 'retrieval'"),
+        (("--keep_captions", "true"), "--keep_captions is true, --task 'retrieval'"),
+        *(
+            (
+                ("--task", "answering", "--questions", "x.jsonl", "--keep_captions", "true", *KEEPING, name, "1"),
+                f"--keep_captions is true, --task 'answering', and .* {name[-3:]} 1.0",
+            )
+            for name in ("--objectives.vtc", "--objectives.vtm")
+        ),
         (("--validation.held_out", "8", "--data.together", "2"), "--validation.held_out is 8 and --data.together 2"),
         (
             ("--objectives.plm", "1", "--objectives.plm_form", "two_stream"),
