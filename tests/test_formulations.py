@@ -148,10 +148,11 @@ def test_masked_copies_equal_packed_trajectories(layers: int) -> None:
     model = tiny_model(objects=ObjectConfig(num_trajectories=4, max_boxes=BOXES, layers=layers)).double()
     batch = random_batch(3)
     boxes = model.objects(torch.randn(6, 16, model.clip.visual.width, dtype=torch.float64), batch)
-    ours = model.trajectories(boxes, batch.labels_BTK, batch.scores_BTK)
-    copies = MaskedCopies(model.trajectories)(boxes, batch.labels_BTK, batch.scores_BTK)
-    torch.testing.assert_close(copies.tokens_BNd, ours.tokens_BNd)
-    assert copies.labels_BN.equal(ours.labels_BN)
+    for frames in (torch.randn(3, model.clip.visual.width, dtype=torch.float64), None):
+        ours = model.trajectories(boxes, batch.labels_BTK, batch.scores_BTK, frames)
+        copies = MaskedCopies(model.trajectories)(boxes, batch.labels_BTK, batch.scores_BTK, frames)
+        torch.testing.assert_close(copies.tokens_BNd, ours.tokens_BNd)
+        assert copies.labels_BN.equal(ours.labels_BN)
     first = MaskedCopies(model.trajectories, layers=1)(boxes, batch.labels_BTK, batch.scores_BTK)
     assert torch.allclose(first.tokens_BNd, ours.tokens_BNd) == (layers == 1)
 

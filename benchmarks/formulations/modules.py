@@ -52,10 +52,12 @@ class AlignedObjects(nn.Module):
         rows, columns = own.grid_hw
         corners = boxes_BTK4.flatten(0, 1) * boxes_BTK4.new_tensor([columns, rows, columns, rows])
         bins_nhyx = roi_align(maps_Fhyx, list(corners), own.grid_hw, 1.0, sampling_ratio=-1, aligned=True)
+        pooled_BTKh = bins_nhyx.flatten(2).amax(dim=-1).view(*valid_BTK.shape, -1).where(valid_BTK[..., None], 0)
         features_BTKh = own.ln_features(self.pooled(bins_nhyx)).view(*valid_BTK.shape, -1)
+        if own.config.residual:
+            features_BTKh = features_BTKh + pooled_BTKh
         features_BTKh = features_BTKh + own.ln_box(own.box_mlp(boxes_BTK4))
         features_BTKh = features_BTKh + own.frame_embedding + own.slot_embedding
-        pooled_BTKh = bins_nhyx.flatten(2).amax(dim=-1).view(*valid_BTK.shape, -1).where(valid_BTK[..., None], 0)
         return Boxes(features_BTKh.where(valid_BTK[..., None], 0), valid_BTK, pooled_BTKh)
 
     def pooled(self, bins_nhyx: torch.Tensor) -> torch.Tensor:
@@ -76,15 +78,25 @@ class MaskedCopies(nn.Module):
         self.source = source
         self.encoder = WholeSequences(source.encoder, layers)
 
-    def forward(self, boxes: Boxes, labels_BTK: torch.Tensor, scores_BTK: torch.Tensor) -> Trajectories:
+    def forward(
+        self,
+        boxes: Boxes,
+        labels_BTK: torch.Tensor,
+        scores_BTK: torch.Tensor,
+        frames_Bh: torch.Tensor | None = None,
+    ) -> Trajectories:
         labels_BS = labels_BTK.where(boxes.valid_BTK, -1).flatten(1)
         labels_BN = top_labels(labels_BS, scores_BTK.flatten(1), self.source.num_trajectories)
         exists_BN1 = (labels_BN >= 0)[..., None]
         own_BNS = (labels_BN[:, :, None] == labels_BS[:, None, :]) & exists_BN1
         seen = torch.cat([torch.ones_like(exists_BN1), own_BNS], dim=2).flatten(0, 1)
         features_BSh = boxes.features_BTKh.flatten(1, 2)
-        cls = self.source.cls.expand(len(seen), 1, -1)
-        copies = torch.cat([cls, features_BSh.repeat_interleave(labels_BN.shape[1], dim=0)], dim=1)
+        cls_BNh = self.source.cls.expand(*labels_BN.shape, -1)
+        if frames_Bh is not None:
+            cls_BNh = cls_BNh + frames_Bh[:, None]
+        copies = torch.cat(
+            [cls_BNh.flatten(0, 1)[:, None], features_BSh.repeat_interleave(labels_BN.shape[1], dim=0)], dim=1
+        )
         tokens_BNd = self.encoder(copies, 1, masked(seen[:, None, None])).view(*labels_BN.shape, -1)
         return Trajectories(tokens_BNd.where(exists_BN1, 0), labels_BN)
 

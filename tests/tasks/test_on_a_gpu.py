@@ -41,7 +41,14 @@ def trained(shapes) -> TrainedModel:
     texts = [c for row in read_manifest(shapes / "manifest.jsonl") for c in row.captions]
     texts += [Caption(q.question) for q in read_questions(shapes / "qa" / "test.jsonl")]
     objects = ObjectConfig(
-        num_trajectories=4, max_boxes=4, look=True, motion=True, relations=True, changes=True, word_head=True
+        num_trajectories=4,
+        max_boxes=4,
+        residual=True,
+        look=True,
+        motion=True,
+        relations=True,
+        changes=True,
+        word_head=True,
     )
     actions = ActionConfig(num_tokens=2, motion=True, word_head=True)
     config = tiny_config(
