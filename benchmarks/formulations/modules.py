@@ -91,12 +91,8 @@ class MaskedCopies(nn.Module):
         own_BNS = (labels_BN[:, :, None] == labels_BS[:, None, :]) & exists_BN1
         seen = torch.cat([torch.ones_like(exists_BN1), own_BNS], dim=2).flatten(0, 1)
         features_BSh = boxes.features_BTKh.flatten(1, 2)
-        cls_BNh = self.source.cls.expand(*labels_BN.shape, -1)
-        if frames_Bh is not None:
-            cls_BNh = cls_BNh + frames_Bh[:, None]
-        copies = torch.cat(
-            [cls_BNh.flatten(0, 1)[:, None], features_BSh.repeat_interleave(labels_BN.shape[1], dim=0)], dim=1
-        )
+        cls = self.source.first_tokens(labels_BN, frames_Bh).flatten(0, 1)[:, None]
+        copies = torch.cat([cls, features_BSh.repeat_interleave(labels_BN.shape[1], dim=0)], dim=1)
         tokens_BNd = self.encoder(copies, 1, masked(seen[:, None, None])).view(*labels_BN.shape, -1)
         return Trajectories(tokens_BNd.where(exists_BN1, 0), labels_BN)
 

@@ -101,13 +101,16 @@ class TrajectoryEncoder(nn.Module):
         """
         labels_BS = labels_BTK.where(boxes.valid_BTK, -1).flatten(1)
         labels_BN = top_labels(labels_BS, scores_BTK.flatten(1), self.num_trajectories)
-        cls_BNh = self.cls.expand(*labels_BN.shape, -1)
-        if frames_Bh is not None:
-            cls_BNh = cls_BNh + frames_Bh[:, None]
+        cls_BNh = self.first_tokens(labels_BN, frames_Bh)
         tokens = torch.cat([cls_BNh, boxes.features_BTKh.flatten(1, 2)], dim=1)
         attend = partial(_within_labels, torch.cat([labels_BN, labels_BS], dim=1))
         tokens_BNd = self.encoder(tokens, self.num_trajectories, attend)
         return Trajectories(tokens_BNd.where((labels_BN >= 0)[..., None], 0), labels_BN)
+
+    def first_tokens(self, labels_BN: torch.Tensor, frames_Bh: torch.Tensor | None) -> torch.Tensor:
+        """The [CLS] of each trajectory, (B, N, h)."""
+        cls_BNh = self.cls.expand(*labels_BN.shape, -1)
+        return cls_BNh if frames_Bh is None else cls_BNh + frames_Bh[:, None]
 
 
 def usable_boxes(boxes_BTK4: torch.Tensor, labels_BTK: torch.Tensor) -> torch.Tensor:
