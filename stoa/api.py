@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.data.decoding.guard import Guard
 from stoa.data.text import encode_caption
 from stoa.manifest import Caption
 from stoa.models.config import ModelConfig
@@ -31,7 +32,7 @@ from stoa.tasks.config import GenerationConfig
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.explain import explain
 from stoa.tasks.explanation import Explanation
-from stoa.tasks.inputs import Clip, VideoInput, VideoInputs, read_inputs
+from stoa.tasks.inputs import Clip, VideoInput, VideoInputs, guard_for_inputs, read_inputs
 from stoa.tasks.opened import open_model
 from stoa.tasks.tagging import TaggedCaption, tag_caption
 from stoa.tasks.trained import TrainedModel
@@ -107,6 +108,7 @@ class Model:
     def __init__(self, trained: TrainedModel, abilities: Abilities, task: str | None = None) -> None:
         self.trained, self.abilities, self.task = trained, abilities, task
         self.batch_size, self.num_workers, self.generation = 16, 0, GenerationConfig()
+        self._idle_guards: list[Guard] = []
 
     @property
     def device(self) -> torch.device:
@@ -286,14 +288,17 @@ class Model:
     def _read(self, videos: Sequence[VideoInput], progress: bool) -> Iterator[Read]:
         if not videos:
             raise ValueError("no videos are given; expected at least one")
-        return read_inputs(
+        guard = self._idle_guards.pop() if self._idle_guards else guard_for_inputs()  # each thread its own
+        yield from read_inputs(
             videos,
             self.trained.model.config,
             self.trained.side,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
+            guard=guard,
             progress=progress,
         )
+        self._idle_guards.append(guard)  # one that was interrupted may still be at work, and ends
 
     @torch.inference_mode()
     def _features(self, batch: VideoTextBatch) -> VideoFeatures:

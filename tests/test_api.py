@@ -4,8 +4,10 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from multiprocessing.connection import Connection
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from crafted import boxes
@@ -89,6 +91,39 @@ def test_parts_and_batches(model, videos):
     model.batch_size, model.num_workers = 16, 0
     part = stoa.Clip(video=videos[0], start_seconds=0.0, end_seconds=0.5)
     assert not torch.allclose(model.embed_video(part), whole[0])
+
+
+def decoding() -> set[int]:
+    """The processes of this one in which videos are decoded."""
+    helpers = (p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE)
+    return {p.pid for p in helpers if "stoa.data.decoding.guard" in p.cmdline()}
+
+
+def test_one_process_decodes_for_all_calls(run, videos):
+    """To start it takes longer than to read a clip."""
+    before, model = decoding(), stoa.load(run, device="cpu")
+    first = model.embed_video(videos[0])
+    (helper,) = decoding() - before
+    vectors = [model.embed_video(video) for video in videos]
+    assert decoding() - before == {helper}
+    torch.testing.assert_close(vectors[0], first, rtol=0, atol=0)
+    assert len({tuple(vector.tolist()) for vector in vectors}) == len(videos)
+    del model
+    assert decoding() == before
+
+
+def test_a_call_that_was_interrupted_answers_no_later_one(run, videos, monkeypatch):
+    model = stoa.load(run, device="cpu")
+    expected = [model.embed_video(video) for video in videos]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Connection, "recv", interrupted)
+        model.embed_video(videos[3])
+    assert not torch.equal(expected[0], expected[3])
+    torch.testing.assert_close(model.embed_video(videos[0]), expected[0], rtol=0, atol=0)
+
+
+def interrupted(connection):
+    raise KeyboardInterrupt
 
 
 def test_a_search_is_the_retrieval_of_an_evaluation(model, videos):

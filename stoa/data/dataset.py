@@ -94,6 +94,7 @@ class ClipDataset(Dataset[Sample]):
         decoder: ``auto`` is PyAV, ``decord`` that where it can be trusted.
         timeout_seconds: a clip that takes longer to decode counts as hung; 0 decodes without a process of its own,
             so that a crash in a decoder ends this one.
+        guard: that such a process has, of :func:`guard_of_clips`; None makes one.
         memory_bytes: that such a process may take for a clip.
         ledger: where replacements and fallbacks are recorded, and those that this run has blamed are read.
         cache_bytes: clips kept in memory by each loader process, decoded and cropped; for sets that fit.
@@ -112,6 +113,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         decoder: CpuDecoder = "auto",
         timeout_seconds: float = 60.0,
+        guard: Guard | None = None,
         memory_bytes: int = MEMORY_BYTES,
         ledger: Ledger | None = None,
         cache_bytes: int = 0,
@@ -128,9 +130,9 @@ class ClipDataset(Dataset[Sample]):
         self.cache_bytes = cache_bytes
         self.encoded = encoded
         self.view = view
-        self._guard: Guard | None = None
-        if timeout_seconds:
-            self._guard = Guard(timeout_seconds, longest_call=_LONGEST_CALL, memory_bytes=memory_bytes)
+        self._guard = guard
+        if guard is None and timeout_seconds:
+            self._guard = guard_of_clips(timeout_seconds, memory_bytes)
         self._blamed, self._blamed_epoch = self.ledger.blamed(), -1
         self._cache: dict[int, tuple[ClipRow, torch.Tensor | EncodedFrames, ClipBoxes]] = {}
         self._cached_bytes = 0
@@ -255,6 +257,11 @@ class ClipDataset(Dataset[Sample]):
         name = self.clips.name(index)
         self._blamed[name] = Blame(epoch, reason)
         self.ledger.record("blamed", clip, reason, path=path, epoch=epoch, name=name)
+
+
+def guard_of_clips(timeout_seconds: float, memory_bytes: int = MEMORY_BYTES) -> Guard:
+    """For a :class:`ClipDataset`; see there."""
+    return Guard(timeout_seconds, longest_call=_LONGEST_CALL, memory_bytes=memory_bytes)
 
 
 def _finding(error: Exception) -> DecodeError:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from stoa.data.boxes import ClipShape, boxes_on_frames
 from stoa.data.clips import FileClips
-from stoa.data.dataset import ClipDataset, Sample, collate, sample_of
+from stoa.data.dataset import ClipDataset, Sample, collate, guard_of_clips, sample_of
+from stoa.data.decoding.guard import Guard
 from stoa.data.loading import loader_timeout, one_line_errors, start_worker, started
 from stoa.data.sampler import SampleKey
 from stoa.data.transforms import resize_and_crop
@@ -55,6 +56,11 @@ VideoInput = str | os.PathLike[str] | np.ndarray | torch.Tensor | Clip
 VideoInputs = Sequence[VideoInput]
 
 
+def guard_for_inputs() -> Guard:
+    """Of videos that are read by one call after the other: to start its process takes longer than to read a clip."""
+    return guard_of_clips(_TIMEOUT_SECONDS)
+
+
 def read_inputs(
     videos: Sequence[VideoInput],
     config: ModelConfig,
@@ -62,6 +68,7 @@ def read_inputs(
     *,
     batch_size: int,
     num_workers: int,
+    guard: Guard | None = None,
     progress: bool = False,
 ) -> Iterator[Read]:
     """Batches of all of them, in order. The rows of a batch are called by their numbers, from "0" on.
@@ -71,12 +78,13 @@ def read_inputs(
         config, side: of the model that sees them.
         batch_size: videos at a time.
         num_workers: loader processes; 0 decodes here.
+        guard: of :func:`guard_for_inputs`, whose process then reads the next ones too; None makes one.
         progress: show it.
 
     Raises:
         ValueError: a video cannot be read, or is none; names it.
     """
-    inputs = _Inputs([video if isinstance(video, Clip) else Clip(video=video) for video in videos], config, side)
+    inputs = _Inputs([video if isinstance(video, Clip) else Clip(video=video) for video in videos], config, side, guard)
     loader: DataLoader = DataLoader(
         inputs,
         batch_size=batch_size,
@@ -95,13 +103,14 @@ def read_inputs(
 
 
 class _Inputs(Dataset[Sample]):
-    def __init__(self, clips: Sequence[Clip], config: ModelConfig, side: int) -> None:
+    def __init__(self, clips: Sequence[Clip], config: ModelConfig, side: int, guard: Guard | None) -> None:
         self._clips = clips
         self._shape = ClipShape(
             num_frames=config.num_frames, side=side, max_tokens=config.max_tokens, max_boxes=config.num_boxes
         )
         self.rows = [_row(number, clip) for number, clip in enumerate(clips)]
-        self._files = ClipDataset(FileClips(self.rows, Path()), self._shape, seed=0, timeout_seconds=_TIMEOUT_SECONDS)
+        files = FileClips(self.rows, Path())
+        self._files = ClipDataset(files, self._shape, seed=0, timeout_seconds=_TIMEOUT_SECONDS, guard=guard)
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def test_a_helper_that_does_not_start_is_no_inputs_fault(guard, monkeypatch):
         guard.call(add, 1, 2)
     monkeypatch.delenv("PYTHONHOME")
     assert guard.call(add, 1, 2) == 3
+
+
+def test_a_helper_that_ended_between_calls_is_no_inputs_fault(guard):
+    guard.attempts = 1
+    ended = []
+    beginner = threading.Thread(target=lambda: ended.append(guard.call(add, 1, 2)))
+    beginner.start()
+    beginner.join()
+    guard._process.wait(20)  # it ends with the thread that began it
+    assert ended == [3] and guard.call(add, 2, 2) == 4
 
 
 def test_no_helper_outlives_its_owner(guard):

@@ -139,6 +139,8 @@ class Guard:
     def _helper(self, module: str) -> Connection:
         if self._owner != os.getpid():  # a fork has its own
             self._process = self._connection = None
+        elif self._process is not None and self._process.poll() is not None:
+            self.close()  # it ended between calls, as with the thread that began it, for which no input is to blame
         if self._connection is None:
             ours, theirs = socket.socketpair()
             self._memory = _shared_memory()
