@@ -34,7 +34,7 @@ def generate(
         form: see :class:`IncrementalText`.
 
     Returns:
-        token ids of each clip's best text, without prefix and end token.
+        token ids of each clip's best text, without prefix and end token; at least one if there is room for it.
     """
     state = IncrementalText(model, video, prefix_BP, lengths_B, form)
     room_B = model.config.max_tokens - lengths_B
@@ -67,11 +67,11 @@ def _special_classes(model: VideoLanguageModel) -> tuple[int, int]:
 
 
 def _next_log_probs(
-    state: IncrementalText, tokens_R: torch.Tensor, positions_R: torch.Tensor, start: int
+    state: IncrementalText, tokens_R: torch.Tensor, positions_R: torch.Tensor, never: list[int]
 ) -> torch.Tensor:
-    """(R, V); the start token is never said."""
+    """(R, V) of all classes but those that are never said here."""
     logits_RV = state.next_token_logits(tokens_R, positions_R)
-    logits_RV[:, start] = -torch.inf
+    logits_RV[:, never] = -torch.inf
     return logits_RV.log_softmax(dim=-1)
 
 
@@ -91,7 +91,7 @@ def _greedy_search(
     said: list[torch.Tensor] = []
     open_B = room_B > 1
     while open_B.any():
-        best_B = _next_log_probs(state, token_B, position_B, start).argmax(dim=1)
+        best_B = _next_log_probs(state, token_B, position_B, [start] if said else [start, end]).argmax(dim=1)
         open_B = open_B & (best_B != end)
         said.append(best_B.where(open_B, torch.full_like(best_B, end)))
         open_B = open_B & (room_B > len(said) + 1)
@@ -138,7 +138,7 @@ def _beam_search(
         can_reach_B = score_BK.amax(dim=1) / length(room_B)
         if (can_reach_B <= best_score_BK[:, -1]).all():
             break
-        log_probs_RV = _next_log_probs(state, token_R, position_R, start)
+        log_probs_RV = _next_log_probs(state, token_R, position_R, [start] if step else [start, end])
         V = log_probs_RV.shape[1]
         total_BKV = score_BK[..., None] + log_probs_RV.view(B, K, V)
         score_B2K, index_B2K = total_BKV.flatten(1).topk(min(2 * K, K * V), dim=1)

@@ -101,6 +101,8 @@ class Slow:
             self.model, self.video, tokens, mask, torch.tensor([len(self.prefix)]), self.form
         )[0, n - 1]
         logits[USED.index(START)] = -torch.inf
+        if not said:
+            logits[USED.index(END)] = -torch.inf
         return dict(zip(USED, logits.log_softmax(dim=0).tolist(), strict=True))
 
     def greedy(self, room):
@@ -176,12 +178,13 @@ def test_enough_beams_find_the_best_of_all_texts():
         _, rows = fuse(model, video.tokens_BGd, text.tokens_BLd, mask)
         logits = model.language_logits(rows, model.language_table())[0]
         logits[:, used.index(START)] = -torch.inf
+        logits[0, used.index(END)] = -torch.inf
         log_probs = logits.log_softmax(dim=-1)
         # A text of four words has no room for an end and is not charged for one.
         words = [*said, END] if len(said) < 4 else [*said]
         return sum(float(log_probs[i, used.index(w)]) for i, w in enumerate(words)) / len(words) ** 0.8
 
-    texts = [list(t) for n in range(5) for t in itertools.product(used[:2], repeat=n)]
+    texts = [list(t) for n in range(1, 5) for t in itertools.product(used[:2], repeat=n)]
     assert ours[0] == max(texts, key=score)
 
 
@@ -207,6 +210,18 @@ def test_lengths_are_limited(model, form):
         short = generate(model, video, start, ones, GenerationConfig(beams=beams, max_new_tokens=3), form)
         assert [len(said) for said in short] == [2, 2]
         assert all(set(said) <= set(WORDS) for said in whole + short)
+
+
+@torch.no_grad()
+def test_a_text_has_a_word_where_there_is_room_for_one(model, form):
+    """To a question unlike those it has learned a model may find the end likeliest: that is no answer."""
+    model.lm_head.bias[USED.index(END)] = 1e4
+    video = model.encode_video(random_batch(2, max_tokens=L))
+    prefix = torch.tensor([[START] + [WORDS[0]] * (L - 2)] * 2)
+    for beams in (1, 3):
+        for length in (1, L - 2, L - 1):
+            said = generate(model, video, prefix, torch.tensor([length] * 2), GenerationConfig(beams=beams), form)
+            assert [len(words) for words in said] == [min(1, L - 1 - length)] * 2
 
 
 def test_full_vocabulary_and_text():
