@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CLIP = 1  # of the data set below, whose caption differs from the others in all of its words
-QUESTION = "what moves?"
+QUESTION = "what does the diamond do?"
 # An answer takes a model, on a machine that may do other things as well.
 WAIT_MS = 240_000
 
