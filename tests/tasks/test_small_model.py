@@ -75,7 +75,7 @@ def test_its_recipes_take_the_same_first_steps(tmp_path_factory, tmp_path, repo_
     taught = {"--run": pretrained, "--questions": clips / "qa", "--epochs": "null", "--validation.generation.beams": 1}
     found = {}
     for recipe in recorded:
-        command = ["-m", "stoa.cli", "finetune"] if recipe.startswith("recipes/shipped") else ["train.py"]
+        command = ["-m", "stoa.cli", "finetune"] if "/finetune/" in recipe else ["train.py"]
         options = {
             "--recipe": recipe,
             "--deepspeed_config": tmp_path / "ds.json",
