@@ -67,7 +67,7 @@ demo: setup
 small: setup
 	stoa ablate recipes/study/plan.yaml --only data
 	stoa ablate recipes/study/plan.yaml --only towers
-	$(PYTHON) train.py --deepspeed_config ds_configs/demo.json --recipe recipes/study/stoa_stgt.yaml \
+	python train.py --deepspeed_config ds_configs/demo.json --recipe recipes/study/stoa_stgt.yaml \
 	  --init runs/study/towers/checkpoints/step-00001100/model.safetensors --training.max_steps 1000 \
 	  --objectives.csal.from_step 650 --training.output_dir runs/small-pretrain
 	stoa finetune --recipe recipes/finetune/small/shipped.yaml --deepspeed_config ds_configs/demo.json --run runs/small-pretrain
@@ -78,7 +78,7 @@ small: setup
 	  --decoder pyav
 	stoa export --run runs/small --out runs/small-export --compact true
 	cp runs/small-export/model.safetensors runs/small-export/config.json stoa/small/
-	$(PYTHON) benchmarks/small_card.py --run runs/small
+	python benchmarks/small_card.py --run runs/small
 
 study: setup
 	stoa ablate recipes/study/plan.yaml --workers 2

@@ -13,7 +13,8 @@ from pathlib import Path
 from stoa.files import write_whole
 from stoa.shipped import SMALL
 
-_TABLE = re.compile(r"\| \| percent \|\n(?:\|.*\n)+")
+HEAD = "| | percent, but for CIDEr |"
+_TABLE = re.compile(rf"{re.escape(HEAD)}\n(?:\|.*\n)+")
 
 
 def main() -> None:
@@ -27,7 +28,10 @@ def main() -> None:
     facts |= {"weights_sha256": weights, "scores": {name: round(score, 1) for name, score in scores.items()}}
     write_whole(made, json.dumps(facts, indent=2) + "\n")
     card = SMALL / "README.md"
-    write_whole(card, _TABLE.sub(lambda _: table(facts["scores"]), card.read_text()))
+    text, tables = _TABLE.subn(lambda _: table(facts["scores"]), card.read_text())
+    if tables != 1:
+        raise ValueError(f"{card} has {tables} tables of scores; expected one, which begins with {HEAD}")
+    write_whole(card, text)
 
 
 def scores_of(run: Path) -> dict[str, float]:
@@ -48,12 +52,12 @@ def scores_of(run: Path) -> dict[str, float]:
     scores["questions, in its own words, all types"] = said["accuracy"]
     for name, (percent, _) in said["by_type"].items():
         scores[f"questions: {name}"] = percent
-    return scores | {"captions: CIDEr": 100 * captioning["captioning"]["cider"]}
+    return scores | {"captions: CIDEr x 100": 100 * captioning["captioning"]["cider"]}
 
 
 def table(scores: dict[str, float]) -> str:
     rows = "".join(f"| {name} | {score:.1f} |\n" for name, score in scores.items())
-    return f"| | percent |\n|---|---|\n{rows}"
+    return f"{HEAD}\n|---|---|\n{rows}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Shape legend: N videos, Q texts, d joint width.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -283,22 +284,33 @@ class Model:
             ValueError: the video cannot be read, the caption has no word, or the pipeline cannot be used.
         """
         tagged = tag_caption(caption, spacy) if isinstance(caption, str) else TaggedCaption(caption, "as given")
-        return explain(self.trained, self.abilities, video, tagged, class_names=class_names)
+        with self._guard() as guard:
+            return explain(self.trained, self.abilities, video, tagged, class_names=class_names, guard=guard)
 
     def _read(self, videos: Sequence[VideoInput], progress: bool) -> Iterator[Read]:
         if not videos:
             raise ValueError("no videos are given; expected at least one")
-        guard = self._idle_guards.pop() if self._idle_guards else guard_for_inputs()  # each thread its own
-        yield from read_inputs(
-            videos,
-            self.trained.model.config,
-            self.trained.side,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            guard=guard,
-            progress=progress,
-        )
-        self._idle_guards.append(guard)  # one that was interrupted may still be at work, and ends
+        with self._guard() as guard:
+            yield from read_inputs(
+                videos,
+                self.trained.model.config,
+                self.trained.side,
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                guard=guard,
+                progress=progress,
+            )
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[Guard]:
+        """Whose process decodes for this call, and for a later one unless this is interrupted: it may be at work then."""
+        guard = self._idle_guards.pop() if self._idle_guards else guard_for_inputs()
+        try:
+            yield guard
+        except ValueError:  # a video cannot be read
+            self._idle_guards.append(guard)
+            raise
+        self._idle_guards.append(guard)
 
     @torch.inference_mode()
     def _features(self, batch: VideoTextBatch) -> VideoFeatures:

@@ -20,7 +20,7 @@ class GenerationConfig:
         beams: hypotheses kept a clip; 1 is greedy search.
         length_penalty: a finished text scores its log-probability over (its tokens, the end token included) to this
             power; 0 favours short texts, 1 is the mean.
-        max_new_tokens: words and the end token at most; null is what the model's ``max_tokens`` leaves.
+        max_new_tokens: words and the end token at most, of which a text has one and the other; null is what the model's ``max_tokens`` leaves.
     """
 
     beams: int = 5
@@ -32,8 +32,10 @@ class GenerationConfig:
             raise ValueError(f"generation.beams is {self.beams}; expected at least 1 (1 is greedy search)")
         if not self.length_penalty >= 0:
             raise ValueError(f"generation.length_penalty is {self.length_penalty}; expected 0 or more")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"generation.max_new_tokens is {self.max_new_tokens}; expected at least 1")
+        if self.max_new_tokens is not None and self.max_new_tokens < 2:
+            raise ValueError(
+                f"generation.max_new_tokens is {self.max_new_tokens}; expected at least 2, a word and the end token"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

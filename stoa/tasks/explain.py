@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.data.decoding.guard import Guard
 from stoa.data.text import encode_caption, word_ending_at, word_spans
 from stoa.manifest import ClipRow
 from stoa.models.objects import usable_boxes
@@ -46,6 +47,7 @@ def explain(
     *,
     name: str | None = None,
     class_names: Sequence[str] = (),
+    guard: Guard | None = None,
 ) -> Explanation:
     """See :class:`Explanation`.
 
@@ -56,13 +58,14 @@ def explain(
         tagged: the caption, and which of its words trajectories and action tokens may be matched to.
         name: of the clip; default: of its file.
         class_names: of the label vocabulary; a class beyond them is called by its number.
+        guard: see :func:`stoa.tasks.inputs.read_inputs`.
 
     Raises:
         ValueError: the clip cannot be read.
     """
     model, config = trained.model, trained.model.config
     clip = video if isinstance(video, Clip) else Clip(video=video)
-    (read,) = read_inputs([clip], config, trained.side, batch_size=1, num_workers=0)
+    (read,) = read_inputs([clip], config, trained.side, batch_size=1, num_workers=0, guard=guard)
     batch = _with_caption(read.batch, tagged, config.max_tokens).to(trained.device)
     seen = seen_of_clip(model, batch)
     text = model.encode_text(batch.tokens_BL, batch.text_mask_BL)

@@ -230,7 +230,7 @@ def test_full_vocabulary_and_text():
     assert len(captions) == 2 and all(isinstance(caption, str) for caption in captions)
 
 
-@pytest.mark.parametrize("values", [{"beams": 0}, {"length_penalty": -1.0}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize("values", [{"beams": 0}, {"length_penalty": -1.0}, {"max_new_tokens": 1}])
 def test_bad_settings_are_named(values):
     with pytest.raises(ValueError, match=f"generation.{next(iter(values))} is"):
         GenerationConfig(**values)

@@ -9,6 +9,7 @@ from launch import Program, finish
 
 import stoa
 from stoa.manifest import read_manifest
+from stoa.questions import read_questions
 from stoa.shipped import SMALL
 from stoa.synthetic import SynthConfig
 
@@ -52,6 +53,24 @@ def test_it_says_what_it_sees(model, shapes):
         for truth in (words, [*words[1:], words[0]])
     )
     assert own > others + 0.15
+
+
+def test_it_answers_in_its_own_words(model, tmp_path_factory):
+    """Which of four ways something moves, and what of seven an object does."""
+    assert model.knows_questions
+    config = SynthConfig(
+        num_train=0, num_val=0, num_test=100, num_galleries=0, paraphrases=1, families=FAMILIES, seed=6
+    )
+    shapes = built_once(tmp_path_factory, "asked_of_the_small_model", config)
+    clips = {
+        row.id: stoa.Clip(video=shapes / row.video, detections=shapes / row.detections)
+        for row in read_manifest(shapes / "manifest.jsonl", split="test")
+    }
+    asked = list(read_questions(shapes / "qa/test.jsonl"))
+    for kind, by_chance in {"direction": 1 / 4, "action": 1 / 7}.items():
+        of_kind = [question for question in asked if question.type == kind]
+        right = [model.answer(clips[one.clip], one.question) == one.answer for one in of_kind]
+        assert sum(right) > 1.5 * by_chance * len(right) and len(right) > 10
 
 
 def test_the_card_has_the_scores_of_its_evaluation():
