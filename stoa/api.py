@@ -303,7 +303,7 @@ class Model:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[Guard]:
-        """Whose process decodes for this call, and for a later one unless this is interrupted: it may be at work then."""
+        """Its process decodes for this call, and for later ones unless this is interrupted: it may be at work then."""
         guard = self._idle_guards.pop() if self._idle_guards else guard_for_inputs()
         try:
             yield guard

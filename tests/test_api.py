@@ -1,5 +1,6 @@
 """A model in a program: what it says of videos is what the commands say, however the videos are given."""
 
+import gc
 import re
 import subprocess
 import sys
@@ -99,16 +100,21 @@ def decoding() -> set[int]:
     return {p.pid for p in helpers if "stoa.data.decoding.guard" in p.cmdline()}
 
 
-def test_one_process_decodes_for_all_calls(run, videos):
+def test_one_process_decodes_for_all_calls(run, videos, tmp_path):
     """To start it takes longer than to read a clip."""
+    (tmp_path / "none.mp4").write_bytes(b"no video")
     before, model = decoding(), stoa.load(run, device="cpu")
     first = model.embed_video(videos[0])
     (helper,) = decoding() - before
     vectors = [model.embed_video(video) for video in videos]
+    with pytest.raises(ValueError, match=r"none.mp4"):
+        model.embed_video(tmp_path / "none.mp4")
+    model.explain(videos[0], Caption("a light grows"))
     assert decoding() - before == {helper}
     torch.testing.assert_close(vectors[0], first, rtol=0, atol=0)
     assert len({tuple(vector.tolist()) for vector in vectors}) == len(videos)
     del model
+    gc.collect()  # the error has been where the model was
     assert decoding() == before
 
 
