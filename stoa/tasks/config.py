@@ -20,8 +20,8 @@ class GenerationConfig:
         beams: hypotheses kept a clip; 1 is greedy search.
         length_penalty: a finished text scores its log-probability over (its tokens, the end token included) to this
             power; 0 favours short texts, 1 is the mean.
-        max_new_tokens: words and the end token at most, of which a text has one and the other; null is what the model's
-            ``max_tokens`` leaves.
+        max_new_tokens: tokens at most, the end token included, so 2 or more; null is what the model's ``max_tokens``
+            leaves.
     """
 
     beams: int = 5

@@ -10,7 +10,7 @@ Compiled = Literal["none", "blocks", "forward"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with a linear warm-up, the peak, and a cosine to zero. The values are ours: the papers give none.
+    """AdamW with a linear warm-up and a cosine to zero. The values are ours: the papers give none.
 
     Attributes:
         clip_lr: peak learning rate of the CLIP towers and the temperature.
@@ -23,7 +23,6 @@ class OptimConfig:
         eps: what AdamW adds to the root of the latter; gradients that are not larger move a weight less than the
             learning rate says.
         warmup_steps: optimiser steps from 0 to the peak.
-        decay_share: of the steps after these, the last ones, in which the rate falls; 1 is a cosine from the peak on.
         frozen_vision_blocks: blocks of the vision tower, from the first, that are not trained, nor are its embeddings;
             0 trains the whole tower. None is as in the run that fine-tuning starts from, and 0 in pre-training.
     """
@@ -36,7 +35,6 @@ class OptimConfig:
     beta2: float = 0.98
     eps: float = 1e-8
     warmup_steps: int = 500
-    decay_share: float = 1.0
     frozen_vision_blocks: int | None = None
 
     def __post_init__(self) -> None:
@@ -46,11 +44,6 @@ class OptimConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"training.optim.{name} is {getattr(self, name)}; expected 0 or more and less than 1")
-        if not 0 < self.decay_share <= 1:
-            raise ValueError(
-                f"training.optim.decay_share is {self.decay_share}; expected more than 0 and at most 1, as 0.4 for a "
-                "rate that falls in the last four tenths"
-            )
         if not self.eps > 0:
             raise ValueError(f"training.optim.eps is {self.eps}; expected more than 0")
 

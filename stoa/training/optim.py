@@ -52,13 +52,12 @@ def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Ad
     )
 
 
-def lr_factor(step: int, warmup_steps: int, max_steps: int, decay_share: float = 1.0) -> float:
-    """Share of the peak learning rate at optimiser step ``step`` (0-based); see :class:`OptimConfig`."""
+def lr_factor(step: int, warmup_steps: int, max_steps: int) -> float:
+    """Share of the peak learning rate at optimiser step ``step`` (0-based)."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    decay_steps = max(1.0, decay_share * (max_steps - warmup_steps))
-    progress = (step - (max_steps - decay_steps)) / decay_steps
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+    progress = (step - warmup_steps) / max(1, max_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def set_learning_rates(optimizer: Any, factor: float) -> None:

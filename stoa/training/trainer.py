@@ -277,8 +277,7 @@ class Trainer:
 
     def train_step(self, batches: Iterator[LoadedBatch]) -> StepRecord:
         """One optimiser step, which neither logs nor saves."""
-        optim = self.config.optim
-        factor = lr_factor(self.step, optim.warmup_steps, self.config.max_steps, optim.decay_share)
+        factor = lr_factor(self.step, self.config.optim.warmup_steps, self.config.max_steps)
         set_learning_rates(self.engine.optimizer, factor)
         waited, replaced, dropped = 0.0, 0, 0
         micro_scalars, unsound = [], torch.zeros((), dtype=torch.bool, device=self.device)

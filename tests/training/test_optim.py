@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from factories import random_batch, tiny_model
 
 from stoa.models.config import ObjectConfig
@@ -84,28 +83,6 @@ def test_the_schedule():
     assert 0 < factors[-1] < 0.001
     assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
     assert lr_factor(0, 0, 1) == 1.0
-
-
-@pytest.mark.parametrize(("share", "steps"), [(1.0, 100), (0.4, 40), (0.25, 25), (0.001, 1)])
-def test_the_rate_falls_in_the_last_steps(share, steps):
-    """As torch's own schedules one after the other."""
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    parts = [
-        torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 10, 1.0, total_iters=9),
-        torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0, total_iters=0),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
-    ]
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[9, 110 - steps])
-    for step in range(110):
-        assert lr_factor(step, 10, 110, share) == pytest.approx(schedule.get_last_lr()[0], abs=1e-6), step
-        optimizer.step()
-        schedule.step()
-
-
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
-def test_a_share_that_is_none_is_named(share):
-    with pytest.raises(ValueError, match=f"training.optim.decay_share is {share}; expected more than 0 and at most 1"):
-        OptimConfig(decay_share=share)
 
 
 def test_rates_are_set_relative_to_the_peak():
