@@ -24,7 +24,7 @@ from stoa.data.text import encode_caption
 from stoa.manifest import Caption
 from stoa.models.config import ModelConfig
 from stoa.models.video_language import TextFeatures, VideoFeatures
-from stoa.objectives.pairs import match_log_probability
+from stoa.objectives.pairs import Asked, match_log_probability
 from stoa.objectives.vtc import temperature
 from stoa.questions import QuestionRow
 from stoa.tasks.answering import choose_answers, pick_options, say_answers
@@ -340,8 +340,8 @@ class Model:
         for some in torch.arange(count, device=self.device).split(_PAIRS_AT_ONCE):
             texts = some if len(asked.ids_QL) == count else torch.zeros_like(some)
             text = asked.features.tokens_BLd[texts], asked.ids_QL[texts], asked.mask_QL[texts]
-            shown = video.tokens_BGd[some], video.valid_BG[some]
-            out.append(match_log_probability(self.trained.model, *shown, *text))
+            pairs = Asked(video.tokens_BGd[some], video.valid_BG[some], torch.arange(len(some)).to(some), *text)
+            out.append(match_log_probability(self.trained.model, pairs))
         return torch.cat(out)
 
 

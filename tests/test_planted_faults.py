@@ -258,10 +258,16 @@ FAULTS = {
         "tests/objectives/test_pairs.py::test_the_likelihood_is_that_of_a_growing_text",
     ),
     "likelihood: words see what is behind them": Fault(
-        "objectives/pairs.py",
-        "ends = model.pair_pass(video_NGd, text_NLd, words.mask_NSS, text_mask_NL)",
-        "ends = model.pair_pass(video_NGd, text_NLd, bidirectional_mask(text_mask_NL, video_valid_NG), text_mask_NL)",
+        "models/causal_texts.py",
+        "start_C1.new_ones(self.text_tokens, self.text_tokens).tril()",
+        "start_C1.new_ones(self.text_tokens, self.text_tokens)",
         "tests/objectives/test_pairs.py::test_the_likelihood_is_that_of_a_growing_text",
+    ),
+    "likelihood: a text reads the clip of another": Fault(
+        "models/causal_texts.py",
+        "of_clip.index_select(0, self.clip_N)",
+        "of_clip.index_select(0, self.clip_N.flip(0))",
+        "tests/models/test_fusion.py",
     ),
     "temperature: no ceiling": Fault(
         "objectives/vtc.py",

@@ -13,11 +13,13 @@ from torch import nn
 
 from formulations.modules import WholeSequences, fused_alone, match_by_scipy, sharing_parameters
 from stoa.batch import VideoTextBatch
+from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives import mlm, plm, vtm
 from stoa.objectives.alignment import alignment_loss
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.matching import at_columns, null_positions, word_columns
+from stoa.objectives.pairs import match_pass
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.total import TrainingObjective
 from stoa.objectives.vtc import similarities, vtc_loss
@@ -84,8 +86,10 @@ class SeparateObjective(nn.Module, ABC):
         scores = similarities(
             video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
         )
-        asked, usable_B = vtm.vtm_pass(model, batch, video, text, scores, draws)
-        return {"vtc": vtc_loss(scores), "vtm": vtm.vtm_loss(model, fused_alone(model, asked), usable_B).loss}
+        pairs = vtm.draw_pairs(batch, video, text, scores, draws)
+        asked = match_pass(model, pairs.asked)
+        assert isinstance(asked, FusionPass), "the papers' methods match by the ends"
+        return {"vtc": vtc_loss(scores), "vtm": vtm.vtm_loss(model, fused_alone(model, asked), pairs).loss}
 
     def _mlm_loss(self, batch: VideoTextBatch, video: VideoFeatures, uniform: torch.Tensor) -> torch.Tensor:
         model = self.model

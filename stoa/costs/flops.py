@@ -58,7 +58,7 @@ def flops_per_batch(
     if config.graph.layers:
         parts["graph"] = _graph(model.graph, config.num_frames)
     parts["text"] = _text(model, passes=2 if objectives.mlm else 1)
-    parts["fusion"] = _fusion(model, objectives)
+    parts["fusion"] = _fusion(model, objectives, world)
     parts |= _losses(model, objectives, columns=size * world)
     return {name: Flops(size * part.forward, size * part.backward) for name, part in parts.items()}
 
@@ -84,12 +84,13 @@ def _widths(block: nn.Module) -> tuple[int, int]:
     return block.mlp.c_fc.in_features, block.mlp.c_fc.out_features  # type: ignore[union-attr, return-value]
 
 
-def block_flops(block: nn.Module, S: int, Q: int | None = None) -> float:
-    """Forward pass of one block over a sequence, of which Q rows (default all) are computed."""
+def block_flops(block: nn.Module, S: int, Q: int | None = None, *, seen: int | None = None) -> float:
+    """Forward pass of one block over a sequence, of which Q rows (default all) are computed; each compares itself with
+    ``seen`` tokens, by default those of the sequence."""
     w, hidden = _widths(block)
     Q = S if Q is None else Q
     projections = _product(Q, w, w) + _product(S, w, 2 * w) + _product(Q, w, w)
-    return projections + 2 * _product(Q, w, S) + 2 * _product(Q, w, hidden)
+    return projections + 2 * _product(Q, w, S if seen is None else seen) + 2 * _product(Q, w, hidden)
 
 
 def _video(model: VideoLanguageModel) -> Flops:
@@ -167,13 +168,13 @@ def _text(model: VideoLanguageModel, passes: int) -> Flops:
     return _trained(passes * (blocks + _product(L, clip.text_width, clip.joint_width)))
 
 
-def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig) -> Flops:
+def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig, world: int) -> Flops:
     """All passes; see :meth:`stoa.models.fusion.FusionEncoder.fuse`."""
     fusion, L = model.fusion, model.config.max_tokens
     G = sum(fusion.group_sizes.values())
     w, d = model.clip.text_width, model.clip.joint_width
-    by_likelihood = model.config.match_by == "likelihood"
-    passes = [(L, L + 1 if by_likelihood else 2)] * (3 if objectives.vtm else 0)
+    causal = bool(objectives.vtm) and model.config.match_by == "likelihood"
+    passes = [(L, 2)] * (3 if objectives.vtm and not causal else 0)
     passes += [(L, num_masked(L))] if objectives.mlm else []
     if objectives.plm and not objectives.plm_in_vtm(model.config.match_by):
         passes += [(L if objectives.plm_form == "one_pass" else 2 * L, L - 1)]
@@ -184,6 +185,11 @@ def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig) -> Flops:
         S = G + text
         forward += 0.0 if d == w else _product(S, d, w)
         forward += sum(block_flops(block, S) for block in lower) + block_flops(last, S, rows)
+    if causal:  # a clip, the start token with it, once for its texts; of all ranks' clips two
+        clips = 1 if world == 1 else 2
+        forward += 0.0 if d == w else _product(clips * G + 3 * L, d, w)
+        forward += clips * (sum(block_flops(block, G + 1) for block in lower) + block_flops(last, G + 1, 2))
+        forward += 3 * sum(block_flops(block, L - 1, seen=G + L) for block in fusion.blocks)
     return _trained(forward)
 
 

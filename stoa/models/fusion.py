@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from stoa.models.causal_texts import CausalPass, Packing
 from stoa.models.config import FusionConfig
 from stoa.models.layers import POSITION_SCALE, Attend, Block, masked, recomputed
 
@@ -128,21 +129,23 @@ class FusionEncoder(nn.Module):
             return self.encode(x_BSw, attends)
         return self._wanted(self._lower(x_BSw, attends[:-1]), mask_BSS, rows_BQ)
 
-    def fuse(self, passes: Sequence[FusionPass]) -> list[torch.Tensor]:
-        """The wanted rows (N, Q, w) of each pass.
+    def fuse(self, passes: Sequence[FusionPass | CausalPass]) -> list[torch.Tensor]:
+        """The wanted rows (N, Q, w) of each pass; of a causal one those of :meth:`Packing.rows`.
 
-        Passes whose texts have places of the same kind run as one batch, but for the last block: they want different
+        Others whose texts have places of the same kind run as one batch, but for the last block: they want different
         numbers of rows.
         """
         found: dict[int, torch.Tensor] = {}
-        alike: dict[int, list[int]] = {}
+        alike: dict[int, list[tuple[int, FusionPass]]] = {}
         for number, one in enumerate(passes):
-            if one.positions_L is None:
-                alike.setdefault(one.text_NLd.shape[1], []).append(number)
+            if isinstance(one, CausalPass):
+                found[number] = self._fuse_causal(one)
+            elif one.positions_L is None:
+                alike.setdefault(one.text_NLd.shape[1], []).append((number, one))
             else:
                 found[number] = self(one.video_NGd, one.text_NLd, one.mask_NSS, one.rows_NQ, one.positions_L)
-        for numbers in alike.values():
-            batch = [passes[number] for number in numbers]
+        for together in alike.values():
+            numbers, batch = zip(*together, strict=True)
             video_NGw = self.embed_video(torch.cat([one.video_NGd for one in batch]))
             text_NLw = self.embed_text(torch.cat([one.text_NLd for one in batch]))
             x_NSw = torch.cat([video_NGw, text_NLw], dim=1)
@@ -153,6 +156,13 @@ class FusionEncoder(nn.Module):
             for number, one, part in zip(numbers, batch, parts, strict=True):
                 found[number] = self._wanted(part, one.mask_NSS, one.rows_NQ)
         return [found[number] for number in range(len(passes))]
+
+    def _fuse_causal(self, one: CausalPass) -> torch.Tensor:
+        packing = Packing(one, self.slot("pooled").start)
+        x_1Pw = packing.pack(self.embed_video(one.video_CGd), self.embed_text(one.text_NLd))
+        x_1Pw = self._lower(x_1Pw, [packing.attend] * (len(self.blocks) - 1))
+        x_1Qw = recomputed(self.blocks[-1], self.recomputing, x_1Pw, packing.attend, packing.wanted)
+        return packing.rows(self.ln_final(x_1Qw))
 
     def embed_video(self, video_BGd: torch.Tensor) -> torch.Tensor:
         """Video-side tokens with their positions and types, (B, G, w)."""

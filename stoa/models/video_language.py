@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.actions import ActionEncoder, ActionMotion, Moves
+from stoa.models.causal_texts import CausalPass
 from stoa.models.clip import Clip
 from stoa.models.config import (
     RECOMPUTABLE,
@@ -290,7 +291,7 @@ class VideoLanguageModel(nn.Module):
         pooled_B = torch.full_like(end_B, self.fusion.slot("pooled").start)
         return FusionPass(video_BGd, text_BLd, mask_BSS, torch.stack([pooled_B, end_B], dim=1))
 
-    def fused(self, one: FusionPass) -> torch.Tensor:
+    def fused(self, one: FusionPass | CausalPass) -> torch.Tensor:
         """The wanted rows (B, Q, w) of a pass that is alone; see :meth:`FusionEncoder.fuse` for several."""
         return self.fusion.fuse([one])[0]
 

@@ -1,7 +1,7 @@
 """Whether a text belongs to a clip: what is fused for it, and what is read.
 
-Shape legend: N pairs of a clip and a text, G video-side tokens, L text tokens, Q wanted rows, V vocabulary of the
-language head, d joint width, w text width.
+Shape legend: C clips, N texts, each with one of them, G video-side tokens, L text tokens, Q wanted rows, V vocabulary
+of the language head, d joint width, w text width.
 """
 
 from __future__ import annotations
@@ -10,32 +10,44 @@ from typing import NamedTuple
 
 import torch
 
+from stoa.models.causal_texts import CausalPass
 from stoa.models.fusion import FusionPass
 from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.mlm import word_losses
-from stoa.objectives.plm import next_word_pass
 
 
-def match_pass(
-    model: VideoLanguageModel,
-    video_NGd: torch.Tensor,
-    video_valid_NG: torch.Tensor,
-    text_NLd: torch.Tensor,
-    text_mask_NL: torch.Tensor,
-) -> FusionPass:
+class Asked(NamedTuple):
+    """Texts, each asked about one of the clips.
+
+    Attributes:
+        video_CGd, video_valid_CG: the video sides of the clips, and what may be seen of them.
+        clip_N: int64, which of the clips each text is asked about.
+        text_NLd: joint-space text tokens.
+        token_ids_NL: int64.
+        text_mask_NL: bool.
+    """
+
+    video_CGd: torch.Tensor
+    video_valid_CG: torch.Tensor
+    clip_N: torch.Tensor
+    text_NLd: torch.Tensor
+    token_ids_NL: torch.Tensor
+    text_mask_NL: torch.Tensor
+
+
+def match_pass(model: VideoLanguageModel, asked: Asked) -> FusionPass | CausalPass:
     """For the rows (N, Q, w) of :func:`match_logits`.
 
     By the ``ends`` these are the pooled video and the end of the text, each of which sees all of both. By the
     ``likelihood`` text is causal, and the rows that predict its words follow those two.
     """
-    if model.config.match_by == "ends":
-        return model.pair_pass(video_NGd, text_NLd, bidirectional_mask(text_mask_NL, video_valid_NG), text_mask_NL)
-    start_N = torch.ones_like(text_mask_NL[:, 0], dtype=torch.int64)
-    words = next_word_pass(model, video_NGd, video_valid_NG, text_NLd, text_mask_NL, start_N, "one_pass")
-    ends = model.pair_pass(video_NGd, text_NLd, words.mask_NSS, text_mask_NL)
-    return ends._replace(rows_NQ=torch.cat([ends.rows_NQ, words.rows_NQ], dim=1))
+    video_CGd, valid_CG, clip_N, text_NLd, _, text_mask_NL = asked
+    if model.config.match_by == "likelihood":
+        return CausalPass(video_CGd, valid_CG, clip_N, text_NLd, text_mask_NL)
+    seen = bidirectional_mask(text_mask_NL, valid_CG[clip_N])
+    return model.pair_pass(video_CGd[clip_N], text_NLd, seen, text_mask_NL)
 
 
 class Words(NamedTuple):
@@ -71,15 +83,8 @@ def match_logits(
 
 
 @torch.no_grad()
-def match_log_probability(
-    model: VideoLanguageModel,
-    video_NGd: torch.Tensor,
-    video_valid_NG: torch.Tensor,
-    text_NLd: torch.Tensor,
-    token_ids_NL: torch.Tensor,
-    text_mask_NL: torch.Tensor,
-) -> torch.Tensor:
+def match_log_probability(model: VideoLanguageModel, asked: Asked) -> torch.Tensor:
     """Of a match, (N,), fp32."""
-    rows_NQw = model.fused(match_pass(model, video_NGd, video_valid_NG, text_NLd, text_mask_NL))
-    logits_N2, _ = match_logits(model, rows_NQw, token_ids_NL, text_mask_NL)
+    rows_NQw = model.fused(match_pass(model, asked))
+    logits_N2, _ = match_logits(model, rows_NQw, asked.token_ids_NL, asked.text_mask_NL)
     return logits_N2.float().log_softmax(dim=-1)[:, 1]

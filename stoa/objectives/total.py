@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from stoa.batch import VideoTextBatch
+from stoa.models.causal_texts import CausalPass
 from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives import answer, mlm, plm, vtm
 from stoa.objectives.alignment import asp_loss, ota_loss
 from stoa.objectives.cached import encode_in_chunks
 from stoa.objectives.config import ObjectivesConfig
+from stoa.objectives.pairs import match_pass
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.vtc import Similarities, csal_loss, similarities, temperature, vtc_loss
 from stoa.parts import part
@@ -106,7 +108,7 @@ class TrainingObjective(nn.Module):
         else:
             encoded = self._encode_in_chunks(batch, hidden, self.chunk_clips)
         video, text, hidden_text_BLd = encoded
-        passes: dict[str, FusionPass] = {}
+        passes: dict[str, FusionPass | CausalPass] = {}
         losses: dict[str, torch.Tensor] = {}
         extras: dict[str, torch.Tensor] = {}
         if "graph" in model.fusion.group_sizes:
@@ -122,9 +124,8 @@ class TrainingObjective(nn.Module):
                 extras |= own | {"temperature": temperature(model.clip.logit_scale).detach()}
         if config.vtm:
             with part("vtm"):
-                passes["vtm"], pairs = vtm.vtm_pass(
-                    model, batch, video, text, scores, draws, hard_share=self._hard_share(optimiser_step)
-                )
+                pairs = vtm.draw_pairs(batch, video, text, scores, draws, hard_share=self._hard_share(optimiser_step))
+                passes["vtm"] = match_pass(model, pairs.asked)
         if hidden is not None:
             with part("mlm"):
                 passes["mlm"] = mlm.mlm_pass(model, batch, video, hidden_text_BLd, hidden)

@@ -12,25 +12,22 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean, world_size
-from stoa.objectives.pairs import Words, match_logits, match_pass
+from stoa.objectives.pairs import Asked, Words, match_logits
 from stoa.objectives.random import Stream
 from stoa.objectives.vtc import Similarities
 
 
 class Pairs(NamedTuple):
-    """Texts of the 3B pairs, and what is known of their clips.
+    """The 3B pairs (v, t), (hard v, t), (v, hard t).
 
     Attributes:
-        token_ids_NL: int64.
-        text_mask_NL: bool.
+        asked: their texts and clips.
         usable_B: bool, which clips have a negative.
     """
 
-    token_ids_NL: torch.Tensor
-    text_mask_NL: torch.Tensor
+    asked: Asked
     usable_B: torch.Tensor
 
 
@@ -54,8 +51,7 @@ def draw_negatives(
     return keys_BA.argmax(dim=1), (~same_BA).any(dim=1)
 
 
-def vtm_pass(
-    model: VideoLanguageModel,
+def draw_pairs(
     batch: VideoTextBatch,
     video: VideoFeatures,
     text: TextFeatures,
@@ -63,16 +59,15 @@ def vtm_pass(
     draws: Mapping[Stream, torch.Tensor],
     *,
     hard_share: float | torch.Tensor = 1.0,
-) -> tuple[FusionPass, Pairs]:
-    """The 3B pairs (v, t), (hard v, t), (v, hard t).
+) -> Pairs:
+    """Each clip with its text, and a negative either way.
 
     Args:
         draws: uniform numbers, of the streams and sizes of :func:`draws_of`.
         hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are, a number or
             a tensor (); else all other pairs are alike.
-
     """
-    A = scores.same_BA.shape[1]
+    B, A = scores.same_BA.shape
 
     def negatives(scores_BA: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert uniform.shape[1] == A + 1
@@ -87,13 +82,20 @@ def vtm_pass(
     ids_AL = gather_rows_no_grad(batch.tokens_BL.where(batch.text_mask_BL, -1))
     text_mask_AL = ids_AL >= 0
 
-    pairs_video = torch.cat([video.tokens_BGd, video_AGd[hard_video_B], video.tokens_BGd])
-    pairs_valid = torch.cat([video.valid_BG, video_valid_AG[hard_video_B], video.valid_BG])
-    pairs_text = torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]])
-    pairs_mask = torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]])
-    pairs_ids = torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL.clamp(min=0)[hard_text_B]])
-    asked = match_pass(model, pairs_video, pairs_valid, pairs_text, pairs_mask)
-    return asked, Pairs(pairs_ids, pairs_mask, usable_B)
+    clips, valid, own_B = video.tokens_BGd, video.valid_BG, torch.arange(B, device=hard_video_B.device)
+    if A > B:  # of the other ranks' clips those that were drawn
+        clips = torch.cat([clips, video_AGd[hard_video_B]])
+        valid = torch.cat([valid, video_valid_AG[hard_video_B]])
+        hard_video_B = B + own_B
+    asked = Asked(
+        clips,
+        valid,
+        torch.cat([own_B, hard_video_B, own_B]),
+        torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]]),
+        torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL.clamp(min=0)[hard_text_B]]),
+        torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]]),
+    )
+    return Pairs(asked, usable_B)
 
 
 class Told(NamedTuple):
@@ -112,9 +114,9 @@ class Told(NamedTuple):
 def vtm_loss(
     model: VideoLanguageModel, rows_NQw: torch.Tensor, pairs: Pairs, table_Vw: torch.Tensor | None = None
 ) -> Told:
-    """Cross-entropy of matched / unmatched, of the rows of :func:`vtm_pass`; ``table_Vw`` as
-    :func:`stoa.objectives.pairs.match_logits` takes it."""
-    logits, words = match_logits(model, rows_NQw, pairs.token_ids_NL, pairs.text_mask_NL, table_Vw)
+    """Cross-entropy of matched / unmatched, of the rows of
+    :func:`stoa.objectives.pairs.match_pass`; ``table_Vw`` as ``match_logits`` there takes it."""
+    logits, words = match_logits(model, rows_NQw, pairs.asked.token_ids_NL, pairs.asked.text_mask_NL, table_Vw)
     usable_B, B = pairs.usable_B, len(pairs.usable_B)
     target = torch.cat([logits.new_ones(B), logits.new_zeros(2 * B)]).long()
     weight = torch.cat([torch.ones_like(usable_B), usable_B, usable_B]).to(logits.dtype)

@@ -18,7 +18,7 @@ from stoa.manifest import Caption, Prompt
 from stoa.models.config import PlmForm
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives.answer import answer_logits, answer_pass
-from stoa.objectives.pairs import match_log_probability
+from stoa.objectives.pairs import Asked, match_log_probability
 from stoa.questions import QuestionRow
 from stoa.tasks.config import GenerationConfig
 from stoa.tasks.generation import generate
@@ -85,10 +85,11 @@ def pick_options(
     def scores(video: VideoFeatures, asked: list[QuestionRow]) -> list[dict[str, str]]:
         captions = [Caption(f"{q.question} {option}".strip()) for q in asked for option in q.options]
         rows = [row for row, question in enumerate(asked) for _ in question.options]
+        clip_Q = torch.tensor(rows, device=trained.device)
         text, ids_QL, mask_QL = _encode(trained, captions)
-        shown = _rows(video, torch.tensor(rows, device=trained.device))
-        vtm_Q = match_log_probability(model, shown.tokens_BGd, shown.valid_BG, text.tokens_BLd, ids_QL, mask_QL)
-        itc = F.cosine_similarity(shown.pooled_Bd.float(), text.pooled_Bd.float()).tolist()
+        pairs = Asked(video.tokens_BGd, video.valid_BG, clip_Q, text.tokens_BLd, ids_QL, mask_QL)
+        vtm_Q = match_log_probability(model, pairs)
+        itc = F.cosine_similarity(video.pooled_Bd[clip_Q].float(), text.pooled_Bd.float()).tolist()
         picked, start = [], 0
         for question in asked:
             ends = start + len(question.options)

@@ -22,7 +22,7 @@ from stoa.manifest import ClipRow
 from stoa.models.objects import usable_boxes
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives.matching import at_columns, match_probabilities, match_rows, null_positions, word_columns
-from stoa.objectives.pairs import match_log_probability
+from stoa.objectives.pairs import Asked, match_log_probability
 from stoa.objectives.plm import next_word_pass
 from stoa.tasks.evaluation import Abilities
 from stoa.tasks.explanation import ActionToken, Explanation, MatchedWord, Track, Word
@@ -141,9 +141,10 @@ class _Pair(NamedTuple):
 
     def match(self) -> float:
         """By the matching head."""
-        model, mask_BL = self.trained.model, self.batch.text_mask_BL
-        video, text = (self.video.tokens_BGd, self.video.valid_BG), (self.text.tokens_BLd, self.batch.tokens_BL)
-        return float(match_log_probability(model, *video, *text, mask_BL).exp()[0])
+        batch, video = self.batch, (self.video.tokens_BGd, self.video.valid_BG)
+        own_B = torch.zeros_like(batch.position_B)
+        asked = Asked(*video, own_B, self.text.tokens_BLd, batch.tokens_BL, batch.text_mask_BL)
+        return float(match_log_probability(self.trained.model, asked).exp()[0])
 
     def matched(
         self, rows_BRd: torch.Tensor, word_BL: torch.Tensor, valid_BR: torch.Tensor, *, learned: bool

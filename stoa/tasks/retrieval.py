@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from stoa.models.config import PlmForm
-from stoa.objectives.pairs import match_log_probability
+from stoa.objectives.pairs import Asked, match_log_probability
 from stoa.objectives.plm import next_word_pass
 from stoa.objectives.vtc import temperature
 from stoa.progress import Progress
@@ -47,9 +47,10 @@ def match_scores(
     pairs = zip(text_index.flatten().split(batch_size), video_index.flatten().split(batch_size), strict=True)
     with Progress(text_index.numel(), "match", "pairs") as progress:
         for texts, videos in pairs:
-            video = gallery.video_tokens_VGd[videos], gallery.video_valid_VG[videos]
+            shown, clip_N = videos.unique(return_inverse=True)
+            video = gallery.video_tokens_VGd[shown], gallery.video_valid_VG[shown]
             text = gallery.tokens_of_texts(texts), gallery.text_ids_QL[texts], gallery.text_mask_QL[texts]
-            out.append(match_log_probability(trained.model, *video, *text))
+            out.append(match_log_probability(trained.model, Asked(*video, clip_N, *text)))
             progress.update(len(texts))
     return torch.cat(out).view(text_index.shape)
 

@@ -5,8 +5,9 @@ import torch
 from factories import fuse, random_batch, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from stoa.models.causal_texts import CausalPass
 from stoa.models.config import FusionConfig
-from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.masks import bidirectional_mask, prefix_mask
 
 
 def encoded(model):
@@ -65,6 +66,41 @@ def test_the_last_block_computes_the_wanted_rows_alone():
     assert flops[1] < 0.4 * flops[0]
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("recomputing", [False, True])
+@pytest.mark.parametrize(("clips", "texts"), [(1, 1), (3, 5), (3, 2)])
+def test_a_clip_that_is_computed_once_gives_each_text_what_one_of_its_own_does(layers, recomputing, clips, texts):
+    """Rows and gradients, of whole sequences in which the video side sees the start token and no more of the text."""
+    model = tiny_model(fusion=FusionConfig(layers=layers)).double()
+    model.fusion.recomputing = recomputing
+    batch = random_batch(max(clips, texts), lengths=[3, 12, 7, 5, 9][: max(clips, texts)])
+    video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
+    mask_NL, clip_N = batch.text_mask_BL[:texts], torch.tensor([2, 0, 2, 2, 1])[:texts] % clips
+    found = []
+    for once in (True, False):
+        video_CGd = video.tokens_BGd[:clips].detach().requires_grad_()
+        start_d = text.tokens_BLd[0, :1].detach().requires_grad_()
+        text_NLd = torch.cat([start_d.expand(texts, 1, -1), text.tokens_BLd[:texts, 1:].detach()], dim=1)
+        if once:
+            rows = model.fused(CausalPass(video_CGd, video.valid_BG[:clips], clip_N, text_NLd, mask_NL))
+        else:
+            first_N = torch.ones_like(clip_N)
+            mask_NSS = prefix_mask(mask_NL, first_N, video.valid_BG[clip_N])
+            outs = fuse(model, video_CGd[clip_N], text_NLd, mask_NSS)
+            ends = outs[1][torch.arange(texts), mask_NL.sum(dim=1) - 1]
+            pooled = outs[0][:, model.config.num_frames]
+            rows = torch.cat([pooled[:, None], ends[:, None], outs[1][:, :-1]], dim=1)
+        seen = torch.cat([torch.ones_like(mask_NL[:, :2]), mask_NL[:, :-1]], dim=1)
+        rows = rows.where(seen[..., None], 0)
+        weight = torch.linspace(-1, 1, rows.numel(), dtype=rows.dtype).view_as(rows)
+        trained = [p for p in model.fusion.parameters() if p.requires_grad]
+        found.append((rows, torch.autograd.grad((rows * weight).sum(), [video_CGd, start_d, *trained])))
+    (rows, gradients), (expected, expected_gradients) = found
+    torch.testing.assert_close(rows, expected, rtol=1e-12, atol=1e-12)
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
+
+
 def test_passes_together_are_passes_alone():
     """Of several widths, and one whose texts have places of their own."""
     model = tiny_model().double()
@@ -76,6 +112,7 @@ def test_passes_together_are_passes_alone():
     passes = [
         model.pair_pass(video_BGd, text_BLd, mask_BSS, batch.text_mask_BL),
         model.text_pass(video_BGd, twice, mask_of_two, wanted, torch.arange(L).repeat(2)),
+        CausalPass(video_BGd, mask_BSS[:, 0, :G], torch.tensor([1, 1, 0]), text_BLd, batch.text_mask_BL),
         model.text_pass(video_BGd.flip(0), text_BLd, mask_BSS, wanted),
         model.text_pass(video_BGd, text_BLd[:, :-3], mask_BSS[:, :-3, :-3], wanted),
     ]

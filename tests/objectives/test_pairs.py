@@ -11,7 +11,7 @@ from stoa.models.config import GraphConfig
 from stoa.objectives import plm
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
-from stoa.objectives.pairs import match_log_probability, match_logits, match_pass
+from stoa.objectives.pairs import Asked, match_log_probability, match_logits, match_pass
 from stoa.objectives.total import TrainingObjective
 
 
@@ -20,9 +20,14 @@ def encoded(model, batch):
         return model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
 
 
-def logits_of(model, batch, video, text):
-    asked = match_pass(model, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL)
-    return match_logits(model, model.fused(asked), batch.tokens_BL, batch.text_mask_BL)[0]
+def asked_of(batch, video, text, clip=None):
+    """Each text about the clip of that number, by default its own."""
+    clip = torch.arange(len(batch.tokens_BL)) if clip is None else clip
+    return Asked(video.tokens_BGd, video.valid_BG, clip, text.tokens_BLd, batch.tokens_BL, batch.text_mask_BL)
+
+
+def logits_of(model, asked):
+    return match_logits(model, model.fused(match_pass(model, asked)), asked.token_ids_NL, asked.text_mask_NL)[0]
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def test_the_likelihood_is_that_of_a_growing_text(likely):
     batch.tokens_BL[0, 4] = 7  # outside of the vocabulary of the language head
     video, text = encoded(likely, batch)
     G = video.tokens_BGd.shape[1]
-    found = logits_of(likely, batch, video, text)
+    found = logits_of(likely, asked_of(batch, video, text))
     for b in range(4):
         length = int(batch.text_mask_BL[b].sum())
         total = 0.0
@@ -66,18 +71,22 @@ def test_by_the_ends_it_is_the_head_alone():
     outs = fuse(model, video.tokens_BGd, text.tokens_BLd, seen)
     ends = batch.text_mask_BL.sum(dim=1) - 1
     rows = torch.cat([outs[0][:, model.config.num_frames], outs[1][torch.arange(3), ends]], dim=1)
-    torch.testing.assert_close(logits_of(model, batch, video, text), model.match_head(rows))
+    torch.testing.assert_close(logits_of(model, asked_of(batch, video, text)), model.match_head(rows))
 
 
 @pytest.mark.parametrize("match_by", ["ends", "likelihood"])
 def test_a_probability_is_of_its_pair_alone(match_by):
     model, batch = tiny_model(match_by=match_by).eval(), random_batch(5)
     video, text = encoded(model, batch)
-    given = video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.tokens_BL, batch.text_mask_BL
-    whole = match_log_probability(model, *given)
-    alone = [match_log_probability(model, *(x[b : b + 1] for x in given)) for b in range(5)]
+    clip = torch.tensor([3, 0, 3, 4, 3])
+    asked = asked_of(batch, video, text, clip)
+    whole = match_log_probability(model, asked)
+    alone = []
+    for b in range(5):
+        (tokens, valid), of_text = (x[clip[b], None] for x in asked[:2]), (x[b, None] for x in asked[3:])
+        alone.append(match_log_probability(model, Asked(tokens, valid, torch.zeros(1, dtype=torch.int64), *of_text)))
     torch.testing.assert_close(whole, torch.cat(alone), atol=1e-5, rtol=1e-5)
-    logits = logits_of(model, batch, video, text)
+    logits = logits_of(model, asked)
     torch.testing.assert_close(whole, logits.log_softmax(dim=1)[:, 1])
 
 
@@ -160,8 +169,7 @@ def test_words_outside_of_the_vocabulary_do_not_count(likely):
     batch = random_batch(1, lengths=[3])
     batch.tokens_BL[0, 1] = 7
     video, text = encoded(likely, batch)
-    asked = match_pass(likely, video.tokens_BGd, video.valid_BG, text.tokens_BLd, batch.text_mask_BL)
-    rows = likely.fused(asked)
+    rows = likely.fused(match_pass(likely, asked_of(batch, video, text)))
     end = likely.language_logits(rows[0, 3], likely.language_table()).log_softmax(dim=0)[USED.index(49407)]
     expected = F.linear(rows[0, :2].flatten(), likely.match_head.weight, likely.match_head.bias)
     expected = expected + torch.stack([torch.zeros(()), 0.7 * end])

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
+from stoa.objectives.pairs import match_pass
 from stoa.objectives.random import Stream, uniform
 from stoa.objectives.total import TrainingObjective
 from stoa.objectives.vtc import similarities
-from stoa.objectives.vtm import draw_negatives, draws_of, vtm_loss, vtm_pass
+from stoa.objectives.vtm import draw_negatives, draw_pairs, draws_of, vtm_loss
 
 
 def drawn_uniformly(rows, columns):
@@ -48,8 +49,8 @@ def run(batch, model=None):
         video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
     )
     draws = uniform(1, 2, batch.position_B, draws_of(batch))
-    asked, pairs = vtm_pass(model, batch, video, text, scores, draws)
-    return model, video, text, scores, vtm_loss(model, model.fused(asked), pairs)
+    pairs = draw_pairs(batch, video, text, scores, draws)
+    return model, video, text, scores, vtm_loss(model, model.fused(match_pass(model, pairs.asked)), pairs)
 
 
 def test_the_loss_is_the_mean_over_three_pairs_a_clip():
