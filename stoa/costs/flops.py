@@ -185,12 +185,28 @@ def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig, world: int)
         S = G + text
         forward += 0.0 if d == w else _product(S, d, w)
         forward += sum(block_flops(block, S) for block in lower) + block_flops(last, S, rows)
-    if causal:  # a clip, the start token with it, once for its texts; of all ranks' clips two
-        clips = 1 if world == 1 else 2
+    clips = 1 if world == 1 else 2  # a clip once for its texts; of all ranks' clips two
+    if model.config.fusion.grounding:
+        others = [
+            objectives.mlm,
+            objectives.plm and not objectives.plm_in_vtm(model.config.match_by),
+            objectives.answer,
+        ]
+        once = sum(map(bool, others))
+        asked = (clips + once, 3 + once) if objectives.vtm else (once, once)
+        forward += _grounding(model, *asked)
+    if causal:  # the start token with the clip
         forward += 0.0 if d == w else _product(clips * G + 3 * L, d, w)
         forward += clips * (sum(block_flops(block, G + 1) for block in lower) + block_flops(last, G + 1, 2))
         forward += 3 * sum(block_flops(block, L - 1, seen=G + L) for block in fusion.blocks)
     return _trained(forward)
+
+
+def _grounding(model: VideoLanguageModel, clips: int, texts: int) -> float:
+    config, d = model.config, model.clip.joint_width
+    N, M = config.objects.num_trajectories, config.actions.num_tokens
+    meanings = N * bool(config.objects.word_head) + M * bool(config.actions.word_head)
+    return clips * _product(meanings, d, d) + 2 * texts * _product(config.max_tokens, d, N + M)
 
 
 def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, columns: int) -> dict[str, Flops]:

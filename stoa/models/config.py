@@ -245,9 +245,12 @@ class FusionConfig:
 
     Attributes:
         layers: blocks, at most the depth of the text tower they are initialised from.
+        grounding: give each text token the trajectories and action tokens that it is closest to, by the cosine of OTA
+            and ASP, which the paper has not. Attention otherwise has to find out anew which trajectory a noun means.
     """
 
     layers: int = 6
+    grounding: bool = False
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -310,6 +313,12 @@ class ModelConfig:
             raise ValueError(
                 "model.actions.motion is true and no trajectory says how it moves; set one of model.objects.motion, "
                 "relations and changes to true, with num_trajectories above 0"
+            )
+
+        if self.fusion.grounding and not (self.objects.num_trajectories or self.actions.num_tokens):
+            raise ValueError(
+                "model.fusion.grounding is true and there is nothing for words to mean; raise "
+                "model.objects.num_trajectories or model.actions.num_tokens, or set it to false"
             )
 
     @property

@@ -74,6 +74,7 @@ def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
         "action_motion",
         "word_head",
         "verb_head",
+        "grounding",
         "graph",
     } - parts
     state |= {name: tensor for name, tensor in own.items() if name.split(".")[0] in new}

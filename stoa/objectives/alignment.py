@@ -12,12 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.models.grounding import MATCH_TEMPERATURE
 from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.config import AlignLoss, NullToken
 from stoa.objectives.gather import all_sum, gather_rows_no_grad, global_mean
 from stoa.objectives.matching import (
-    MATCH_TEMPERATURE,
     Columns,
     Match,
     at_columns,

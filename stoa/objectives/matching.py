@@ -12,13 +12,13 @@ import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
+from stoa.models.grounding import MATCH_TEMPERATURE
 from stoa.models.layers import at_least_fp32, exact_product
 from stoa.models.objects import usable_boxes
 from stoa.models.video_language import end_positions
 from stoa.objectives.config import NullToken
 from stoa.ops import batched_assignment
 
-MATCH_TEMPERATURE = 0.1
 _HASH_FACTOR = 0x2545F4914F6CDD1D  # any large odd number
 
 

@@ -44,6 +44,7 @@ def match_pass(model: VideoLanguageModel, asked: Asked) -> FusionPass | CausalPa
     ``likelihood`` text is causal, and the rows that predict its words follow those two.
     """
     video_CGd, valid_CG, clip_N, text_NLd, _, text_mask_NL = asked
+    text_NLd = model.grounded(text_NLd, video_CGd, valid_CG, clip_N)
     if model.config.match_by == "likelihood":
         return CausalPass(video_CGd, valid_CG, clip_N, text_NLd, text_mask_NL)
     seen = bidirectional_mask(text_mask_NL, valid_CG[clip_N])

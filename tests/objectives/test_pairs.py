@@ -7,7 +7,7 @@ import torch
 from factories import USED, fuse, random_batch, tiny_model
 from torch.nn import functional as F
 
-from stoa.models.config import GraphConfig
+from stoa.models.config import FusionConfig, GraphConfig
 from stoa.objectives import plm
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
@@ -30,9 +30,10 @@ def logits_of(model, asked):
     return match_logits(model, model.fused(match_pass(model, asked)), asked.token_ids_NL, asked.text_mask_NL)[0]
 
 
-@pytest.fixture
-def likely():
-    model = tiny_model(match_by="likelihood", graph=GraphConfig(layers=1)).eval()
+@pytest.fixture(params=[False, True], ids=["attention alone", "grounding"])
+def likely(request):
+    fusion = FusionConfig(layers=2, grounding=request.param)
+    model = tiny_model(match_by="likelihood", graph=GraphConfig(layers=1), fusion=fusion).eval()
     with torch.no_grad():
         model.match_scale.fill_(0.7)
         model.lm_head.bias.normal_()
@@ -74,9 +75,11 @@ def test_by_the_ends_it_is_the_head_alone():
     torch.testing.assert_close(logits_of(model, asked_of(batch, video, text)), model.match_head(rows))
 
 
+@pytest.mark.parametrize("grounding", [False, True])
 @pytest.mark.parametrize("match_by", ["ends", "likelihood"])
-def test_a_probability_is_of_its_pair_alone(match_by):
-    model, batch = tiny_model(match_by=match_by).eval(), random_batch(5)
+def test_a_probability_is_of_its_pair_alone(match_by, grounding):
+    model = tiny_model(match_by=match_by, fusion=FusionConfig(layers=2, grounding=grounding)).eval()
+    batch = random_batch(5)
     video, text = encoded(model, batch)
     clip = torch.tensor([3, 0, 3, 4, 3])
     asked = asked_of(batch, video, text, clip)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
 
+from stoa.models.config import FusionConfig
 from stoa.models.incremental import IncrementalText
 from stoa.objectives.masks import prefix_mask
 from stoa.objectives.plm import blanks_pass
@@ -20,9 +21,10 @@ def form(request):
     return request.param
 
 
-@pytest.fixture
-def model():
-    return sharp(tiny_model(max_tokens=L).double().eval())
+@pytest.fixture(params=[False, True], ids=["attention alone", "grounding"])
+def model(request):
+    fusion = FusionConfig(layers=2, grounding=request.param)
+    return sharp(tiny_model(max_tokens=L, fusion=fusion).double().eval())
 
 
 def sharp(model):
