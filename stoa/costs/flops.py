@@ -173,36 +173,29 @@ def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig, world: int)
     fusion, L = model.fusion, model.config.max_tokens
     G = sum(fusion.group_sizes.values())
     w, d = model.clip.text_width, model.clip.joint_width
-    causal = bool(objectives.vtm) and model.config.match_by == "likelihood"
-    passes = [(L, 2)] * (3 if objectives.vtm and not causal else 0)
-    passes += [(L, num_masked(L))] if objectives.mlm else []
+    matches, causal = bool(objectives.vtm), model.config.match_by == "likelihood"
+    others = [(L, num_masked(L))] if objectives.mlm else []
     if objectives.plm and not objectives.plm_in_vtm(model.config.match_by):
-        passes += [(L if objectives.plm_form == "one_pass" else 2 * L, L - 1)]
-    passes += [(L, 2)] if objectives.answer else []
+        others += [(L if objectives.plm_form == "one_pass" else 2 * L, L - 1)]
+    others += [(L, 2)] if objectives.answer else []
     *lower, last = fusion.blocks
     forward = 0.0
-    for text, rows in passes:
+    for text, rows in others + [(L, 2)] * (3 * (matches and not causal)):
         S = G + text
         forward += 0.0 if d == w else _product(S, d, w)
         forward += sum(block_flops(block, S) for block in lower) + block_flops(last, S, rows)
-    clips = 1 if world == 1 else 2  # a clip once for its texts; of all ranks' clips two
-    if model.config.fusion.grounding:
-        others = [
-            objectives.mlm,
-            objectives.plm and not objectives.plm_in_vtm(model.config.match_by),
-            objectives.answer,
-        ]
-        once = sum(map(bool, others))
-        asked = (clips + once, 3 + once) if objectives.vtm else (once, once)
-        forward += _grounding(model, *asked)
-    if causal:  # the start token with the clip
+    clips = matches * (1 if world == 1 else 2)  # once for all texts; of all ranks' clips two
+    if matches and causal:  # the start token with the clip
         forward += 0.0 if d == w else _product(clips * G + 3 * L, d, w)
         forward += clips * (sum(block_flops(block, G + 1) for block in lower) + block_flops(last, G + 1, 2))
         forward += 3 * sum(block_flops(block, L - 1, seen=G + L) for block in fusion.blocks)
+    if model.config.fusion.grounding:
+        forward += _grounding(model, clips + len(others), 3 * matches + len(others))
     return _trained(forward)
 
 
 def _grounding(model: VideoLanguageModel, clips: int, texts: int) -> float:
+    """Forward pass of what is compared of clips, and of texts that are compared with it."""
     config, d = model.config, model.clip.joint_width
     N, M = config.objects.num_trajectories, config.actions.num_tokens
     meanings = N * bool(config.objects.word_head) + M * bool(config.actions.word_head)

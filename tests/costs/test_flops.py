@@ -87,6 +87,13 @@ def test_it_grows_with_the_ranks_by_the_scores_alone():
     assert many["vtc"].total == 8 * one["vtc"].total
 
 
+def test_a_clip_of_another_rank_is_computed_for_one_text():
+    """By the likelihood; on one rank a clip is computed for its three texts together."""
+    objective, objectives = build({"match_by": "likelihood"}, {})
+    one, two, many = (flops_per_batch(objective.model, objectives, 4, world=world) for world in (1, 2, 8))
+    assert one["fusion"].total < two["fusion"].total == many["fusion"].total
+
+
 def test_sizes_are_enough():
     """A model on the meta device costs no memory, however large."""
     with torch.device("meta"):
