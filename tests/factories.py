@@ -39,6 +39,14 @@ def fuse(model: VideoLanguageModel, video_BGd: torch.Tensor, text_BLd: torch.Ten
     return fused_BSw.split([video_BGd.shape[1], text_BLd.shape[1]], dim=1)
 
 
+def grounded(on: bool = True) -> dict[str, object]:
+    """Changes of a config, by which words are given what they mean."""
+    return {
+        "objects": ObjectConfig(num_trajectories=4, max_boxes=BOXES, grounding=on),
+        "actions": ActionConfig(num_tokens=3, grounding=on),
+    }
+
+
 def tiny_model(seed: int = 0, **changes) -> VideoLanguageModel:
     torch.manual_seed(seed)
     config = tiny_config(**changes)

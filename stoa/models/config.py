@@ -129,6 +129,9 @@ class ObjectConfig:
             which the paper has not.
         word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
             paper has not. The token itself may then hold what no noun says.
+        grounding: give each text token, where it enters the fusion encoder, the trajectories that it is closest to by
+            the cosine of OTA, which the paper has not. Attention otherwise has to find out anew which trajectory a noun
+            means.
     """
 
     num_trajectories: int = 20
@@ -142,6 +145,7 @@ class ObjectConfig:
     relations: bool = False
     changes: bool = False
     word_head: bool = False
+    grounding: bool = False
 
     @property
     def tells_motion(self) -> bool:
@@ -173,6 +177,8 @@ class ActionConfig:
         motion: add to each action token what queries of its own gather of the motion, relations and changes of all
             trajectories, which the paper has not.
         word_head: what ASP draws to a verb is a linear map of the action token, as ``word_head`` of objects is.
+        grounding: give each text token the action tokens that it is closest to by the cosine of ASP, as ``grounding``
+            of objects does.
     """
 
     num_tokens: int = 4
@@ -181,6 +187,7 @@ class ActionConfig:
     detach_tap: bool = False
     motion: bool = False
     word_head: bool = False
+    grounding: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("num_tokens", 0), ("layers", 1), ("tap_from_top", 0)):
@@ -245,12 +252,9 @@ class FusionConfig:
 
     Attributes:
         layers: blocks, at most the depth of the text tower they are initialised from.
-        grounding: give each text token the trajectories and action tokens that it is closest to, by the cosine of OTA
-            and ASP, which the paper has not. Attention otherwise has to find out anew which trajectory a noun means.
     """
 
     layers: int = 6
-    grounding: bool = False
 
     def __post_init__(self) -> None:
         if self.layers < 1:
@@ -315,16 +319,19 @@ class ModelConfig:
                 "relations and changes to true, with num_trajectories above 0"
             )
 
-        if self.fusion.grounding and not (self.objects.num_trajectories or self.actions.num_tokens):
-            raise ValueError(
-                "model.fusion.grounding is true and there is nothing for words to mean; raise "
-                "model.objects.num_trajectories or model.actions.num_tokens, or set it to false"
-            )
-
     @property
     def num_boxes(self) -> int:
         """Boxes per frame (K) that the model reads."""
         return self.objects.max_boxes if self.objects.num_trajectories else 0
+
+    @property
+    def grounding(self) -> tuple[str, ...]:
+        """Video-side groups whose tokens are given to words that are close to them."""
+        on = {
+            "objects": self.objects.grounding and self.objects.num_trajectories,
+            "actions": self.actions.grounding and self.actions.num_tokens,
+        }
+        return tuple(name for name, is_on in on.items() if is_on)
 
     @property
     def group_sizes(self) -> dict[str, int]:

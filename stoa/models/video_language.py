@@ -133,7 +133,7 @@ class VideoLanguageModel(nn.Module):
         self.word_head = _identity_linear(self.clip.joint_width) if has_word_head else nn.Identity()
         has_verb_head = config.actions.num_tokens and config.actions.word_head
         self.verb_head = _identity_linear(self.clip.joint_width) if has_verb_head else nn.Identity()
-        if config.fusion.grounding:
+        if config.grounding:
             self.grounding = Grounding()
         if config.num_answers:
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
@@ -283,21 +283,21 @@ class VideoLanguageModel(nn.Module):
         clip_N: torch.Tensor | None = None,
         positions_NL: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Joint-space text tokens (N, L, d) as they enter the fusion encoder: with what they mean of their clip, if
-        ``FusionConfig.grounding`` says so.
+        """Joint-space text tokens (N, L, d) as they enter the fusion encoder: with what they mean of their clip, of the
+        groups of ``ModelConfig.grounding``.
 
         Args:
             clip_N: int64, the clip of each text; default each its own.
             positions_NL: int64, text position of each token; default 0, 1, ...
         """
-        if not self.config.fusion.grounding:
+        if not self.config.grounding:
             return text_NLd
         if positions_NL is None:
             positions_NL = torch.arange(text_NLd.shape[1], device=text_NLd.device)[None]
-        named = ("objects", self.word_head), ("actions", self.verb_head)
-        heads = [(self.fusion.slot(name), head) for name, head in named if name in self.fusion.group_sizes]
-        tokens_CKd, valid_CK = (torch.cat([x[:, slot] for slot, _ in heads], dim=1) for x in (video_CGd, valid_CG))
-        meanings_CKd = torch.cat([head(video_CGd[:, slot]) for slot, head in heads], dim=1)
+        heads = {"objects": self.word_head, "actions": self.verb_head}
+        groups = [(self.fusion.slot(name), heads[name]) for name in self.config.grounding]
+        tokens_CKd, valid_CK = (torch.cat([x[:, slot] for slot, _ in groups], dim=1) for x in (video_CGd, valid_CG))
+        meanings_CKd = torch.cat([head(video_CGd[:, slot]) for slot, head in groups], dim=1)
         return self.grounding(text_NLd, positions_NL == 0, tokens_CKd, meanings_CKd, valid_CK, clip_N)
 
     def text_pass(

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stoa.costs.flops import flops_per_batch, total_flops
 from stoa.models import objects
-from stoa.models.config import ActionConfig, BackboneConfig, FusionConfig, GraphConfig, ObjectConfig
+from stoa.models.config import ActionConfig, BackboneConfig, GraphConfig, ObjectConfig
 from stoa.models.video_language import VideoLanguageModel
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.total import TrainingObjective
@@ -35,18 +35,24 @@ CASES = {
     "additions": (
         {
             "objects": ObjectConfig(
-                num_trajectories=4, max_boxes=3, look=True, motion=True, relations=True, changes=True, word_head=True
+                num_trajectories=4,
+                max_boxes=3,
+                look=True,
+                motion=True,
+                relations=True,
+                changes=True,
+                word_head=True,
+                grounding=True,
             ),
-            "actions": ActionConfig(num_tokens=3, motion=True, word_head=True),
+            "actions": ActionConfig(num_tokens=3, motion=True, word_head=True, grounding=True),
             "joint_last_blocks": 1,
-            "fusion": FusionConfig(layers=2, grounding=True),
         },
         {"align_loss": "nce", "plm_form": "two_stream"},
     ),
     "other widths": ({"backbone": BackboneConfig(name="stoa-small-16")}, {}),
     "matched by likelihood": ({"match_by": "likelihood"}, {"mlm": 0.0}),
     "one pass for VTM and PLM": (
-        {"match_by": "likelihood", "fusion": FusionConfig(layers=2, grounding=True)},
+        {"match_by": "likelihood", "actions": ActionConfig(num_tokens=3, grounding=True)},
         {"plm_prefix": "start"},
     ),
     "matching alone": ({}, {"vtc": 0.0, "mlm": 0.0, "plm": 0.0, "ota": 0.0, "asp": 0.0}),

@@ -4,19 +4,15 @@ import math
 
 import pytest
 import torch
-from factories import random_batch, tiny_config, tiny_model
+from factories import grounded, random_batch, tiny_config, tiny_model
 from torch.nn import functional as F
 
-from stoa.models.config import ActionConfig, FusionConfig, ObjectConfig
+from stoa.models.config import ActionConfig, ObjectConfig
 from stoa.models.grounding import Grounding
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.total import TrainingObjective
 
 LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp", "answer")
-
-
-def grounded_model(**changes):
-    return tiny_model(**{"fusion": FusionConfig(layers=2, grounding=True), **changes})
 
 
 @pytest.mark.parametrize("given", [None, [2, 0, 2, 1, 1]], ids=["its own clip", "a clip by number"])
@@ -47,7 +43,7 @@ def test_it_is_the_sum_word_by_word(given):
 @pytest.mark.parametrize("loss", ["vtm", "mlm", "plm", "answer"])
 @pytest.mark.parametrize("changes", [{}, {"match_by": "likelihood"}, {"plm_form": "two_stream"}], ids=str)
 def test_every_loss_of_the_fusion_encoder_reads_it(loss, changes):
-    model = grounded_model(match_by=changes.get("match_by", "ends"), num_answers=3)
+    model = tiny_model(match_by=changes.get("match_by", "ends"), num_answers=3, **grounded())
     weights = dict.fromkeys(LOSSES, 0.0) | {loss: 1.0}
     config = ObjectivesConfig(**weights, plm_form=changes.get("plm_form", "one_pass"))
     batch = random_batch(4)
@@ -63,29 +59,36 @@ def test_without_it_text_enters_as_it_is():
     assert not any(name.startswith("grounding") for name in model.state_dict())
 
 
-@pytest.mark.parametrize("objects", [0, 4])
-@pytest.mark.parametrize("actions", [0, 3])
-def test_words_are_compared_with_what_there_is(objects, actions):
-    changes = {
-        "objects": ObjectConfig(num_trajectories=objects, max_boxes=3, word_head=True),
-        "actions": ActionConfig(num_tokens=actions, word_head=True),
-    }
-    if not objects + actions:
-        with pytest.raises(ValueError, match="model.fusion.grounding is true and there is nothing for words to mean"):
-            tiny_config(fusion=FusionConfig(layers=2, grounding=True), **changes)
-        return
-    model, batch = grounded_model(**changes), random_batch(3)
-    heads = [head for head, count in ((model.word_head, objects), (model.verb_head, actions)) if count]
+@pytest.mark.parametrize(("objects", "actions"), [(True, True), (True, False), (False, True)])
+def test_words_are_compared_with_what_is_on(objects, actions):
+    model = tiny_model(
+        objects=ObjectConfig(num_trajectories=4, max_boxes=3, word_head=True, grounding=objects),
+        actions=ActionConfig(num_tokens=3, word_head=True, grounding=actions),
+    )
+    batch = random_batch(3)
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    found = model.grounded(text.tokens_BLd, video.tokens_BGd, video.valid_BG)
-    assert found.shape == text.tokens_BLd.shape
+    video_BGd = video.tokens_BGd.detach().requires_grad_()
+    found = model.grounded(text.tokens_BLd, video_BGd, video.valid_BG)
     torch.testing.assert_close(found[:, 0], F.layer_norm(text.tokens_BLd[:, 0], found.shape[-1:]))
-    found.square().sum().backward()
-    assert all(head.weight.grad.abs().sum() > 0 for head in heads)
+    found[:, 1:].square().sum().backward()
+    reached = video_BGd.grad.abs().sum(dim=(0, 2)) > 0
+    expected = torch.zeros_like(reached)
+    for name, head, is_on in (("objects", model.word_head, objects), ("actions", model.verb_head, actions)):
+        expected[model.fusion.slot(name)] = is_on
+        assert (head.weight.grad is not None) == is_on
+    torch.testing.assert_close(reached, expected)
+
+
+@pytest.mark.parametrize("left_out", ["objects", "actions"])
+def test_what_a_model_lacks_is_not_compared_with(left_out):
+    changes = {"objects": ObjectConfig(num_trajectories=0), "actions": ActionConfig(num_tokens=0)}
+    config = tiny_config(**grounded() | {left_out: changes[left_out]})
+    assert config.grounding == tuple(name for name in changes if name != left_out)
+    assert tiny_config(**changes).grounding == ()
 
 
 def test_a_text_reads_nothing_of_trajectories_that_its_clip_lacks():
-    model, batch = grounded_model(), random_batch(2)
+    model, batch = tiny_model(**grounded()), random_batch(2)
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
     slot = model.fusion.slot("objects")
     valid = video.valid_BG.clone()

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from factories import USED, fuse, random_batch, tiny_model
+from factories import USED, fuse, grounded, random_batch, tiny_model
 from torch.nn import functional as F
 
-from stoa.models.config import FusionConfig, GraphConfig
+from stoa.models.config import GraphConfig
 from stoa.objectives import plm
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
@@ -32,8 +32,7 @@ def logits_of(model, asked):
 
 @pytest.fixture(params=[False, True], ids=["attention alone", "grounding"])
 def likely(request):
-    fusion = FusionConfig(layers=2, grounding=request.param)
-    model = tiny_model(match_by="likelihood", graph=GraphConfig(layers=1), fusion=fusion).eval()
+    model = tiny_model(match_by="likelihood", graph=GraphConfig(layers=1), **grounded(request.param)).eval()
     with torch.no_grad():
         model.match_scale.fill_(0.7)
         model.lm_head.bias.normal_()
@@ -78,7 +77,7 @@ def test_by_the_ends_it_is_the_head_alone():
 @pytest.mark.parametrize("grounding", [False, True])
 @pytest.mark.parametrize("match_by", ["ends", "likelihood"])
 def test_a_probability_is_of_its_pair_alone(match_by, grounding):
-    model = tiny_model(match_by=match_by, fusion=FusionConfig(layers=2, grounding=grounding)).eval()
+    model = tiny_model(match_by=match_by, **grounded(grounding)).eval()
     batch = random_batch(5)
     video, text = encoded(model, batch)
     clip = torch.tensor([3, 0, 3, 4, 3])

@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from factories import END, START, USED, WORDS, fuse, random_batch, tiny_model
+from factories import END, START, USED, WORDS, fuse, grounded, random_batch, tiny_model
 
-from stoa.models.config import FusionConfig
 from stoa.models.incremental import IncrementalText
 from stoa.objectives.masks import prefix_mask
 from stoa.objectives.plm import blanks_pass
@@ -23,8 +22,7 @@ def form(request):
 
 @pytest.fixture(params=[False, True], ids=["attention alone", "grounding"])
 def model(request):
-    fusion = FusionConfig(layers=2, grounding=request.param)
-    return sharp(tiny_model(max_tokens=L, fusion=fusion).double().eval())
+    return sharp(tiny_model(max_tokens=L, **grounded(request.param)).double().eval())
 
 
 def sharp(model):
