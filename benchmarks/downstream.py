@@ -54,7 +54,9 @@ class WholeText:
         text = self.model.encode_text(self.said, mask)
         seen = prefix_mask(mask, torch.ones_like(tokens_R), self.video.valid_BG)
         last = (mask.sum(dim=1) - 1)[:, None]
-        fused = self.model.fused(self.model.text_pass(self.video.tokens_BGd, text.tokens_BLd, seen, last))
+        meanings = self.model.meanings(self.video.tokens_BGd, self.video.valid_BG)
+        text_RLd = self.model.grounded(text.tokens_BLd, meanings)
+        fused = self.model.fused(self.model.text_pass(self.video.tokens_BGd, text_RLd, seen, last))
         return self.model.language_logits(fused[:, 0], self.table_Vw)
 
     def repeat(self, times: int) -> None:

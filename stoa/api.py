@@ -340,7 +340,8 @@ class Model:
         for some in torch.arange(count, device=self.device).split(_PAIRS_AT_ONCE):
             texts = some if len(asked.ids_QL) == count else torch.zeros_like(some)
             text = asked.features.tokens_BLd[texts], asked.ids_QL[texts], asked.mask_QL[texts]
-            pairs = Asked(video.tokens_BGd[some], video.valid_BG[some], torch.arange(len(some)).to(some), *text)
+            own = torch.arange(len(some), device=self.device)
+            pairs = Asked(video.tokens_BGd[some], video.valid_BG[some], own, *text)
             out.append(match_log_probability(self.trained.model, pairs))
         return torch.cat(out)
 

@@ -34,7 +34,7 @@ def tiny_config(**changes) -> ModelConfig:
 
 def fuse(model: VideoLanguageModel, video_BGd: torch.Tensor, text_BLd: torch.Tensor, mask_BSS: torch.Tensor):
     """All outputs of the fusion encoder: at the video side (B, G, w) and at the text (B, L, w)."""
-    text_BLd = model.grounded(text_BLd, video_BGd, mask_BSS[:, 0, : video_BGd.shape[1]])
+    text_BLd = model.grounded(text_BLd, model.meanings(video_BGd, mask_BSS[:, 0, : video_BGd.shape[1]]))
     fused_BSw = model.fusion(video_BGd, text_BLd, mask_BSS)
     return fused_BSw.split([video_BGd.shape[1], text_BLd.shape[1]], dim=1)
 

@@ -26,6 +26,7 @@ class Fault:
 LANGUAGE, ALIGNMENT = "tests/objectives/test_language.py", "tests/objectives/test_alignment.py"
 OBJECTS, ACTIONS = "tests/models/test_trajectories.py", "tests/models/test_action_tokens.py"
 GRAPH = "tests/models/test_graph.py"
+GROUNDING = "tests/models/test_grounding.py"
 DISTRIBUTED = "tests/objectives/test_distributed.py"
 
 FAULTS = {
@@ -265,8 +266,8 @@ FAULTS = {
     ),
     "likelihood: a text reads the clip of another": Fault(
         "models/causal_texts.py",
-        "of_clip.index_select(0, self.clip_N)",
-        "of_clip.index_select(0, self.clip_N.flip(0))",
+        "of_clip_CHRD.index_select(0, self.clip_N)",
+        "of_clip_CHRD.index_select(0, self.clip_N.flip(0))",
         "tests/models/test_fusion.py",
     ),
     "temperature: no ceiling": Fault(
@@ -292,6 +293,24 @@ FAULTS = {
         "_all_reduce(count)\n    return total * world_size()",
         "pass\n    return total",
         DISTRIBUTED,
+    ),
+    "grounding: what a clip lacks is given": Fault(
+        "models/grounding.py",
+        "~meanings.valid_NK[:, None] | is_start_NL",
+        "is_start_NL",
+        f"{GROUNDING}::test_a_text_reads_nothing_of_trajectories_that_its_clip_lacks",
+    ),
+    "grounding: the start token means something": Fault(
+        "models/grounding.py",
+        " | is_start_NL[..., None]",
+        "",
+        f"{GROUNDING}::test_words_are_compared_with_what_is_on",
+    ),
+    "grounding: MLM reads plain words": Fault(
+        "objectives/mlm.py",
+        "model.grounded(hidden_text_BLd, model.meanings(video.tokens_BGd, video.valid_BG))",
+        "hidden_text_BLd",
+        f"{GROUNDING}::test_every_loss_of_the_fusion_encoder_reads_it",
     ),
     "resume: the order starts again": Fault(
         "training/trainer.py",

@@ -41,15 +41,18 @@ class SeparateObjective(nn.Module, ABC):
         objective: ours, of one process and on its device.
 
     Raises:
-        ValueError: its losses have weights or forms other than the defaults, or its model has a graph.
+        ValueError: its losses have weights or forms other than the defaults, or its model has a graph, grounds words or
+            matches by the likelihood.
     """
 
     def __init__(self, objective: TrainingObjective) -> None:
         super().__init__()
-        if objective.config != ObjectivesConfig() or "graph" in objective.model.config.group_sizes:
+        config = objective.model.config
+        others = "graph" in config.group_sizes or config.grounded_groups or config.match_by != "ends"
+        if objective.config != ObjectivesConfig() or others:
             raise ValueError(
                 "objective has other losses than the recipe stoa; another formulation takes objectives with their "
-                "default weights and forms, and a model without a graph"
+                "default weights and forms, and a model without a graph, without grounding, that matches by the ends"
             )
         self.seed = objective.seed
         self.model = sharing_parameters(objective.model)

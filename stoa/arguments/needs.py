@@ -94,6 +94,11 @@ PRETRAINING = (
     Need("model.actions.*", "model.actions.num_tokens", _any),
     Need("model.objects.word_head", "objectives.ota model.objects.grounding", _any),
     Need("model.actions.word_head", "objectives.asp model.actions.grounding", _any),
+    Need(
+        "model.objects.grounding model.actions.grounding",
+        "objectives.vtm objectives.mlm objectives.plm objectives.answer",
+        _any,
+    ),
     Need("model.graph.*", "model.graph.layers", _any, "1 puts the graph in"),
     Need("model.num_answers", "objectives.answer", _any, "stoa finetune makes the head that answering needs"),
     Need("training.optim.objects_lr", "model.objects.num_trajectories model.actions.num_tokens", _any),

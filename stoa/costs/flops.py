@@ -189,7 +189,7 @@ def _fusion(model: VideoLanguageModel, objectives: ObjectivesConfig, world: int)
         forward += 0.0 if d == w else _product(clips * G + 3 * L, d, w)
         forward += clips * (sum(block_flops(block, G + 1) for block in lower) + block_flops(last, G + 1, 2))
         forward += 3 * sum(block_flops(block, L - 1, seen=G + L) for block in fusion.blocks)
-    if model.config.grounding:
+    if model.config.grounded_groups:
         forward += _grounding(model, clips + len(others), 3 * matches + len(others))
     return _trained(forward)
 
@@ -198,7 +198,7 @@ def _grounding(model: VideoLanguageModel, clips: int, texts: int) -> float:
     """Forward pass of what is compared of clips, and of texts that are compared with it."""
     config, d = model.config, model.clip.joint_width
     has_head = {"objects": config.objects.word_head, "actions": config.actions.word_head}
-    sizes = {name: config.group_sizes[name] for name in config.grounding}
+    sizes = {name: config.group_sizes[name] for name in config.grounded_groups}
     meanings = sum(size for name, size in sizes.items() if has_head[name])
     return clips * _product(meanings, d, d) + 2 * texts * _product(config.max_tokens, d, sum(sizes.values()))
 

@@ -127,8 +127,8 @@ class ObjectConfig:
             away from them or around them, which the paper has not.
         changes: add to each trajectory token an embedding of how its look changes over time, such as lighter or darker,
             which the paper has not.
-        word_head: what OTA draws to a noun is a linear map of the trajectory token, at first the identity, which the
-            paper has not. The token itself may then hold what no noun says.
+        word_head: what OTA draws to a noun, and ``grounding`` compares with words, is a linear map of the trajectory
+            token, at first the identity, which the paper has not. The token itself may then hold what no noun says.
         grounding: give each text token, where it enters the fusion encoder, the trajectories that it is closest to by
             the cosine of OTA, which the paper has not. Attention otherwise has to find out anew which trajectory a noun
             means.
@@ -325,7 +325,7 @@ class ModelConfig:
         return self.objects.max_boxes if self.objects.num_trajectories else 0
 
     @property
-    def grounding(self) -> tuple[str, ...]:
+    def grounded_groups(self) -> tuple[str, ...]:
         """Video-side groups whose tokens are given to words that are close to them."""
         on = {
             "objects": self.objects.grounding and self.objects.num_trajectories,

@@ -74,7 +74,7 @@ class IncrementalText:
         self.model = model
         self.form = form
         self.table_Vw = model.language_table()
-        self.video_RGd, self.valid_RG = video.tokens_BGd, video.valid_BG
+        self.valid_RG, self.meanings = video.valid_BG, model.meanings(video.tokens_BGd, video.valid_BG)
         self._text = [KeyValueCache() for _ in model.clip.text_blocks]
         self._fusion = [KeyValueCache() for _ in model.fusion.blocks]
         P, L = prefix_RP.shape[1], model.config.max_tokens
@@ -85,7 +85,7 @@ class IncrementalText:
         text_RPd = model.clip.encode_text(words_RPw, attends=[c.filling(causal_RPP, L) for c in self._text])
         mask_RSS = self._prefix_mask(mask_RP, causal_PP)
         capacity = self.valid_RG.shape[1] + L
-        text_RPd = model.grounded(text_RPd, self.video_RGd, self.valid_RG)
+        text_RPd = model.grounded(text_RPd, self.meanings)
         x_RSw = torch.cat([model.fusion.embed_video(video.tokens_BGd), model.fusion.embed_text(text_RPd)], dim=1)
         model.fusion.encode(x_RSw, [cache.filling(mask_RSS, capacity) for cache in self._fusion])
 
@@ -98,7 +98,7 @@ class IncrementalText:
         words_RQw = model.clip.token_embedding(tokens_R)[:, None]
         attends = [cache.extending(slots_RQ, seen_RQL) for cache in self._text]
         text_RQd = model.clip.encode_text(words_RQw, slots_RQ, attends)
-        text_RQd = model.grounded(text_RQd, self.video_RGd, self.valid_RG, positions_NL=slots_RQ)
+        text_RQd = model.grounded(text_RQd, self.meanings, slots_RQ)
         if self.form == "two_stream":
             # A blank in the next place, where the token itself will replace it.
             text_RQd = torch.cat([text_RQd, torch.zeros_like(text_RQd)], dim=1)
@@ -111,7 +111,8 @@ class IncrementalText:
 
     def repeat(self, times: int) -> None:
         """Every text ``times`` times, side by side."""
-        self.video_RGd, self.valid_RG = (x.repeat_interleave(times, dim=0) for x in (self.video_RGd, self.valid_RG))
+        self.valid_RG = self.valid_RG.repeat_interleave(times, dim=0)
+        self.meanings = self.meanings and self.meanings.repeat(times)
         for cache in (*self._text, *self._fusion):
             cache.repeat(times)
 

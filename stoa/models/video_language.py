@@ -1,7 +1,8 @@
 """The assembled video-language model: towers, objects, actions, graph, fusion encoder, heads.
 
 Shape legend: B clips, T frames, P patches, N trajectories, M action tokens, G video-side tokens, L text tokens,
-V vocabulary (of the language head), Q wanted rows, h vision width, w text width, d joint width.
+V vocabulary (of the language head), Q wanted rows, h vision width, w text width, d joint width. Where texts are
+grounded: C clips, N texts, K tokens of the groups that they are compared with.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from stoa.models.config import (
 )
 from stoa.models.fusion import FusionEncoder, FusionPass
 from stoa.models.graph import GraphEncoder
-from stoa.models.grounding import Grounding
+from stoa.models.grounding import Grounding, Meanings
 from stoa.models.looks import ChangeEncoder, LookEncoder
 from stoa.models.motion import Levers, Lines, MotionEncoder, fit_lines, levers_of
 from stoa.models.objects import Boxes, ObjectEncoder, TrajectoryEncoder
@@ -73,7 +74,7 @@ class VideoLanguageModel(nn.Module):
     """CLIP towers, object, action and graph modules, the fusion encoder on ``[v, v_cls, o, x, graph, t]``, a language
     head, a matching head and perhaps an answer head. ``look``, ``motion``, ``relations`` and ``changes``, if there are
     any, are added to trajectory tokens, and ``action_motion`` to action tokens; they are compared with words through
-    ``word_head`` and ``verb_head``.
+    ``word_head`` and ``verb_head``, and ``grounding`` gives words what they are closest to.
 
     Args:
         config: see :class:`ModelConfig`.
@@ -133,7 +134,7 @@ class VideoLanguageModel(nn.Module):
         self.word_head = _identity_linear(self.clip.joint_width) if has_word_head else nn.Identity()
         has_verb_head = config.actions.num_tokens and config.actions.word_head
         self.verb_head = _identity_linear(self.clip.joint_width) if has_verb_head else nn.Identity()
-        if config.grounding:
+        if config.grounded_groups:
             self.grounding = Grounding()
         if config.num_answers:
             self.answer_head = nn.Sequential(nn.Linear(2 * w, 2 * w), nn.GELU(), nn.Linear(2 * w, config.num_answers))
@@ -275,30 +276,41 @@ class VideoLanguageModel(nn.Module):
             whole_BLd, rest_BLd = self.clip.encode_text(torch.cat([words_BLw, hidden_BLw])).chunk(2)
         return TextFeatures(whole_BLd, select_rows(whole_BLd, end_positions(text_mask_BL))), rest_BLd
 
-    def grounded(
-        self,
-        text_NLd: torch.Tensor,
-        video_CGd: torch.Tensor,
-        valid_CG: torch.Tensor,
-        clip_N: torch.Tensor | None = None,
-        positions_NL: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Joint-space text tokens (N, L, d) as they enter the fusion encoder: with what they mean of their clip, of the
-        groups of ``ModelConfig.grounding``.
+    def meanings(
+        self, video_CGd: torch.Tensor, valid_CG: torch.Tensor, clip_N: torch.Tensor | None = None
+    ) -> Meanings | None:
+        """What words may mean of their clip, of the groups of ``ModelConfig.grounded_groups``; None without any.
 
         Args:
+            video_CGd: joint-space tokens of all groups, in order.
+            valid_CG: bool, tokens that others may see.
             clip_N: int64, the clip of each text; default each its own.
+        """
+        if not self.config.grounded_groups:
+            return None
+        with part("fusion"):
+            heads = {"objects": self.word_head, "actions": self.verb_head}
+            groups = [(self.fusion.slot(name), heads[name]) for name in self.config.grounded_groups]
+            tokens_CKd, valid_CK = (torch.cat([x[:, slot] for slot, _ in groups], dim=1) for x in (video_CGd, valid_CG))
+            compared_CKd = torch.cat([head(video_CGd[:, slot]) for slot, head in groups], dim=1)
+            return Meanings.of_clips(tokens_CKd, compared_CKd, valid_CK, clip_N)
+
+    def grounded(
+        self, text_NLd: torch.Tensor, meanings: Meanings | None, positions_NL: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Joint-space text tokens (N, L, d) as they enter the fusion encoder: with what they mean, if anything.
+
+        Args:
+            meanings: of :meth:`meanings`.
             positions_NL: int64, text position of each token; default 0, 1, ...
         """
-        if not self.config.grounding:
+        if meanings is None:
             return text_NLd
         if positions_NL is None:
             positions_NL = torch.arange(text_NLd.shape[1], device=text_NLd.device)[None]
-        heads = {"objects": self.word_head, "actions": self.verb_head}
-        groups = [(self.fusion.slot(name), heads[name]) for name in self.config.grounding]
-        tokens_CKd, valid_CK = (torch.cat([x[:, slot] for slot, _ in groups], dim=1) for x in (video_CGd, valid_CG))
-        meanings_CKd = torch.cat([head(video_CGd[:, slot]) for slot, head in groups], dim=1)
-        return self.grounding(text_NLd, positions_NL == 0, tokens_CKd, meanings_CKd, valid_CK, clip_N)
+        with part("fusion"):
+            grounded_NLd: torch.Tensor = self.grounding(text_NLd, positions_NL == 0, meanings)
+        return grounded_NLd
 
     def text_pass(
         self,

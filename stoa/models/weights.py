@@ -48,9 +48,9 @@ def load_pretrained(model: VideoLanguageModel, trained: Trained) -> None:
     """Start a model from another that may have been trained for something else.
 
     The answer head may be new, and so may objects, their look, motion, relations, changes and map to words, actions
-    with theirs, and graph; frames may be more or fewer (their embeddings are interpolated in time), the text longer
-    (more positions, from the text tower's) or shorter, and a ``used`` vocabulary may hold more tokens (whose biases
-    start at 0).
+    with theirs, the grounding of words, and graph; frames may be more or fewer (their embeddings are interpolated in
+    time), the text longer (more positions, from the text tower's) or shorter, and a ``used`` vocabulary may hold more
+    tokens (whose biases start at 0).
 
     Raises:
         ValueError: it does not fit; the message names what.

@@ -21,7 +21,7 @@ def answer_pass(
 ) -> FusionPass:
     """Clip and question, read at ``v_o`` and ``t_o``."""
     seen = bidirectional_mask(text_mask_BL, video.valid_BG)
-    text_BLd = model.grounded(text.tokens_BLd, video.tokens_BGd, video.valid_BG)
+    text_BLd = model.grounded(text.tokens_BLd, model.meanings(video.tokens_BGd, video.valid_BG))
     return model.pair_pass(video.tokens_BGd, text_BLd, seen, text_mask_BL)
 
 

@@ -92,7 +92,7 @@ def mlm_pass(
 ) -> FusionPass:
     """Captions with hidden words, read at those."""
     mask_BSS = bidirectional_mask(batch.text_mask_BL, video.valid_BG)
-    text_BLd = model.grounded(hidden_text_BLd, video.tokens_BGd, video.valid_BG)
+    text_BLd = model.grounded(hidden_text_BLd, model.meanings(video.tokens_BGd, video.valid_BG))
     return model.text_pass(video.tokens_BGd, text_BLd, mask_BSS, hidden.positions_BQ)
 
 

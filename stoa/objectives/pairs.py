@@ -44,7 +44,7 @@ def match_pass(model: VideoLanguageModel, asked: Asked) -> FusionPass | CausalPa
     ``likelihood`` text is causal, and the rows that predict its words follow those two.
     """
     video_CGd, valid_CG, clip_N, text_NLd, _, text_mask_NL = asked
-    text_NLd = model.grounded(text_NLd, video_CGd, valid_CG, clip_N)
+    text_NLd = model.grounded(text_NLd, model.meanings(video_CGd, valid_CG, clip_N))
     if model.config.match_by == "likelihood":
         return CausalPass(video_CGd, valid_CG, clip_N, text_NLd, text_mask_NL)
     seen = bidirectional_mask(text_mask_NL, valid_CG[clip_N])
@@ -83,9 +83,27 @@ def match_logits(
     return torch.stack([no_match_N, match_N - model.match_scale * words.losses_NQ.sum(dim=1)], dim=1), words
 
 
+class Answered(NamedTuple):
+    """Log-probabilities (N,), fp32.
+
+    Attributes:
+        match_N: of a match.
+        text_N: of the text after its start token, by the ``likelihood``.
+    """
+
+    match_N: torch.Tensor
+    text_N: torch.Tensor | None
+
+
 @torch.no_grad()
+def answer(model: VideoLanguageModel, asked: Asked) -> Answered:
+    """What a model says of texts and clips."""
+    rows_NQw = model.fused(match_pass(model, asked))
+    logits_N2, words = match_logits(model, rows_NQw, asked.token_ids_NL, asked.text_mask_NL)
+    text_N = None if words is None else -words.losses_NQ.sum(dim=1).float()
+    return Answered(logits_N2.float().log_softmax(dim=-1)[:, 1], text_N)
+
+
 def match_log_probability(model: VideoLanguageModel, asked: Asked) -> torch.Tensor:
     """Of a match, (N,), fp32."""
-    rows_NQw = model.fused(match_pass(model, asked))
-    logits_N2, _ = match_logits(model, rows_NQw, asked.token_ids_NL, asked.text_mask_NL)
-    return logits_N2.float().log_softmax(dim=-1)[:, 1]
+    return answer(model, asked).match_N

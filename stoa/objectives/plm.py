@@ -98,7 +98,7 @@ def next_word_pass(
     wanted_BQ = torch.arange(text_mask_BL.shape[1] - 1, device=text_mask_BL.device).expand(len(text_mask_BL), -1)
     if form == "one_pass":
         seen = prefix_mask(text_mask_BL, prefix_B, video_valid_BG)
-        text_BLd = model.grounded(text_BLd, video_BGd, video_valid_BG)
+        text_BLd = model.grounded(text_BLd, model.meanings(video_BGd, video_valid_BG))
         return model.text_pass(video_BGd, text_BLd, seen, wanted_BQ)
     return blanks_pass(model, video_BGd, video_valid_BG, text_BLd, text_mask_BL, wanted_BQ + 1)
 
@@ -114,7 +114,7 @@ def blanks_pass(
     """For fused rows (B, Q, w) of the blanks at the wanted positions; each knows the video and the text before it."""
     L = text_mask_BL.shape[1]
     positions_L = torch.arange(L, device=text_mask_BL.device).repeat(2)
-    text_BLd = model.grounded(text_BLd, video_BGd, video_valid_BG)
+    text_BLd = model.grounded(text_BLd, model.meanings(video_BGd, video_valid_BG))
     tokens = torch.cat([text_BLd, torch.zeros_like(text_BLd)], dim=1)
     seen = two_stream_mask(text_mask_BL, video_valid_BG)
     return model.text_pass(video_BGd, tokens, seen, L + wanted_BQ, positions_L)

@@ -1,6 +1,7 @@
 """Video-text matching (STOA-VLP, VTM) with one hard negative each way.
 
-Shape legend: B clips on this rank, A clips of all ranks, G video-side tokens, L text tokens, d joint width.
+Shape legend: B clips on this rank, A clips of all ranks, C clips that texts are asked about, N = 3B texts, G video-side
+tokens, L text tokens, d joint width.
 """
 
 from __future__ import annotations
@@ -82,18 +83,20 @@ def draw_pairs(
     ids_AL = gather_rows_no_grad(batch.tokens_BL.where(batch.text_mask_BL, -1))
     text_mask_AL = ids_AL >= 0
 
-    clips, valid, own_B = video.tokens_BGd, video.valid_BG, torch.arange(B, device=hard_video_B.device)
+    video_CGd, video_valid_CG = video.tokens_BGd, video.valid_BG
+    own_B = torch.arange(B, device=hard_video_B.device)
+    hard_clip_B = hard_video_B
     if A > B:  # of the other ranks' clips those that were drawn
-        clips = torch.cat([clips, video_AGd[hard_video_B]])
-        valid = torch.cat([valid, video_valid_AG[hard_video_B]])
-        hard_video_B = B + own_B
+        video_CGd = torch.cat([video_CGd, video_AGd.index_select(0, hard_video_B)])
+        video_valid_CG = torch.cat([video_valid_CG, video_valid_AG.index_select(0, hard_video_B)])
+        hard_clip_B = B + own_B
     asked = Asked(
-        clips,
-        valid,
-        torch.cat([own_B, hard_video_B, own_B]),
-        torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd[hard_text_B]]),
-        torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL.clamp(min=0)[hard_text_B]]),
-        torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL[hard_text_B]]),
+        video_CGd,
+        video_valid_CG,
+        torch.cat([own_B, hard_clip_B, own_B]),
+        torch.cat([text.tokens_BLd, text.tokens_BLd, text_ALd.index_select(0, hard_text_B)]),
+        torch.cat([batch.tokens_BL, batch.tokens_BL, ids_AL.clamp(min=0).index_select(0, hard_text_B)]),
+        torch.cat([batch.text_mask_BL, batch.text_mask_BL, text_mask_AL.index_select(0, hard_text_B)]),
     )
     return Pairs(asked, usable_B)
 

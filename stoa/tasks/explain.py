@@ -79,7 +79,8 @@ def explain(
     for loss, what in (("ota", "trajectories"), ("asp", "action tokens")):
         group = "objects" if loss == "ota" else "actions"
         if abilities.lacks(loss) and group in model.fusion.group_sizes:
-            notes.append(f"trained without {loss.upper()}: words of {what} are the nearest by cosine, untaught")
+            taught = "taught by grounding alone" if group in config.grounded_groups else "untaught"
+            notes.append(f"trained without {loss.upper()}: words of {what} are the nearest by cosine, {taught}")
     return Explanation(
         clip=name or _name(clip),
         caption=tagged.caption.text,

@@ -1,6 +1,7 @@
 """Text-video retrieval: by dual encoder (``itc``) and re-ranked by the matching head (``itc+vtm``).
 
-Shape legend: Q captions, V videos, N queries of either kind, K candidates, G video-side tokens, L text tokens.
+Shape legend: Q captions, V videos, N queries of either kind or pairs, K candidates, W hard sets' galleries of S clips,
+P captions of those, G video-side tokens, L text tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from stoa.models.config import PlmForm
-from stoa.objectives.pairs import Asked, match_log_probability
+from stoa.objectives.pairs import Answered, Asked, answer
 from stoa.objectives.plm import next_word_pass
 from stoa.objectives.vtc import temperature
 from stoa.progress import Progress
@@ -33,7 +34,6 @@ def itc_scores(trained: TrainedModel, gallery: Gallery) -> torch.Tensor:
     return temperature(trained.model.clip.logit_scale) * text_Qd @ video_Vd.T
 
 
-@torch.inference_mode()
 def match_scores(
     trained: TrainedModel,
     gallery: Gallery,
@@ -43,6 +43,14 @@ def match_scores(
     batch_size: int = 256,
 ) -> torch.Tensor:
     """Log-probability of a match for pairs of captions and videos, shaped like the two index tensors."""
+    return _answers(trained, gallery, text_index, video_index, batch_size).match_N.view(text_index.shape)
+
+
+@torch.inference_mode()
+def _answers(
+    trained: TrainedModel, gallery: Gallery, text_index: torch.Tensor, video_index: torch.Tensor, batch_size: int
+) -> Answered:
+    """Of all pairs, in order."""
     out = []
     pairs = zip(text_index.flatten().split(batch_size), video_index.flatten().split(batch_size), strict=True)
     with Progress(text_index.numel(), "match", "pairs") as progress:
@@ -50,9 +58,10 @@ def match_scores(
             shown, clip_N = videos.unique(return_inverse=True)
             video = gallery.video_tokens_VGd[shown], gallery.video_valid_VG[shown]
             text = gallery.tokens_of_texts(texts), gallery.text_ids_QL[texts], gallery.text_mask_QL[texts]
-            out.append(match_log_probability(trained.model, Asked(*video, clip_N, *text)))
+            out.append(answer(trained.model, Asked(*video, clip_N, *text)))
             progress.update(len(texts))
-    return torch.cat(out).view(text_index.shape)
+    match_N, text_N = zip(*out, strict=True)
+    return Answered(torch.cat(match_N), None if text_N[0] is None else torch.cat(text_N))
 
 
 @torch.inference_mode()
@@ -181,21 +190,24 @@ def evaluate_hard_set(
         raise ValueError(
             f"none of the {len(members)} galleries has {size} readable videos (ids like name_0, name_1, ...)"
         )
-    itc_QV = itc_scores(trained, gallery)
-    num_queries, correct = 0, {"vtm": 0.0, "plm": 0.0, "itc": 0.0}
-    with Progress(len(whole), "match", "galleries") as progress:
-        for videos in whole:
-            columns = torch.tensor(videos, device=itc_QV.device)
-            texts = torch.isin(gallery.video_of_text_Q, columns).nonzero().squeeze(1)
-            relevant = gallery.video_of_text_Q[texts][:, None] == columns
-            rows, cells = torch.meshgrid(texts, columns, indexing="ij")
-            scores = {
-                "vtm": match_scores(trained, gallery, rows, cells),
-                "plm": caption_scores(trained, gallery, rows, cells, form),
-                "itc": itc_QV[texts][:, columns],
-            }
-            for method, score in scores.items():
-                correct[method] += rank_metrics(score, relevant).r1 * len(texts)
-            num_queries += len(texts)
-            progress.update()
-    return {**{method: total / num_queries for method, total in correct.items()}, "queries": num_queries}
+    columns_WS = torch.tensor(whole, device=gallery.video_of_text_Q.device)
+    texts_of = [torch.isin(gallery.video_of_text_Q, columns).nonzero().squeeze(1) for columns in columns_WS]
+    rows_PS = torch.cat(texts_of)[:, None].expand(-1, size)
+    cells_PS = columns_WS.repeat_interleave(torch.tensor([len(texts) for texts in texts_of]).to(columns_WS), dim=0)
+    relevant_PS = gallery.video_of_text_Q[rows_PS] == cells_PS
+    scores = _pair_scores(trained, gallery, rows_PS, cells_PS, form)
+    accuracy = {method: rank_metrics(score_PS, relevant_PS).r1 for method, score_PS in scores.items()}
+    return {**accuracy, "queries": len(rows_PS)}
+
+
+def _pair_scores(
+    trained: TrainedModel, gallery: Gallery, texts_PS: torch.Tensor, videos_PS: torch.Tensor, form: PlmForm
+) -> dict[str, torch.Tensor]:
+    """By ``vtm``, ``plm`` and ``itc``; what matches by the likelihood has said that of the caption too."""
+    answers = _answers(trained, gallery, texts_PS, videos_PS, 256)
+    if answers.text_N is not None and form == "one_pass":
+        plm_PS = answers.text_N.view(texts_PS.shape)
+    else:
+        plm_PS = caption_scores(trained, gallery, texts_PS, videos_PS, form)
+    itc_PS = itc_scores(trained, gallery)[texts_PS, videos_PS]
+    return {"vtm": answers.match_N.view(texts_PS.shape), "plm": plm_PS, "itc": itc_PS}

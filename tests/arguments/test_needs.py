@@ -31,6 +31,11 @@ TURNED_OFF = [
     ("train", "objectives.asp=0", "model.actions.word_head=true"),
     (
         "train",
+        "objectives.vtm=0 objectives.mlm=0 objectives.plm=0",
+        "model.objects.grounding=true model.actions.grounding=true",
+    ),
+    (
+        "train",
         "model.graph.layers=0",
         "model.graph.reach=0 model.graph.threshold=0.1 model.graph.edge_mode=mask_only",
     ),

@@ -32,7 +32,7 @@ CASES = {
     ),
     "released graph": ({"graph": GraphConfig(layers=2, residual=False, reach=None, pool="none")}, {}),
     "graph of its own frames": ({"graph": GraphConfig(layers=1, reach=0, global_repeats=2, pool="mean")}, {}),
-    "additions": (
+    "additions, words given objects and actions": (
         {
             "objects": ObjectConfig(
                 num_trajectories=4,
@@ -51,7 +51,7 @@ CASES = {
     ),
     "other widths": ({"backbone": BackboneConfig(name="stoa-small-16")}, {}),
     "matched by likelihood": ({"match_by": "likelihood"}, {"mlm": 0.0}),
-    "one pass for VTM and PLM": (
+    "one pass for VTM and PLM, words given actions": (
         {"match_by": "likelihood", "actions": ActionConfig(num_tokens=3, grounding=True)},
         {"plm_prefix": "start"},
     ),

@@ -21,9 +21,15 @@ def small_objective(config: ObjectivesConfig, graph: GraphConfig | None = None) 
         num_frames=FRAMES,
         max_tokens=TOKENS,
         objects=ObjectConfig(
-            num_trajectories=6, max_boxes=BOXES, motion=True, relations=True, changes=True, word_head=True
+            num_trajectories=6,
+            max_boxes=BOXES,
+            motion=True,
+            relations=True,
+            changes=True,
+            word_head=True,
+            grounding=True,
         ),
-        actions=ActionConfig(num_tokens=3, motion=True, word_head=True),
+        actions=ActionConfig(num_tokens=3, motion=True, word_head=True, grounding=True),
         graph=graph or GraphConfig(layers=1),
     )
     return TrainingObjective(VideoLanguageModel(model, used_token_ids=USED), config, seed=0)

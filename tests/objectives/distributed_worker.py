@@ -77,8 +77,9 @@ def main(out: str, way: str) -> None:
     model, losses = tiny_model(), ObjectivesConfig()
     if way == "options":
         graph = GraphConfig(layers=1, residual=False, threshold=0.2)
-        objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, changes=True, word_head=True)
-        actions = ActionConfig(num_tokens=3, motion=True, word_head=True)
+        words = {"word_head": True, "grounding": True}
+        objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, changes=True, **words)
+        actions = ActionConfig(num_tokens=3, motion=True, **words)
         model = tiny_model(graph=graph, objects=objects, actions=actions, match_by="likelihood")
         losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce", plm_prefix="start")
     objective = TrainingObjective(model, losses, seed=11)

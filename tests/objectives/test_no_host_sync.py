@@ -37,12 +37,11 @@ class FlagCopies(TorchDispatchMode):
 
 
 def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, TrainingObjective, VideoTextBatch]:
-    objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True, word_head=True)
-    actions, graph = (
-        ActionConfig(num_tokens=3, motion=True, word_head=True),
-        GraphConfig(layers=1 if config.csal.share else 0),
-    )
     match_by = "likelihood" if config.align_loss == "nce" else "ends"
+    words = {"word_head": True, "grounding": match_by == "likelihood"}
+    objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True, **words)
+    actions = ActionConfig(num_tokens=3, motion=True, **words)
+    graph = GraphConfig(layers=1 if config.csal.share else 0)
     model = tiny_model(objects=objects, actions=actions, graph=graph, match_by=match_by)
     objective, batch = TrainingObjective(model, config, seed=0), random_batch(4)
     mode = FakeTensorMode()

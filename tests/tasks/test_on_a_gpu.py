@@ -49,8 +49,9 @@ def trained(shapes) -> TrainedModel:
         relations=True,
         changes=True,
         word_head=True,
+        grounding=True,
     )
-    actions = ActionConfig(num_tokens=2, motion=True, word_head=True)
+    actions = ActionConfig(num_tokens=2, motion=True, word_head=True, grounding=True)
     config = tiny_config(
         objects=objects, actions=actions, graph=GraphConfig(layers=1), num_frames=3, max_tokens=16, num_answers=3
     )

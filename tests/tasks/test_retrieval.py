@@ -16,6 +16,7 @@ from stoa.manifest import Caption, ClipRow, write_manifest
 from stoa.models.config import PRESETS
 from stoa.models.incremental import IncrementalText
 from stoa.models.video_language import VideoFeatures
+from stoa.objectives.pairs import Asked, answer
 from stoa.tasks.config import EvaluationConfig
 from stoa.tasks.evaluation import Abilities, evaluate, open_split
 from stoa.tasks.gallery import Gallery, encode_galleries
@@ -170,6 +171,41 @@ def test_hard_sets_compare_within_their_gallery(trained, folder):
     assert together["itc"] == pytest.approx(float(expected))
     with pytest.raises(ValueError, match="none of the 4 galleries has 4 readable videos"):
         evaluate_hard_set(trained, alone)
+
+
+@pytest.mark.parametrize("match_by", ["ends", "likelihood"])
+@pytest.mark.parametrize("form", ["one_pass", "two_stream"])
+@torch.inference_mode()
+def test_a_hard_set_is_that_of_its_galleries_alone(folder, match_by, form):
+    """Galleries of two clips, one of them with three captions; what the match has computed of captions serves PLM."""
+    trained = TrainedModel(tiny_model(match_by=match_by, lm_vocab="full").eval(), torch.device("cpu"), 32, {})
+    gallery = dataclasses.replace(gallery_of(trained, folder), ids=["a_0", "b_0", "b_1", "a_1"])
+    correct = {"vtm": 0.0, "plm": 0.0, "itc": 0.0}
+    for q, own in enumerate(gallery.video_of_text_Q.tolist()):
+        pair = torch.tensor([[0, 3] if own in (0, 3) else [1, 2]])
+        texts = torch.full_like(pair, q)
+        scores = {
+            "vtm": match_scores(trained, gallery, texts, pair),
+            "plm": caption_scores(trained, gallery, texts, pair, form),
+            "itc": itc_scores(trained, gallery)[texts, pair],
+        }
+        for name, score in scores.items():
+            correct[name] += rank_metrics(score, pair == own).r1
+    found = evaluate_hard_set(trained, gallery, size=2, form=form)
+    assert found == {**{name: pytest.approx(total / 5) for name, total in correct.items()}, "queries": 5}
+
+
+@torch.inference_mode()
+def test_what_a_match_says_of_captions_is_what_they_score(folder):
+    trained = TrainedModel(tiny_model(match_by="likelihood").eval(), torch.device("cpu"), 32, {})
+    gallery = gallery_of(trained, folder)
+    texts, videos = torch.meshgrid(torch.arange(5), torch.arange(4), indexing="ij")
+    asked = Asked(
+        *(gallery.video_tokens_VGd, gallery.video_valid_VG, videos.flatten()),
+        *(of[texts.flatten()] for of in (gallery.text_tokens_QLd, gallery.text_ids_QL, gallery.text_mask_QL)),
+    )
+    scores = caption_scores(trained, gallery, texts, videos, "one_pass").flatten()
+    torch.testing.assert_close(answer(trained.model, asked).text_N, scores, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["one_pass", "two_stream"])

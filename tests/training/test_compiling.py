@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from factories import random_batch, tiny_model
+from factories import grounded, random_batch, tiny_model
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -27,9 +27,10 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def trained(what, **options):
+def trained(what, match_by="ends", **options):
     """Losses of some steps, gradients of the last, and names of the weights."""
-    model = tiny_model(graph=GraphConfig(layers=1), activation_checkpointing=("fusion",))
+    words = grounded(match_by == "likelihood")
+    model = tiny_model(graph=GraphConfig(layers=1), activation_checkpointing=("fusion",), match_by=match_by, **words)
     objective = TrainingObjective(model, OBJECTIVES, seed=0)
     compile_parts(objective, what, **options)
     losses = []
@@ -41,8 +42,8 @@ def trained(what, **options):
     return losses, {name: p.grad for name, p in objective.named_parameters()}, list(objective.state_dict())
 
 
-def same(what, **options):
-    plain, compiled = trained("none"), trained(what, **options)
+def same(what, match_by="ends", **options):
+    plain, compiled = trained("none", match_by), trained(what, match_by, **options)
     torch.testing.assert_close(compiled[0], plain[0], equal_nan=True)
     torch.testing.assert_close(compiled[1], plain[1])
     assert compiled[2] == plain[2]
@@ -63,10 +64,11 @@ def test_a_compiled_block_is_the_same():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("match_by", ["ends", "likelihood"])
 @pytest.mark.parametrize("what", ["blocks", "forward"])
-def test_a_compiled_step_is_the_same(what):
+def test_a_compiled_step_is_the_same(what, match_by):
     counter = CompileCounterWithBackend("aot_eager")
-    same(what, backend=counter)
+    same(what, match_by, backend=counter)
     assert counter.frame_count > 0
 
 

@@ -64,6 +64,7 @@ def test_a_twin_differs_in_size_alone(method):
             "relations",
             "changes",
             "word_head",
+            "grounding",
         )
         assert [getattr(a, name, None) for name in switches] == [getattr(b, name, None) for name in switches]
 
@@ -77,10 +78,11 @@ CONTROLS = {
     ("stgt", "stgt_onehot"): {"objectives.csal.share", "objectives.csal.from_step"},
     ("stgt", "stgt_unpooled"): {"model.graph.pool"},
     ("stoa", "stoa_stgt"): GRAPH,
-    ("stoa", "obj_act_ota"): {"objectives.asp", "model.actions.word_head"},
+    ("stoa", "obj_act_ota"): {"objectives.asp", "model.actions.word_head", "model.actions.grounding"},
     ("stoa", "stoa_paper"): {
-        *(f"model.objects.{name}" for name in ("look", "motion", "relations", "changes", "word_head")),
-        *("model.actions.motion", "model.actions.word_head", "objectives.align_loss"),
+        *(f"model.objects.{name}" for name in ("look", "motion", "relations", "changes", "word_head", "grounding")),
+        *(f"model.actions.{name}" for name in ("motion", "word_head", "grounding")),
+        "objectives.align_loss",
     },
 }
 
