@@ -69,7 +69,7 @@ small: setup
 	stoa ablate recipes/study/plan.yaml --only towers
 	python train.py --deepspeed_config ds_configs/demo.json --recipe recipes/study/stoa_stgt.yaml \
 	  --init runs/study/towers/checkpoints/step-00001100/model.safetensors --training.max_steps 1000 \
-	  --model.objects.grounding false --model.actions.grounding false \
+	  --model.objects.grounding false --model.actions.grounding false --objectives.align_loss nce \
 	  --objectives.csal.from_step 650 --training.output_dir runs/small-pretrain
 	stoa finetune --recipe recipes/finetune/small/shipped.yaml --deepspeed_config ds_configs/demo.json --run runs/small-pretrain
 	stoa evaluate --run runs/small --task retrieval --manifest data/study/manifest.jsonl --hard data/study/hard \

@@ -97,16 +97,28 @@ FAULTS = {
         f"{ALIGNMENT}::test_asp_equals_a_loop_with_scipy",
     ),
     "OTA: nce over the clip alone": Fault(
-        "objectives/alignment.py",
+        "objectives/contrast.py",
         "of_null_BRAC.where(has_null_BR[..., None, None], of_word_BRAC)",
         "of_null_BRAC",
         f"{ALIGNMENT}::test_a_match_that_is_always_the_other_noun_is_no_optimum",
     ),
     "OTA: nce against the same noun": Fault(
-        "objectives/alignment.py",
+        "objectives/contrast.py",
         "(key_AC != key_BR[..., None, None]) & ",
         "",
         f"{ALIGNMENT}::test_nouns_that_are_all_the_same_are_no_negatives",
+    ),
+    "OTA: a word against clips that name it": Fault(
+        "objectives/contrast.py",
+        "(says_BCA | repeats.same_BA[:, None])",
+        "repeats.same_BA[:, None]",
+        f"{ALIGNMENT}::test_a_clip_that_names_the_word_is_no_negative",
+    ),
+    "OTA: a word reads trajectories that are missing": Fault(
+        "objectives/contrast.py",
+        "masked_fill(~row_valid_AR, _NEVER)",
+        "masked_fill(~row_valid_AR, 0)",
+        f"{ALIGNMENT}::test_a_clip_without_rows_neither_counts_nor_tells_apart",
     ),
     "ASP: the text side is trained": Fault(
         "objectives/alignment.py",

@@ -235,7 +235,8 @@ def _alignment(objectives: ObjectivesConfig, rows: int, d: int, L: int, columns:
     """The match, through which no gradient goes, and what ``nce`` compares; its words have none."""
     words = max(1, L - 1)
     compared = _product(rows, d, words)
-    if objectives.align_loss != "nce":
+    if objectives.align_loss not in ("nce", "nce_both"):
         return Flops(compared, 0.0)
-    contrasted = compared + columns * compared
+    of_words = columns * compared if objectives.align_loss == "nce_both" else 0.0
+    contrasted = compared + columns * compared + of_words
     return Flops(compared + contrasted, contrasted)

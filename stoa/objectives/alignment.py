@@ -1,22 +1,20 @@
 """Object-text alignment and action-set prediction (STOA-VLP, OTA and ASP).
 
 Shape legend: B clips on this rank, A clips of all ranks, R rows (trajectories or action tokens), C columns (words and
-the null) of a clip, X = A * C columns of all clips, L text tokens, d joint width.
+the null) of a clip, L text tokens, d joint width.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
-from stoa.models.grounding import MATCH_TEMPERATURE
-from stoa.models.layers import at_least_fp32, exact_product
+from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives.config import AlignLoss, NullToken
-from stoa.objectives.gather import all_sum, gather_rows_no_grad, global_mean
+from stoa.objectives.contrast import Repeats, rows_among_words, words_among_clips
+from stoa.objectives.gather import all_sum, global_mean
 from stoa.objectives.matching import (
     Columns,
     Match,
@@ -29,15 +27,10 @@ from stoa.objectives.matching import (
     word_columns,
     word_keys,
 )
-from stoa.objectives.vtc import own_pairs, same_pairs
+from stoa.objectives.vtc import same_pairs
 
-
-class Repeats(NamedTuple):
-    """Which words of other clips are no negatives: those with the key of the own one (:func:`word_keys`; 0 for a null),
-    and all of a clip with the same video or caption (:func:`same_pairs`)."""
-
-    key_BC: torch.Tensor
-    same_BA: torch.Tensor
+CONTRASTS: tuple[AlignLoss, ...] = ("nce", "nce_both")
+"""Forms that compare with other clips of the global batch."""
 
 
 def ota_loss(
@@ -63,7 +56,7 @@ def ota_loss(
     columns = word_columns(batch.noun_mask_BL & batch.word_end_BL, null_positions(batch.text_mask_BL, null_token))
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     match = match_rows(rows_BRd, video.trajectory_labels_BN >= 0, words_BCd, columns)
-    repeats = find_repeats(batch, batch.noun_mask_BL, columns) if form == "nce" else None
+    repeats = find_repeats(batch, batch.noun_mask_BL, columns) if form in CONTRASTS else None
     loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats)
     truth = judge_match(
         match,
@@ -99,7 +92,7 @@ def asp_loss(
     match = match_rows(rows_BRd, all_rows_BR, words_BCd, columns)
     if pad_null:
         match = match._replace(column_BR=match.column_BR.where(match.matched_BR, columns.count_B[:, None] - 1))
-    repeats = find_repeats(batch, batch.verb_mask_BL, columns) if form == "nce" else None
+    repeats = find_repeats(batch, batch.verb_mask_BL, columns) if form in CONTRASTS else None
     loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats)
     return loss, {f"asp_{name}": value for name, value in metrics.items()}
 
@@ -122,14 +115,15 @@ def alignment_loss(
     form: AlignLoss,
     repeats: Repeats | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Mean distance of matched rows to their words, over the pairs of all ranks.
+    """Mean distance of matched rows to their words, over the pairs of all ranks; by ``nce_both`` also that of words to
+    their clips.
 
     Args:
         rows_BRd: with gradient.
         words_BCd: without.
         form: ``mse``, over pairs and dimensions, of the unnormalised vectors; ``cosine``, one minus the cosine;
-            ``nce``, see :func:`contrast`.
-        repeats: for ``nce`` alone.
+            ``nce``, :func:`rows_among_words`; ``nce_both``, that and :func:`words_among_clips`, added up.
+        repeats: for the last two alone.
 
     Returns:
         (loss, metrics): ``explained``, the share of the words' variance that the rows explain, ``match_rate`` of the
@@ -146,8 +140,12 @@ def alignment_loss(
         distance_BR = 1 - F.cosine_similarity(rows_BRd, target_BRd, dim=-1)
     else:
         assert repeats is not None
-        distance_BR = contrast(rows_BRd, words_BCd, match, columns, repeats)
+        distance_BR = rows_among_words(rows_BRd, words_BCd, match, columns, repeats)
     loss = global_mean((matched_BR * distance_BR).sum(), matched_BR.sum())
+    if form == "nce_both":
+        assert repeats is not None
+        of_words = words_among_clips(rows_BRd, match.row_valid_BR, words_BCd, columns, repeats)
+        loss = loss + global_mean(of_words.losses_BC.sum(), of_words.counted_BC.sum())
     with torch.no_grad():
         is_null_BR = match.matched_BR & (match.column_BR == columns.count_B[:, None] - 1)
         sums = torch.cat(
@@ -169,35 +167,3 @@ def alignment_loss(
         "match_rate": pairs / valid,
         "null_share": null / pairs,
     }
-
-
-def contrast(
-    rows_BRd: torch.Tensor, words_BCd: torch.Tensor, match: Match, columns: Columns, repeats: Repeats
-) -> torch.Tensor:
-    """Cross-entropy (B, R) of ``cos / 0.1`` between a row's own column and those that it is not.
-
-    For a row with a word these are the words of all clips of the global batch, but for the same word and the words of
-    the same clip or caption elsewhere, and the null of its clip. Over the clip alone a row may be all that the other
-    words of its clips are: the match agrees, and the loss is 0. A null says what its own caption leaves out, of which
-    other captions may speak: it is no column of other clips, and a row with it is told from the words of its clip.
-
-    A row without anything to tell it from has 0. Rows that are not matched have some finite value.
-    """
-    rows_BRd, words_BCd = F.normalize(rows_BRd, dim=-1), F.normalize(words_BCd, dim=-1)
-    column_BR = match.column_BR.clamp(min=0)
-    null_BR = (columns.count_B[:, None] - 1).expand_as(column_BR)
-    has_null_BR = column_BR == null_BR
-    cosine_BRC = exact_product(rows_BRd, words_BCd.transpose(1, 2))
-    own_BR1, null_BR1 = (cosine_BRC.gather(2, chosen_BR[..., None]) for chosen_BR in (column_BR, null_BR))
-
-    words_ACd, word_AC, key_AC = (gather_rows_no_grad(x) for x in (words_BCd, columns.word_BC, repeats.key_BC))
-    own_BA = own_pairs(repeats.same_BA)
-    key_BR = repeats.key_BC.gather(1, column_BR)
-    of_word_BRAC = (key_AC != key_BR[..., None, None]) & (own_BA | ~repeats.same_BA)[:, None, :, None]
-    of_null_BRAC = own_BA[:, None, :, None]
-    negative_BRAC = word_AC & of_null_BRAC.where(has_null_BR[..., None, None], of_word_BRAC)
-
-    others_BRX = exact_product(rows_BRd, words_ACd.flatten(0, 1).T).masked_fill(~negative_BRAC.flatten(2), -torch.inf)
-    null_BR1 = null_BR1.masked_fill(has_null_BR[..., None], -torch.inf)
-    logits = torch.cat([own_BR1, null_BR1, others_BRX], dim=2) / MATCH_TEMPERATURE
-    return -logits.log_softmax(dim=2)[..., 0]

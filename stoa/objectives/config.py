@@ -14,7 +14,7 @@ Prefix = Literal["random", "start"]
 """Which prefix a caption has: one drawn at random, or the start token alone, which is captioning."""
 
 
-AlignLoss = Literal["mse", "cosine", "nce"]
+AlignLoss = Literal["mse", "cosine", "nce", "nce_both"]
 
 
 PRETRAINING_LOSSES = ("vtc", "vtm", "mlm", "plm", "ota", "asp")
@@ -90,7 +90,8 @@ class ObjectivesConfig:
             ``start`` all words count, and beside a VTM by the likelihood its pass of the own pairs serves PLM as well;
             a prefix that the data give is read word by word there, as the rest is.
         align_loss: of OTA and ASP: ``mse``, the squared distance to the word; ``cosine``, one minus the cosine;
-            ``nce``, the cross-entropy of the cosines over the words of all captions of the global batch.
+            ``nce``, the cross-entropy of the cosines over the words of all captions of the global batch; ``nce_both``,
+            that and the cross-entropy of a word's clip among all clips, whichever trajectory it means there.
         null_token: the text token that rows without a word are drawn to; a causal text tower's start token sees
             nothing of the caption.
         pad_null: in ASP draw every unmatched action token to the null, not one alone.

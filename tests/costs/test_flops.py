@@ -47,10 +47,10 @@ CASES = {
             "actions": ActionConfig(num_tokens=3, motion=True, word_head=True, grounding=True),
             "joint_last_blocks": 1,
         },
-        {"align_loss": "nce", "plm_form": "two_stream"},
+        {"align_loss": "nce_both", "plm_form": "two_stream"},
     ),
     "other widths": ({"backbone": BackboneConfig(name="stoa-small-16")}, {}),
-    "matched by likelihood": ({"match_by": "likelihood"}, {"mlm": 0.0}),
+    "matched by likelihood": ({"match_by": "likelihood"}, {"mlm": 0.0, "align_loss": "nce"}),
     "one pass for VTM and PLM, words given actions": (
         {"match_by": "likelihood", "actions": ActionConfig(num_tokens=3, grounding=True)},
         {"plm_prefix": "start"},

@@ -7,8 +7,9 @@ from torch.nn import functional as F
 from stoa.models.actions import gather_actions
 from stoa.models.graph_attention import band_edges
 from stoa.models.objects import Boxes
-from stoa.objectives.alignment import Repeats, alignment_loss
+from stoa.objectives.alignment import alignment_loss
 from stoa.objectives.config import CsalConfig
+from stoa.objectives.contrast import Repeats
 from stoa.objectives.matching import Columns, Match, match_probabilities
 from stoa.objectives.vtc import csal_loss, similarities
 
@@ -39,7 +40,7 @@ def action_tokens():
         lambda: match_probabilities(rows(2, 4, 8), rows(2, 3, 8), COLUMNS),
         lambda: alignment_loss(
             *(rows(2, 2, 8), rows(2, 3, 8), Match(torch.tensor([[0, 1], [1, 0]]), torch.ones(2, 2).bool()), COLUMNS),
-            "nce",
+            "nce_both",
             Repeats(torch.tensor([[1, 2, 0], [3, 0, 0]]), torch.eye(2).bool()),
         )[0],
     ],

@@ -81,7 +81,7 @@ def main(out: str, way: str) -> None:
         objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, changes=True, **words)
         actions = ActionConfig(num_tokens=3, motion=True, **words)
         model = tiny_model(graph=graph, objects=objects, actions=actions, match_by="likelihood")
-        losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce", plm_prefix="start")
+        losses = ObjectivesConfig(csal=CsalConfig(share=0.7), align_loss="nce_both", plm_prefix="start")
     objective = TrainingObjective(model, losses, seed=11)
     if way == "deepspeed":
         scalars, grads = run_deepspeed(objective, batch, world)

@@ -13,7 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
 from stoa.models.config import ActionConfig, ObjectConfig
-from stoa.objectives.alignment import Repeats, alignment_loss, asp_loss, ota_loss
+from stoa.objectives.alignment import alignment_loss, asp_loss, ota_loss
+from stoa.objectives.contrast import Repeats, rows_among_words, words_among_clips
 from stoa.objectives.matching import (
     Columns,
     Match,
@@ -86,6 +87,24 @@ def contrast_by_loop(row, target, others):
     return F.cross_entropy(cosine / 0.1, torch.tensor(0))
 
 
+def words_by_loop(rows_BNd, video, text, batch):
+    """Each noun among the clips that neither repeat its own nor name it."""
+    ends_BL, losses = batch.noun_mask_BL & batch.word_end_BL, []
+    valid_BN = video.trajectory_labels_BN >= 0
+    named = [[pieces(batch, c, int(j)) for j in ends_BL[c].nonzero()] for c in range(len(batch))]
+    for b, j in ends_BL.nonzero().tolist():
+        if not valid_BN[b].any():
+            continue
+        word, scores = text.tokens_BLd[b, j].detach(), []
+        for c in [b, *(c for c in range(len(batch)) if c != b)]:
+            repeated = any(keys[c] == keys[b] for keys in (batch.clip_keys_B, batch.caption_keys_B))
+            rows = rows_BNd[c, valid_BN[c]]
+            if c == b or (len(rows) and not repeated and pieces(batch, b, j) not in named[c]):
+                scores.append(sum((F.cosine_similarity(row, word, dim=0) / 0.1).exp() for row in rows).log())
+        losses.append(F.cross_entropy(torch.stack(scores), torch.tensor(0)))
+    return torch.stack(losses).mean()
+
+
 def model_with(word_head):
     """Maps to nouns and verbs that have learned something, if there are any."""
     objects = ObjectConfig(num_trajectories=4, max_boxes=3, word_head=word_head)
@@ -96,7 +115,7 @@ def model_with(word_head):
 
 
 @pytest.mark.parametrize("word_head", [False, True])
-@pytest.mark.parametrize("form", ["mse", "cosine", "nce"])
+@pytest.mark.parametrize("form", ["mse", "cosine", "nce", "nce_both"])
 @pytest.mark.parametrize("null_token", ["end", "start"])
 def test_ota_equals_a_loop_with_scipy(form, null_token, word_head):
     model, batch = model_with(word_head), random_batch(6, seed=4)
@@ -118,7 +137,10 @@ def test_ota_equals_a_loop_with_scipy(form, null_token, word_head):
             distances.append(distance(form, rows[i], text, batch, b, position, [*words, null]))
             targets.append((rows[i], text.tokens_BLd[b, position]))
             nulls += position == null
-    torch.testing.assert_close(loss, torch.stack(distances).mean())
+    expected = torch.stack(distances).mean()
+    if form == "nce_both":
+        expected = expected + words_by_loop(rows_BNd, video, text, batch)
+    torch.testing.assert_close(loss, expected)
     own, target = (torch.stack(x).detach() for x in zip(*targets, strict=True))
     variance = target.var(dim=0, unbiased=False).mean()
     assert metrics["ota_explained"].item() == pytest.approx(1 - float((own - target).square().mean() / variance))
@@ -163,7 +185,7 @@ def clips_of_pairs(rows_of_class):
     keys = torch.cat([pairs + 1, torch.zeros(len(pairs), 1, dtype=torch.int64)], dim=1)
     alone = torch.ones(len(pairs), len(pairs), dtype=torch.bool)  # every clip a repeat of the others: its words alone
     whole, within = (
-        alignment_loss(rows, words, match, columns, "nce", Repeats(keys, same))[0]
+        rows_among_words(rows, words, match, columns, Repeats(keys, same)).mean()
         for same in (torch.eye(len(pairs), dtype=torch.bool), alone)
     )
     return match.column_BR, whole, within
@@ -189,11 +211,51 @@ def test_nouns_that_are_all_the_same_are_no_negatives():
     match = Match(torch.tensor([[0, 1], [1, -1]]), torch.ones(2, 2, dtype=torch.bool))
     repeats = Repeats(torch.tensor([[5, 5, 0], [5, 5, 0]]), torch.eye(2, dtype=torch.bool))
     rows_BRd = words_BCd[:, :2].clone().requires_grad_()
-    loss, _ = alignment_loss(rows_BRd, words_BCd, match, columns, "nce", repeats)
+    loss, _ = alignment_loss(rows_BRd, words_BCd, match, columns, "nce_both", repeats)
     torch.testing.assert_close(loss, torch.tensor(-10.0).exp().log1p())
     loss.backward()
     assert rows_BRd.grad.isfinite().all()
     assert not rows_BRd.grad[1, 1].any()  # not matched
+
+
+def bags(rows_BRd, words_BCd, keys_BC, valid_BR=None, same_BA=None):
+    """Losses of all words of clips that have nothing but words, and a null."""
+    B, C = keys_BC.shape
+    valid_BR = torch.ones(rows_BRd.shape[:2], dtype=torch.bool) if valid_BR is None else valid_BR
+    same_BA = torch.eye(B, dtype=torch.bool) if same_BA is None else same_BA
+    columns = Columns(torch.arange(C + 1).expand(B, C + 1), torch.full((B,), C + 1))
+    words = torch.cat([words_BCd, torch.zeros_like(words_BCd[:, :1])], dim=1)
+    repeats = Repeats(torch.cat([keys_BC, torch.zeros_like(keys_BC[:, :1])], dim=1), same_BA)
+    return words_among_clips(rows_BRd, valid_BR, words, columns, repeats)
+
+
+def test_a_wrong_match_is_no_optimum_of_words():
+    """The trajectories of each clip, however they are matched, have to hold its nouns and no other clip's."""
+    pairs = torch.tensor([[0, 1], [2, 3], [4, 5]])
+    swapped = bags(SHAPES[pairs.flip(1)], SHAPES[pairs], pairs + 1).losses_BC[:, :2]
+    of_others = bags(SHAPES[pairs.roll(1, dims=0)], SHAPES[pairs], pairs + 1).losses_BC[:, :2]
+    assert swapped.max() < 0.01
+    assert of_others.min() > 9
+
+
+def test_a_clip_that_names_the_word_is_no_negative():
+    """Neither is one with the same video; and a word has no negative left then."""
+    rows, words = SHAPES[torch.tensor([[1], [0]])], SHAPES[torch.tensor([[0], [1]])]
+    assert bags(rows, words, torch.tensor([[7], [7]])).losses_BC.abs().max() == 0
+    same = torch.ones(2, 2, dtype=torch.bool)
+    assert bags(rows, words, torch.tensor([[7], [8]]), same_BA=same).losses_BC.abs().max() == 0
+    assert bags(rows, words, torch.tensor([[7], [8]])).losses_BC[:, 0].min() > 9
+
+
+def test_a_clip_without_rows_neither_counts_nor_tells_apart():
+    rows = SHAPES[torch.tensor([[0], [1], [2]])].requires_grad_()
+    valid = torch.tensor([[True], [True], [False]])
+    losses, counted = bags(rows, SHAPES[torch.tensor([[0], [1], [2]])], torch.tensor([[1], [2], [3]]), valid)
+    assert counted.tolist() == [[True, False], [True, False], [False, False]]
+    two = bags(rows[:2], SHAPES[torch.tensor([[0], [1]])], torch.tensor([[1], [2]])).losses_BC
+    torch.testing.assert_close(losses[:2], two)
+    losses.sum().backward()
+    assert rows.grad.isfinite().all() and not rows.grad[2].any() and rows.grad[:2].any()
 
 
 @pytest.mark.parametrize("run", [run_ota, run_asp])
@@ -201,7 +263,7 @@ def test_without_words_there_is_nothing_to_contrast(run):
     model, batch = tiny_model(), random_batch(3)
     for mask in (batch.noun_mask_BL, batch.verb_mask_BL, batch.word_end_BL):
         mask[:] = False
-    loss = run(model, batch, "nce")[2]
+    loss = run(model, batch, "nce_both")[2]
     assert loss == 0
     loss.backward()
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
@@ -296,7 +358,7 @@ def test_ties_go_the_way_of_scipy():
     assert match.column_BR[0].tolist() == expected
 
 
-@pytest.mark.parametrize("form", ["mse", "nce"])
+@pytest.mark.parametrize("form", ["mse", "nce_both"])
 @pytest.mark.parametrize("run", [run_ota, run_asp])
 def test_the_text_side_gets_no_gradient(run, form):
     model, batch = tiny_model(), random_batch(4)

@@ -13,7 +13,7 @@ from stoa.objectives.cached import encode_in_chunks
 from stoa.objectives.config import CsalConfig, ObjectivesConfig
 from stoa.objectives.total import TrainingObjective
 
-ALL = ObjectivesConfig(vtm_hard_share=0.7, csal=CsalConfig(share=1.0), align_loss="nce")
+ALL = ObjectivesConfig(vtm_hard_share=0.7, csal=CsalConfig(share=1.0), align_loss="nce_both")
 PLAIN = ObjectivesConfig(mlm=0)
 
 

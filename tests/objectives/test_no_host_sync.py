@@ -37,7 +37,7 @@ class FlagCopies(TorchDispatchMode):
 
 
 def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, TrainingObjective, VideoTextBatch]:
-    match_by = "likelihood" if config.align_loss == "nce" else "ends"
+    match_by = "likelihood" if config.align_loss == "nce_both" else "ends"
     words = {"word_head": True, "grounding": match_by == "likelihood"}
     objects = ObjectConfig(num_trajectories=4, max_boxes=3, motion=True, relations=True, changes=True, **words)
     actions = ActionConfig(num_tokens=3, motion=True, **words)
@@ -60,7 +60,7 @@ def on_fake_device(config: ObjectivesConfig) -> tuple[FakeTensorMode, TrainingOb
 CONFIGS = {
     "default": ObjectivesConfig(),
     "released": ObjectivesConfig(plm_form="two_stream", null_token="start", pad_null=True),
-    "nce": ObjectivesConfig(align_loss="nce"),
+    "nce": ObjectivesConfig(align_loss="nce_both"),
     "stgt": ObjectivesConfig(csal=CsalConfig(share=1.0)),
     "cosine": ObjectivesConfig(align_loss="cosine"),
 }
