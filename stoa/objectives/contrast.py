@@ -22,8 +22,8 @@ _NEVER = -1e4  # a logit that is finite: of rows that are all missing it has a g
 
 
 class Repeats(NamedTuple):
-    """Which words of other clips are no negatives: those with the key of the own one (:func:`word_keys`; 0 for a null),
-    and all of a clip with the same video or caption (:func:`same_pairs`)."""
+    """Which words of other clips are no negatives: those with the key of the own one (``word_keys`` of matching, 0 for
+    a null), and all of a clip with the same video or caption (``same_pairs`` of VTC)."""
 
     key_BC: torch.Tensor
     same_BA: torch.Tensor
