@@ -1,7 +1,7 @@
 """Object-text alignment and action-set prediction (STOA-VLP, OTA and ASP).
 
-Shape legend: B clips on this rank, A clips of all ranks, R rows (trajectories or action tokens), C columns (words and
-the null) of a clip, L text tokens, d joint width.
+Shape legend: B clips on this rank, R rows (trajectories or action tokens), C columns (words and the null) of a clip, L
+text tokens, d joint width.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from stoa.tasks.metrics.ranking import RankMetrics, rank_metrics
 from stoa.tasks.trained import TrainedModel
 
 GALLERY_SIZE = 4  # clips of a hard set that are told apart
+PAIRS_AT_ONCE = 256
 # Added to the scores of items that are no candidates: their itc order, under every candidate.
 _BELOW_CANDIDATES = -1e6
 
@@ -40,7 +41,7 @@ def match_scores(
     text_index: torch.Tensor,
     video_index: torch.Tensor,
     *,
-    batch_size: int = 256,
+    batch_size: int = PAIRS_AT_ONCE,
 ) -> torch.Tensor:
     """Log-probability of a match for pairs of captions and videos, shaped like the two index tensors."""
     return _answers(trained, gallery, text_index, video_index, batch_size).match_N.view(text_index.shape)
@@ -72,7 +73,7 @@ def caption_scores(
     video_index: torch.Tensor,
     form: PlmForm,
     *,
-    batch_size: int = 256,
+    batch_size: int = PAIRS_AT_ONCE,
 ) -> torch.Tensor:
     """Log-probability of captions given videos, for pairs shaped like the two index tensors; words outside the language
     head's vocabulary do not count."""
@@ -204,7 +205,7 @@ def _pair_scores(
     trained: TrainedModel, gallery: Gallery, texts_PS: torch.Tensor, videos_PS: torch.Tensor, form: PlmForm
 ) -> dict[str, torch.Tensor]:
     """By ``vtm``, ``plm`` and ``itc``; what matches by the likelihood has said that of the caption too."""
-    answers = _answers(trained, gallery, texts_PS, videos_PS, 256)
+    answers = _answers(trained, gallery, texts_PS, videos_PS, PAIRS_AT_ONCE)
     if answers.text_N is not None and form == "one_pass":
         plm_PS = answers.text_N.view(texts_PS.shape)
     else:
