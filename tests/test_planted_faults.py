@@ -116,8 +116,8 @@ FAULTS = {
     ),
     "OTA: a word reads trajectories that are missing": Fault(
         "objectives/contrast.py",
-        "masked_fill(~row_valid_AR, _NEVER)",
-        "masked_fill(~row_valid_AR, 0)",
+        "masked_fill(~valid_AR, _NEVER)",
+        "masked_fill(~valid_AR, 0)",
         f"{ALIGNMENT}::test_a_clip_without_rows_neither_counts_nor_tells_apart",
     ),
     "ASP: the text side is trained": Fault(

@@ -17,6 +17,7 @@ from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures
 from stoa.objectives import mlm, plm, vtm
 from stoa.objectives.alignment import alignment_loss
+from stoa.objectives.all_clips import gather_clips
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.matching import at_columns, null_positions, word_columns
 from stoa.objectives.pairs import match_pass
@@ -89,7 +90,7 @@ class SeparateObjective(nn.Module, ABC):
         scores = similarities(
             video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
         )
-        pairs = vtm.draw_pairs(batch, video, text, scores, draws)
+        pairs = vtm.draw_pairs(batch, video, gather_clips(video), text, scores, draws)
         asked = match_pass(model, pairs.asked)
         assert isinstance(asked, FusionPass), "the papers' methods match by the ends"
         return {"vtc": vtc_loss(scores), "vtm": vtm.vtm_loss(model, fused_alone(model, asked), pairs).loss}

@@ -59,7 +59,7 @@ def flops_per_batch(
         parts["graph"] = _graph(model.graph, config.num_frames)
     parts["text"] = _text(model, passes=2 if objectives.mlm else 1)
     parts["fusion"] = _fusion(model, objectives, world)
-    parts |= _losses(model, objectives, columns=size * world)
+    parts |= _losses(model, objectives, size, world)
     return {name: Flops(size * part.forward, size * part.backward) for name, part in parts.items()}
 
 
@@ -203,8 +203,10 @@ def _grounding(model: VideoLanguageModel, clips: int, texts: int) -> float:
     return clips * _product(meanings, d, d) + 2 * texts * _product(config.max_tokens, d, sum(sizes.values()))
 
 
-def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, columns: int) -> dict[str, Flops]:
-    """Heads and scores; ``columns`` are the clips of all ranks."""
+def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, size: int, world: int) -> dict[str, Flops]:
+    """Heads and scores."""
+    columns = size * world  # clips of all ranks
+    mapped = 1 + world if objectives.align_loss == "nce_both" else 1  # by word heads: the own clips, and those of all
     w, d, L = model.clip.text_width, model.clip.joint_width, model.config.max_tokens
     V = model.lm_head.bias.shape[0]
     parts = {}
@@ -220,11 +222,11 @@ def _losses(model: VideoLanguageModel, objectives: ObjectivesConfig, columns: in
             parts[name] = _trained(_product(rows, w, w + V))
     if objectives.ota:
         N, word = model.config.objects.num_trajectories, _product(model.config.objects.num_trajectories, d, d)
-        own = _trained(word) if model.config.objects.word_head else Flops(0.0, 0.0)
+        own = _trained(mapped * word) if model.config.objects.word_head else Flops(0.0, 0.0)
         parts["ota"] = _sum([own, _alignment(objectives, N, d, L, columns)])
     if objectives.asp:
         M = model.config.actions.num_tokens
-        own = _trained(_product(M, d, d)) if model.config.actions.word_head else Flops(0.0, 0.0)
+        own = _trained(mapped * _product(M, d, d)) if model.config.actions.word_head else Flops(0.0, 0.0)
         parts["asp"] = _sum([own, _alignment(objectives, M, d, L, columns)])
     if objectives.answer:
         parts["answer"] = _trained(_product(1, 2 * w, 2 * w) + _product(1, 2 * w, model.config.num_answers))

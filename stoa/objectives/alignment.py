@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from stoa.batch import VideoTextBatch
 from stoa.models.layers import at_least_fp32
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.all_clips import AllClips
 from stoa.objectives.config import AlignLoss, NullToken
-from stoa.objectives.contrast import Repeats, rows_among_words, words_among_clips
+from stoa.objectives.contrast import AllRows, Repeats, rows_among_words, words_among_clips
 from stoa.objectives.gather import all_sum, global_mean
 from stoa.objectives.matching import (
     Columns,
@@ -38,6 +39,7 @@ def ota_loss(
     batch: VideoTextBatch,
     video: VideoFeatures,
     text: TextFeatures,
+    all_clips: AllClips | None = None,
     *,
     form: AlignLoss,
     null_token: NullToken,
@@ -45,6 +47,7 @@ def ota_loss(
     """Draw each trajectory to the noun it is matched to, or one of them to the null.
 
     Args:
+        all_clips: for ``nce_both`` alone.
         form: see :func:`alignment_loss`.
         null_token: the text token that stands for "no noun".
 
@@ -57,7 +60,8 @@ def ota_loss(
     words_BCd = at_columns(text.tokens_BLd.detach(), columns)
     match = match_rows(rows_BRd, video.trajectory_labels_BN >= 0, words_BCd, columns)
     repeats = find_repeats(batch, batch.noun_mask_BL, columns) if form in CONTRASTS else None
-    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats)
+    all_rows = _all_rows(model, "objects", all_clips) if form == "nce_both" else None
+    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats, all_rows)
     truth = judge_match(
         match,
         columns,
@@ -75,6 +79,7 @@ def asp_loss(
     batch: VideoTextBatch,
     video: VideoFeatures,
     text: TextFeatures,
+    all_clips: AllClips | None = None,
     *,
     form: AlignLoss,
     null_token: NullToken,
@@ -93,8 +98,17 @@ def asp_loss(
     if pad_null:
         match = match._replace(column_BR=match.column_BR.where(match.matched_BR, columns.count_B[:, None] - 1))
     repeats = find_repeats(batch, batch.verb_mask_BL, columns) if form in CONTRASTS else None
-    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats)
+    all_rows = _all_rows(model, "actions", all_clips) if form == "nce_both" else None
+    loss, metrics = alignment_loss(rows_BRd, words_BCd, match, columns, form, repeats, all_rows)
     return loss, {f"asp_{name}": value for name, value in metrics.items()}
+
+
+def _all_rows(model: VideoLanguageModel, group: str, all_clips: AllClips | None) -> AllRows:
+    """What is compared with words of the clips of all ranks: to map here what VTM needs as well is cheaper than to send
+    what has been mapped."""
+    assert all_clips is not None
+    slot, head = model.fusion.slot(group), {"objects": model.word_head, "actions": model.verb_head}[group]
+    return AllRows(head(all_clips.tokens_AGd[:, slot]), all_clips.valid_AG[:, slot])
 
 
 def find_repeats(batch: VideoTextBatch, piece_BL: torch.Tensor, columns: Columns) -> Repeats:
@@ -114,6 +128,7 @@ def alignment_loss(
     columns: Columns,
     form: AlignLoss,
     repeats: Repeats | None = None,
+    all_rows: AllRows | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Mean distance of matched rows to their words, over the pairs of all ranks; by ``nce_both`` also that of words to
     their clips.
@@ -124,6 +139,7 @@ def alignment_loss(
         form: ``mse``, over pairs and dimensions, of the unnormalised vectors; ``cosine``, one minus the cosine;
             ``nce``, :func:`rows_among_words`; ``nce_both``, that and :func:`words_among_clips`, added up.
         repeats: for the last two alone.
+        all_rows: for ``nce_both`` alone.
 
     Returns:
         (loss, metrics): ``explained``, the share of the words' variance that the rows explain, ``match_rate`` of the
@@ -143,8 +159,8 @@ def alignment_loss(
         distance_BR = rows_among_words(rows_BRd, words_BCd, match, columns, repeats)
     loss = global_mean((matched_BR * distance_BR).sum(), matched_BR.sum())
     if form == "nce_both":
-        assert repeats is not None
-        of_words = words_among_clips(rows_BRd, match.row_valid_BR, words_BCd, columns, repeats)
+        assert repeats is not None and all_rows is not None
+        of_words = words_among_clips(all_rows, words_BCd, columns, repeats)
         loss = loss + global_mean(of_words.losses_BC.sum(), of_words.counted_BC.sum())
     with torch.no_grad():
         is_null_BR = match.matched_BR & (match.column_BR == columns.count_B[:, None] - 1)

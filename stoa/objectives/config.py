@@ -142,5 +142,10 @@ class ObjectivesConfig:
         return bool(self.vtm and self.plm and self.plm_prefix == "start" and match_by == "likelihood")
 
     @property
+    def contrasts_clips(self) -> bool:
+        """Whether a loss of words compares the clips of all ranks."""
+        return self.align_loss == "nce_both" and bool(self.ota or self.asp)
+
+    @property
     def weights(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in LOSSES}

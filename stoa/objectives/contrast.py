@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional as F
 
 from stoa.models.grounding import MATCH_TEMPERATURE
-from stoa.models.layers import exact_product
-from stoa.objectives.gather import gather_rows, gather_rows_no_grad
+from stoa.models.layers import at_least_fp32, exact_product
+from stoa.objectives.gather import gather_rows_no_grad
 from stoa.objectives.matching import Columns, Match
 from stoa.objectives.vtc import own_pairs
 
@@ -61,6 +61,13 @@ def rows_among_words(
     return -logits.log_softmax(dim=2)[..., 0]
 
 
+class AllRows(NamedTuple):
+    """Rows of the clips of all ranks, with gradient, and which there are."""
+
+    rows_ARd: torch.Tensor
+    valid_AR: torch.Tensor
+
+
 class WordLosses(NamedTuple):
     """Cross-entropy (B, C) of each word, 0 where it does not count, and which words count."""
 
@@ -68,9 +75,7 @@ class WordLosses(NamedTuple):
     counted_BC: torch.Tensor
 
 
-def words_among_clips(
-    rows_BRd: torch.Tensor, row_valid_BR: torch.Tensor, words_BCd: torch.Tensor, columns: Columns, repeats: Repeats
-) -> WordLosses:
+def words_among_clips(all_rows: AllRows, words_BCd: torch.Tensor, columns: Columns, repeats: Repeats) -> WordLosses:
     """Cross-entropy of a word's own clip among those of the global batch; the logit of a clip is the logsumexp over its
     rows of ``cos / 0.1``. Left out are clips with the same video or caption, and those whose captions hold the word.
 
@@ -79,16 +84,16 @@ def words_among_clips(
 
     Source: contrast of bags of instances, MIL-NCE (Miech et al., arXiv 1912.06430).
     """
-    rows_BRd, words_BCd = F.normalize(rows_BRd, dim=-1), F.normalize(words_BCd, dim=-1)
-    rows_ARd, row_valid_AR = gather_rows(rows_BRd), gather_rows_no_grad(row_valid_BR)
+    rows_ARd, valid_AR = F.normalize(at_least_fp32(all_rows.rows_ARd), dim=-1), all_rows.valid_AR
+    words_BCd = F.normalize(at_least_fp32(words_BCd), dim=-1)
     word_AC, key_AC = gather_rows_no_grad(columns.word_BC), gather_rows_no_grad(repeats.key_BC)
     own_BA = own_pairs(repeats.same_BA)
-    cosine_BCAR = exact_product(words_BCd, rows_ARd.flatten(0, 1).T).unflatten(2, row_valid_AR.shape)
-    score_BCA = (cosine_BCAR / MATCH_TEMPERATURE).masked_fill(~row_valid_AR, _NEVER).logsumexp(dim=3)
+    cosine_BCAR = exact_product(words_BCd, rows_ARd.flatten(0, 1).T).unflatten(2, valid_AR.shape)
+    score_BCA = (cosine_BCAR / MATCH_TEMPERATURE).masked_fill(~valid_AR, _NEVER).logsumexp(dim=3)
 
     says_BCA = ((repeats.key_BC[:, :, None, None] == key_AC) & word_AC).any(dim=3)
     left_out_BCA = (says_BCA | repeats.same_BA[:, None]) & ~own_BA[:, None]
     logs_BCA = score_BCA.masked_fill(left_out_BCA, -torch.inf).log_softmax(dim=2)
     losses_BC = -logs_BCA.masked_fill(~own_BA[:, None], 0).sum(dim=2)
-    counted_BC = columns.word_BC & row_valid_BR.any(dim=1, keepdim=True)
+    counted_BC = columns.word_BC & (own_BA & valid_AR.any(dim=1)).any(dim=1, keepdim=True)
     return WordLosses(losses_BC.where(counted_BC, 0), counted_BC)

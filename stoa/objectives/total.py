@@ -14,6 +14,7 @@ from stoa.models.fusion import FusionPass
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
 from stoa.objectives import answer, mlm, plm, vtm
 from stoa.objectives.alignment import asp_loss, ota_loss
+from stoa.objectives.all_clips import gather_clips
 from stoa.objectives.cached import encode_in_chunks
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.pairs import match_pass
@@ -113,6 +114,7 @@ class TrainingObjective(nn.Module):
         extras: dict[str, torch.Tensor] = {}
         if "graph" in model.fusion.group_sizes:
             extras["graph_density"] = video.graph_density_B.mean()
+        all_clips = gather_clips(video) if config.vtm or config.contrasts_clips else None
         if config.vtc or config.vtm:
             with part("vtc"):
                 scores = similarities(
@@ -124,7 +126,9 @@ class TrainingObjective(nn.Module):
                 extras |= own | {"temperature": temperature(model.clip.logit_scale).detach()}
         if config.vtm:
             with part("vtm"):
-                pairs = vtm.draw_pairs(batch, video, text, scores, draws, hard_share=self._hard_share(optimiser_step))
+                assert all_clips is not None
+                hard_share = self._hard_share(optimiser_step)
+                pairs = vtm.draw_pairs(batch, video, all_clips, text, scores, draws, hard_share=hard_share)
                 passes["vtm"] = match_pass(model, pairs.asked)
         if hidden is not None:
             with part("mlm"):
@@ -157,7 +161,7 @@ class TrainingObjective(nn.Module):
         if config.ota:
             with part("ota"):
                 losses["ota"], metrics = ota_loss(
-                    model, batch, video, text, form=config.align_loss, null_token=config.null_token
+                    model, batch, video, text, all_clips, form=config.align_loss, null_token=config.null_token
                 )
                 extras |= metrics
         if config.asp:
@@ -167,6 +171,7 @@ class TrainingObjective(nn.Module):
                     batch,
                     video,
                     text,
+                    all_clips,
                     form=config.align_loss,
                     null_token=config.null_token,
                     pad_null=config.pad_null,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from stoa.batch import VideoTextBatch
 from stoa.models.video_language import TextFeatures, VideoFeatures, VideoLanguageModel
+from stoa.objectives.all_clips import AllClips
 from stoa.objectives.gather import gather_rows, gather_rows_no_grad, global_mean, world_size
 from stoa.objectives.pairs import Asked, Words, match_logits
 from stoa.objectives.random import Stream
@@ -55,6 +56,7 @@ def draw_negatives(
 def draw_pairs(
     batch: VideoTextBatch,
     video: VideoFeatures,
+    all_clips: AllClips,
     text: TextFeatures,
     scores: Similarities,
     draws: Mapping[Stream, torch.Tensor],
@@ -64,6 +66,7 @@ def draw_pairs(
     """Each clip with its text, and a negative either way.
 
     Args:
+        all_clips: of ``video`` and those of the other ranks.
         draws: uniform numbers, of the streams and sizes of :func:`draws_of`.
         hard_share: probability that a negative is drawn from the softmax of the scores, as the paper's are, a number or
             a tensor (); else all other pairs are alike.
@@ -77,8 +80,7 @@ def draw_pairs(
 
     hard_video_B, usable_B = negatives(scores.text_to_video_BA, draws[Stream.VTM_VIDEO])
     hard_text_B, _ = negatives(scores.video_to_text_BA, draws[Stream.VTM_TEXT])
-    video_AGd, text_ALd = gather_rows(video.tokens_BGd), gather_rows(text.tokens_BLd)
-    video_valid_AG = gather_rows_no_grad(video.valid_BG)
+    text_ALd = gather_rows(text.tokens_BLd)
     # In one call: no id is negative.
     ids_AL = gather_rows_no_grad(batch.tokens_BL.where(batch.text_mask_BL, -1))
     text_mask_AL = ids_AL >= 0
@@ -87,8 +89,8 @@ def draw_pairs(
     own_B = torch.arange(B, device=hard_video_B.device)
     hard_clip_B = hard_video_B
     if A > B:  # of the other ranks' clips those that were drawn
-        video_CGd = torch.cat([video_CGd, video_AGd.index_select(0, hard_video_B)])
-        video_valid_CG = torch.cat([video_valid_CG, video_valid_AG.index_select(0, hard_video_B)])
+        video_CGd = torch.cat([video_CGd, all_clips.tokens_AGd.index_select(0, hard_video_B)])
+        video_valid_CG = torch.cat([video_valid_CG, all_clips.valid_AG.index_select(0, hard_video_B)])
         hard_clip_B = B + own_B
     asked = Asked(
         video_CGd,

@@ -9,7 +9,7 @@ from stoa.models.graph_attention import band_edges
 from stoa.models.objects import Boxes
 from stoa.objectives.alignment import alignment_loss
 from stoa.objectives.config import CsalConfig
-from stoa.objectives.contrast import Repeats
+from stoa.objectives.contrast import AllRows, Repeats
 from stoa.objectives.matching import Columns, Match, match_probabilities
 from stoa.objectives.vtc import csal_loss, similarities
 
@@ -42,6 +42,7 @@ def action_tokens():
             *(rows(2, 2, 8), rows(2, 3, 8), Match(torch.tensor([[0, 1], [1, 0]]), torch.ones(2, 2).bool()), COLUMNS),
             "nce_both",
             Repeats(torch.tensor([[1, 2, 0], [3, 0, 0]]), torch.eye(2).bool()),
+            AllRows(rows(2, 2, 8), torch.ones(2, 2).bool()),
         )[0],
     ],
     ids=["video to text", "text to video", "csal", "actions", "graph", "matching", "nce"],

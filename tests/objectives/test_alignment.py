@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from stoa.models.config import ActionConfig, ObjectConfig
 from stoa.objectives.alignment import alignment_loss, asp_loss, ota_loss
-from stoa.objectives.contrast import Repeats, rows_among_words, words_among_clips
+from stoa.objectives.all_clips import gather_clips
+from stoa.objectives.contrast import AllRows, Repeats, rows_among_words, words_among_clips
 from stoa.objectives.matching import (
     Columns,
     Match,
@@ -30,12 +31,13 @@ from stoa.objectives.matching import (
 
 def run_ota(model, batch, form="mse", null_token="end"):
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    return video, text, *ota_loss(model, batch, video, text, form=form, null_token=null_token)
+    return video, text, *ota_loss(model, batch, video, text, gather_clips(video), form=form, null_token=null_token)
 
 
 def run_asp(model, batch, form="mse", pad_null=False):
     video, text = model.encode_video(batch), model.encode_text(batch.tokens_BL, batch.text_mask_BL)
-    return video, text, *asp_loss(model, batch, video, text, form=form, null_token="end", pad_null=pad_null)
+    all_clips = gather_clips(video)
+    return video, text, *asp_loss(model, batch, video, text, all_clips, form=form, null_token="end", pad_null=pad_null)
 
 
 def pairs_by_scipy(rows, text, words, null):
@@ -211,7 +213,9 @@ def test_nouns_that_are_all_the_same_are_no_negatives():
     match = Match(torch.tensor([[0, 1], [1, -1]]), torch.ones(2, 2, dtype=torch.bool))
     repeats = Repeats(torch.tensor([[5, 5, 0], [5, 5, 0]]), torch.eye(2, dtype=torch.bool))
     rows_BRd = words_BCd[:, :2].clone().requires_grad_()
-    loss, _ = alignment_loss(rows_BRd, words_BCd, match, columns, "nce_both", repeats)
+    loss, _ = alignment_loss(
+        rows_BRd, words_BCd, match, columns, "nce_both", repeats, AllRows(rows_BRd, match.row_valid_BR)
+    )
     torch.testing.assert_close(loss, torch.tensor(-10.0).exp().log1p())
     loss.backward()
     assert rows_BRd.grad.isfinite().all()
@@ -226,7 +230,7 @@ def bags(rows_BRd, words_BCd, keys_BC, valid_BR=None, same_BA=None):
     columns = Columns(torch.arange(C + 1).expand(B, C + 1), torch.full((B,), C + 1))
     words = torch.cat([words_BCd, torch.zeros_like(words_BCd[:, :1])], dim=1)
     repeats = Repeats(torch.cat([keys_BC, torch.zeros_like(keys_BC[:, :1])], dim=1), same_BA)
-    return words_among_clips(rows_BRd, valid_BR, words, columns, repeats)
+    return words_among_clips(AllRows(rows_BRd, valid_BR), words, columns, repeats)
 
 
 def test_a_wrong_match_is_no_optimum_of_words():

@@ -7,6 +7,7 @@ import torch
 from factories import fuse, random_batch, tiny_model
 from torch.nn import functional as F
 
+from stoa.objectives.all_clips import gather_clips
 from stoa.objectives.config import ObjectivesConfig
 from stoa.objectives.masks import bidirectional_mask
 from stoa.objectives.pairs import match_pass
@@ -49,7 +50,7 @@ def run(batch, model=None):
         video.pooled_Bd, text.pooled_Bd, model.clip.logit_scale, batch.clip_keys_B, batch.caption_keys_B
     )
     draws = uniform(1, 2, batch.position_B, draws_of(batch))
-    pairs = draw_pairs(batch, video, text, scores, draws)
+    pairs = draw_pairs(batch, video, gather_clips(video), text, scores, draws)
     return model, video, text, scores, vtm_loss(model, model.fused(match_pass(model, pairs.asked)), pairs)
 
 
